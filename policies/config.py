@@ -1,0 +1,79 @@
+"""Which model answers, and how it samples: plain frozen dataclasses, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from instructrec.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters (used when ``policy.train`` is ``lora``)."""
+
+    r: int = 16
+    """Rank of the adapters."""
+    alpha: int = 32
+    """Scale of the adapters: alpha / r."""
+    dropout: float = 0.0
+    """Dropout on the adapters' input; 0 keeps the probability ratio exact."""
+    target_modules: str = "all-linear"
+    """Layers that get an adapter, as PEFT names them; comma-separated for several."""
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The policy: model, precision and which weights train."""
+
+    model: str = "smollm2-135m"
+    """smollm2-135m (embedded), tiny (tests), a run folder, a Hugging Face folder or a hub id."""
+    revision: str | None = None
+    """Revision of a hub model."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision; auto takes bfloat16 where the hardware has it. Weights stay float32."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, ..."""
+    train: Literal["full", "last_layers", "lora"] = "full"
+    """Which weights train: all, the last num_layers, or low-rank adapters."""
+    num_layers: int = 15
+    """Trained layers (counted from the end) when train is last_layers."""
+    lora: LoraSettings = LoraSettings()
+    """Settings of the adapters when train is lora."""
+    system_prompt: str = ""
+    """System message put before every instruction given as plain text (sent even when empty)."""
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 1:
+            raise ConfigError(f"policy.num_layers = {self.num_layers}: expected at least 1.")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How responses are drawn."""
+
+    max_new_tokens: int = 64
+    """Most tokens in one response."""
+    temperature: float = 1.0
+    """Softmax temperature; 0 is greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus: smallest set of tokens with this much probability (evaluation only)."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all (evaluation only)."""
+    stop_strings: tuple[str, ...] = ()
+    """A response ends once it contains one of these strings."""
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens = {self.max_new_tokens}: expected at least 1.")
+        if self.temperature < 0:
+            raise ConfigError(f"temperature = {self.temperature}: expected 0 (greedy) or more.")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p = {self.top_p}: expected a number in (0, 1].")
+        if self.top_k < 0:
+            raise ConfigError(f"top_k = {self.top_k}: expected 0 (all tokens) or more.")
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always taken."""
+        return self.temperature == 0
