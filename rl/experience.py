@@ -1,0 +1,213 @@
+"""A rollout as tensors, the trainer's own pass over it, and its minibatches.
+
+Shape suffixes: B episodes, T response positions padded on the right, L positions of a whole
+sequence (prompt and response), N action tokens of a micro-batch, packed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from instructrec.policies.critic import ValueHead
+from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.rl.losses import LossBatch
+from instructrec.rl.rollout import Rollout
+
+
+class Reference(Protocol):
+    """The policy that the KL penalty pulls towards."""
+
+    def logprobs(self, sequences: Packed, cut_BLH: Tensor | None) -> Tensor:
+        """Log-probs of the packed action tokens (N,)."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The sequences of a micro-batch, and where their action tokens are."""
+
+    ids_BL: Tensor
+    """Prompt and response ids, padded on the right."""
+    row_N: Tensor
+    """Row of each action token."""
+    state_N: Tensor
+    """Position of the hidden state from which the token was predicted: one before it."""
+
+    @property
+    def tokens_N(self) -> Tensor:
+        """Ids of the action tokens."""
+        return self.ids_BL[self.row_N, self.state_N + 1]
+
+    def states(self, hidden_BLH: Tensor) -> Tensor:
+        """Picks the states that predict the action tokens: (N, H)."""
+        return hidden_BLH[self.row_N, self.state_N]
+
+
+@dataclass
+class Experience:
+    """A rollout as the update sees it. Tensors (B, T) are 0 where action_mask_BT is False."""
+
+    sequences: list[Tensor]
+    """Prompt and response ids of each episode, unpadded."""
+    prompt_lengths: list[int]
+    """Tokens before the response."""
+    action_mask_BT: Tensor
+    """bool, True for tokens of the policy in episodes that were scored."""
+    sampler_logprobs_BT: Tensor
+    """Log-probs under the distribution that sampled."""
+    scores_BT: Tensor
+    """Environment rewards, on the last action token of their turn."""
+    old_logprobs_BT: Tensor
+    """Log-probs of the trainer's pass before the first step."""
+    values_BT: Tensor
+    """Values of the same pass."""
+    ref_logprobs_BT: Tensor | None = None
+    """Log-probs of the reference, when there is one."""
+    advantages_BT: Tensor | None = None
+    """Set by the estimator."""
+    returns_BT: Tensor | None = None
+    """Set by the estimator."""
+    cut_states: list[Tensor] | None = None
+    """States that enter the first trained layer, (L_i, H) for each episode."""
+
+    def pack(self, rows: Sequence[int]) -> Packed:
+        """Pads and packs the given episodes."""
+        mask_BT = self.action_mask_BT[list(rows)]
+        row_N, t_N = mask_BT.nonzero(as_tuple=True)
+        starts_B = torch.tensor([self.prompt_lengths[i] for i in rows], device=mask_BT.device)
+        ids_BL = pad_right([self.sequences[i] for i in rows])
+        return Packed(ids_BL, row_N, starts_B[row_N] + t_N - 1)
+
+    def cut(self, rows: Sequence[int]) -> Tensor | None:
+        """Padded states at the cut for the given episodes (B, L, H), or None."""
+        if self.cut_states is None:
+            return None
+        return pad_right([self.cut_states[i] for i in rows])
+
+    def loss_batch(self, rows: Sequence[int]) -> LossBatch:
+        """The loss's side of the given episodes, packed like ``pack(rows)``."""
+        assert self.advantages_BT is not None and self.returns_BT is not None
+        mask_BT = self.action_mask_BT[list(rows)]
+        picked = {
+            "old_logprobs": self.old_logprobs_BT,
+            "advantages": self.advantages_BT,
+            "old_values": self.values_BT,
+            "returns": self.returns_BT,
+        }
+        assert set(picked) | {"action_mask"} == {field.name for field in fields(LossBatch)}
+        packed = {name: tensor[list(rows)][mask_BT] for name, tensor in picked.items()}
+        return LossBatch(**packed, action_mask=torch.ones_like(mask_BT[mask_BT]))
+
+    @property
+    def num_tokens(self) -> int:
+        """Action tokens that are trained on."""
+        return int(self.action_mask_BT.sum())
+
+
+def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
+    """Turns a rollout into padded tensors; episodes that were not scored get an empty mask."""
+    masks = [
+        [ok and is_action for is_action in mask]
+        for ok, mask in zip(rollout.scored, rollout.action_mask, strict=True)
+    ]
+    action_mask_BT = pad_right([torch.tensor(mask) for mask in masks], value=False).to(device)
+    sampler_BT = pad_right([torch.tensor(row) for row in rollout.sampler_logprobs]).to(device)
+    scores_BT = torch.zeros_like(sampler_BT)
+    for i, turns in enumerate(rollout.turn_rewards):
+        for position, reward in turns:
+            scores_BT[i, position] += reward
+    zeros_BT = torch.zeros_like(sampler_BT)
+    return Experience(
+        sequences=[
+            torch.tensor(prompt + response, device=device)
+            for prompt, response in zip(rollout.prompt_ids, rollout.response_ids, strict=True)
+        ],
+        prompt_lengths=[len(prompt) for prompt in rollout.prompt_ids],
+        action_mask_BT=action_mask_BT,
+        sampler_logprobs_BT=sampler_BT,
+        scores_BT=scores_BT,
+        old_logprobs_BT=zeros_BT.clone(),
+        values_BT=zeros_BT.clone(),
+    )
+
+
+@torch.no_grad()
+def trainer_pass(
+    experience: Experience,
+    trunk: Trunk,
+    critic: ValueHead,
+    reference: Reference | None,
+    *,
+    temperature: float,
+    micro_batch_size: int,
+    autocast: AbstractContextManager[None],
+) -> float:
+    """Fills in old log-probs, values, reference log-probs and the states at the cut.
+
+    Returns:
+        Mean entropy of the policy over the action tokens (nats).
+    """
+    mask_BT = experience.action_mask_BT
+    if reference is not None:
+        experience.ref_logprobs_BT = torch.zeros_like(experience.old_logprobs_BT)
+    cut_states: list[Tensor | None] = [None] * len(experience.sequences)
+    entropy_sum = 0.0
+    for rows in _by_length(experience, range(len(experience.sequences)), micro_batch_size):
+        packed = experience.pack(rows)
+        with autocast:
+            final_BLH, cut_BLH = trunk.full(packed.ids_BL)
+            states_NH = packed.states(final_BLH)
+            logprobs_N, entropy_N = trunk.token_logprobs(states_NH, packed.tokens_N, temperature)
+            values_N = critic(states_NH)
+            if reference is not None:
+                assert experience.ref_logprobs_BT is not None
+                ref_N = reference.logprobs(packed, cut_BLH)
+                _scatter(experience.ref_logprobs_BT, mask_BT, rows, ref_N)
+        _scatter(experience.old_logprobs_BT, mask_BT, rows, logprobs_N)
+        _scatter(experience.values_BT, mask_BT, rows, values_N)
+        entropy_sum += float(entropy_N.sum())
+        if cut_BLH is not None:
+            for place, i in enumerate(rows):
+                cut_states[i] = cut_BLH[place, : len(experience.sequences[i])].clone()
+    if any(state is not None for state in cut_states):
+        experience.cut_states = [state for state in cut_states if state is not None]
+    return entropy_sum / max(experience.num_tokens, 1)
+
+
+def minibatches(
+    experience: Experience,
+    num_mini_batches: int,
+    micro_batch_size: int,
+    generator: torch.Generator,
+) -> Iterator[list[int]]:
+    """Yields the micro-batches of one epoch: a fresh shuffle, cut into equal minibatches.
+
+    Within a minibatch, episodes of similar length share a micro-batch: that saves padding and
+    changes nothing, because every token has the same weight wherever it stands.
+    """
+    size = len(experience.sequences)
+    order = torch.randperm(size, generator=generator).tolist()
+    for start in range(0, size, size // num_mini_batches):
+        chosen = order[start : start + size // num_mini_batches]
+        yield from _by_length(experience, chosen, micro_batch_size)
+
+
+def _by_length(
+    experience: Experience, rows: Sequence[int], micro_batch_size: int
+) -> Iterator[list[int]]:
+    ordered = sorted(rows, key=lambda i: (len(experience.sequences[i]), i))
+    for start in range(0, len(ordered), micro_batch_size):
+        yield ordered[start : start + micro_batch_size]
+
+
+def _scatter(target_BT: Tensor, mask_BT: Tensor, rows: Sequence[int], values_N: Tensor) -> None:
+    """Writes packed values back to their places in a (B, T) tensor."""
+    index = torch.tensor(list(rows), device=target_BT.device)
+    block = target_BT[index]
+    block[mask_BT[index]] = values_N.to(block.dtype)
+    target_BT[index] = block

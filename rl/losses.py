@@ -1,0 +1,105 @@
+"""The PPO loss: a pure function of tensors.
+
+All tensors have one shape: ``(N,)`` for packed action tokens or ``(B, T)`` with a mask. Sums are
+divided by ``normaliser``, the number of action tokens that one optimizer step stands for. It is
+the same number for every micro-batch of the update, so the gradient does not depend on how
+episodes of different length were split up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """What the loss needs of the rollout; every tensor has the shape of the log-probs."""
+
+    old_logprobs: Tensor
+    """log π_old(a|s) of the trainer's own pass before the first step of the update."""
+    advantages: Tensor
+    """Advantages after whitening and importance weights."""
+    old_values: Tensor
+    """V_old(s) of the same pass."""
+    returns: Tensor
+    """Targets of the value function."""
+    action_mask: Tensor
+    """bool, True where the token counts."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Coefficients of the loss."""
+
+    cliprange: float
+    """Lower clip of the ratio is 1 - cliprange."""
+    cliprange_high: float
+    """Upper clip of the ratio is 1 + cliprange_high."""
+    cliprange_value: float | None
+    """Clip of the value change; None does not clip."""
+    vf_coef: float
+    """Weight of the value loss."""
+
+
+def ppo_loss(
+    batch: LossBatch,
+    logprobs: Tensor,
+    values: Tensor,
+    entropy: Tensor,
+    settings: LossSettings,
+    normaliser: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate plus value loss.
+
+    ``L = -Σ min(ρA, clip(ρ, 1-ε, 1+ε')A) / n + c_v · Σ ½(V - G)² / n`` with
+    ``ρ = π(a|s) / π_old(a|s)``. Source: Schulman et al. 2017, equations 7 and 9,
+    https://arxiv.org/abs/1707.06347; the wider upper clip is that of
+    https://arxiv.org/abs/2503.14476.
+
+    Args:
+        batch: The rollout's side.
+        logprobs: log π(a|s) of the current policy, with gradient.
+        values: V(s) of the current critic, with gradient.
+        entropy: Entropy of π(·|s) in nats; only reported.
+        settings: Coefficients.
+        normaliser: Action tokens behind one optimizer step.
+
+    Returns:
+        The scalar loss, and sums over the action tokens for the metrics: ``policy_loss``,
+        ``value_loss`` (both already divided by the normaliser), ``clipped``, ``value_clipped``,
+        ``approx_kl``, ``entropy`` and ``tokens``.
+    """
+    mask = batch.action_mask
+    log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0)
+    ratio = log_ratio.exp()
+    clipped_ratio = ratio.clamp(1 - settings.cliprange, 1 + settings.cliprange_high)
+    surrogate = torch.min(ratio * batch.advantages, clipped_ratio * batch.advantages)
+    policy_loss = -torch.where(mask, surrogate, 0.0).sum() / normaliser
+    squared, value_clipped = _squared_value_error(batch, values, settings.cliprange_value)
+    value_loss = 0.5 * torch.where(mask, squared, 0.0).sum() / normaliser
+    with torch.no_grad():
+        stats = {
+            "policy_loss": policy_loss.detach(),
+            "value_loss": value_loss.detach(),
+            "clipped": ((clipped_ratio * batch.advantages < ratio * batch.advantages) & mask).sum(),
+            "value_clipped": (value_clipped & mask).sum(),
+            "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum(),
+            "entropy": torch.where(mask, entropy, 0.0).sum(),
+            "tokens": mask.sum(),
+        }
+    return policy_loss + settings.vf_coef * value_loss, stats
+
+
+def _squared_value_error(
+    batch: LossBatch, values: Tensor, cliprange_value: float | None
+) -> tuple[Tensor, Tensor]:
+    """(V - G)², or the larger of that and its clipped form, and where the clip decided."""
+    squared = (values - batch.returns).square()
+    if cliprange_value is None:
+        return squared, torch.zeros_like(batch.action_mask)
+    change = (values - batch.old_values).clamp(-cliprange_value, cliprange_value)
+    squared_clipped = (batch.old_values + change - batch.returns).square()
+    return torch.max(squared, squared_clipped), squared_clipped > squared

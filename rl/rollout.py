@@ -1,0 +1,182 @@
+"""Rollouts: what an update learns from, and how it is collected.
+
+Token in, token out: the ids that were sampled are trained on as sampled, never re-encoded from
+text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from instructrec.envs.vector import InstructionVectorEnv
+from instructrec.errors import ConfigError, DataError, RewardError
+from instructrec.policies.base import Policy, StopReason
+from instructrec.policies.config import Sampling
+from instructrec.rewards.base import RewardBatch
+
+
+@dataclass
+class Rollout:
+    """B episodes; all lists are aligned by episode."""
+
+    instruction_ids: list[str]
+    """Which instruction each episode answered."""
+    prompts: list[Any]
+    """The instructions as the policy was given them (text or messages)."""
+    texts: list[str]
+    """The decoded response (of the last turn)."""
+    prompt_ids: list[list[int]]
+    """Token ids before the first action."""
+    response_ids: list[list[int]]
+    """Token ids after the prompt, those of the environment included."""
+    action_mask: list[list[bool]]
+    """True where the policy produced the token of response_ids."""
+    sampler_logprobs: list[list[float]]
+    """Log-probs under the distribution that sampled; 0.0 where the environment wrote."""
+    turn_rewards: list[list[tuple[int, float]]]
+    """For each turn: index into response_ids of its last action token, and its reward."""
+    stop_reasons: list[StopReason]
+    """Why the last response ended."""
+    scored: list[bool]
+    """False where the reward failed or did not apply: such an episode is not trained on."""
+    references: list[Any] = field(default_factory=list)
+    """The instructions' reference column (None where there is none)."""
+    rewards: RewardBatch | None = None
+    """Totals, parts and status of the last step."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def rows(self, update: int, limit: int | None = None) -> list[dict[str, Any]]:
+        """One plain dict per episode for the sample log."""
+        assert self.rewards is not None
+        parts = self.rewards.parts
+        return [
+            {
+                "update": update,
+                "id": self.instruction_ids[i],
+                "prompt": self.prompts[i],
+                "response": self.texts[i],
+                "reference": self.references[i],
+                "parts": {k: float(v[i]) for k, v in parts.items() if np.isfinite(v[i])},
+                "total": float(self.rewards.total[i]) if self.scored[i] else None,
+                "stop_reason": str(self.stop_reasons[i]),
+                "response_len": len(self.response_ids[i]),
+            }
+            for i in range(min(len(self), limit or len(self)))
+        ]
+
+
+def collect(
+    policy: Policy,
+    env: InstructionVectorEnv,
+    indices: Sequence[int],
+    sampling: Sampling,
+    *,
+    max_reward: float,
+    max_error_frac: float,
+) -> Rollout:
+    """Plays one single-turn episode for each instruction index.
+
+    Args:
+        policy: Who answers; its responses must carry token ids and log-probs.
+        env: Vector environment with ``num_envs == len(indices)`` and autoreset DISABLED.
+        indices: Instructions of ``env.task``.
+        sampling: How responses are drawn.
+        max_reward: Largest absolute reward that is believed.
+        max_error_frac: Largest share of failed rewards that is tolerated.
+
+    Raises:
+        ConfigError: The environment is not single-turn.
+        RewardError: Too many rewards failed, or one is out of all bounds.
+    """
+    env.reset(options={"index": list(indices)})
+    instructions = env.instructions
+    responses = policy.respond([item.prompt for item in instructions], sampling=sampling)
+    extras = {"completion_ids": responses.response_ids}
+    _, _, terminated, truncated, _ = env.step(responses.texts, extras)
+    if not np.all(np.logical_or(terminated, truncated)):
+        raise ConfigError(
+            "the environment asked for a second turn, and this trainer collects single-turn "
+            "episodes. Use a single-turn task."
+        )
+    rewards = env.last_batch
+    assert rewards is not None, "a step always scores"
+    scored = _usable(rewards, max_reward, max_error_frac)
+    return Rollout(
+        instruction_ids=[item.id for item in instructions],
+        prompts=[item.prompt for item in instructions],
+        texts=responses.texts,
+        prompt_ids=responses.prompt_ids,
+        response_ids=responses.response_ids,
+        action_mask=[[True] * len(ids) for ids in responses.response_ids],
+        sampler_logprobs=responses.logprobs,
+        turn_rewards=[
+            [(len(ids) - 1, float(total))] if ok else []
+            for ids, total, ok in zip(
+                responses.response_ids, rewards.total, scored, strict=True
+            )
+        ],
+        stop_reasons=responses.stop_reasons,
+        scored=scored,
+        references=[item.columns.get("reference") for item in instructions],
+        rewards=rewards,
+    )
+
+
+def _usable(rewards: RewardBatch, max_reward: float, max_error_frac: float) -> list[bool]:
+    """Which episodes may be trained on; refuses a batch that cannot be trusted."""
+    size = len(rewards.total)
+    failed = [i for i in range(size) if rewards.sample_status(i) == "failed"]
+    if len(failed) > max_error_frac * size:
+        reason = next(
+            (
+                f"{name}: {statuses[i]} ({rewards.messages[name][i]})"
+                for i in failed
+                for name, statuses in rewards.status.items()
+                if statuses[i].failed
+            ),
+            "unknown",
+        )
+        raise RewardError(
+            f"{len(failed)} of {size} rewards of this rollout failed, more than the share "
+            f"ppo.max_error_frac = {max_error_frac} that is tolerated. First: {reason}. Mend the "
+            "reward function, or raise the limit if these failures are expected."
+        )
+    valid = np.asarray(rewards.valid, dtype=bool)
+    if not valid.any():
+        raise RewardError(
+            f"none of the {size} responses of this rollout got a reward (failed or not "
+            "applicable), so there is nothing to learn from. Check the rewards' conditions."
+        )
+    largest = float(np.abs(rewards.total[valid]).max())
+    if not largest <= max_reward:
+        raise RewardError(
+            f"a reward of {largest:g} is beyond ppo.max_reward = {max_reward:g}; a single such "
+            "number can destroy the policy. Rescale the reward, or raise the limit."
+        )
+    return [bool(ok) for ok in valid]
+
+
+def instruction_order(num_instructions: int, seed: int, start: int, stop: int) -> list[int]:
+    """Instruction indices of episodes ``start`` to ``stop``: a pure function of its arguments.
+
+    Every epoch is a fresh permutation of all instructions, drawn from (seed, epoch), so a resumed
+    or extended run continues the very same order without any saved iterator.
+
+    Raises:
+        DataError: There are no instructions.
+    """
+    if num_instructions < 1:
+        raise DataError("the training split is empty: expected at least one instruction.")
+    order: list[int] = []
+    for epoch in range(start // num_instructions, max(stop - 1, 0) // num_instructions + 1):
+        permutation = np.random.default_rng([seed, epoch]).permutation(num_instructions)
+        first = max(start - epoch * num_instructions, 0)
+        last = min(stop - epoch * num_instructions, num_instructions)
+        order.extend(int(i) for i in permutation[first:last])
+    return order

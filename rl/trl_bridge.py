@@ -1,0 +1,261 @@
+"""All contact with TRL: its online-RL trainer as a shell around an algorithm of ours.
+
+TRL gives the training loop with accelerate, adapters, gradient accumulation and callbacks. It
+removed its own PPO trainer and names subclassing ``GRPOTrainer`` as the supported way to change
+what it computes. The names that are not public are listed in ``PRIVATE_NAMES``; a test holds the
+list to what this module really uses and says which one an upstream release broke.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from instructrec.errors import ConfigError, NumericsError
+from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.rl.config import PPOConfig
+
+PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
+"""Names of GRPOTrainer and its bases that are overridden although they are not public."""
+
+INDEX_COLUMN = "prompt"
+"""The column that TRL keeps for us; it holds instruction indices, never text."""
+
+
+def trl_settings(
+    config: PPOConfig,
+    *,
+    micro_batch_size: int,
+    seed: int,
+    num_updates: int,
+    device: torch.device,
+    output_dir: Path,
+) -> GRPOConfig:
+    """Translates our settings to TRL's; everything that we do ourselves is switched off there.
+
+    Args:
+        config: Settings of the algorithm.
+        micro_batch_size: Episodes in one forward/backward.
+        seed: Seed that TRL hands to its global generators.
+        num_updates: Updates that this call will run.
+        device: Where the policy lives.
+        output_dir: A folder that TRL may name but does not write to.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(
+            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: expected one process, because gradients "
+            "of the critic are not shared between processes yet. Launch without torchrun or "
+            "accelerate launch."
+        )
+    settings = GRPOConfig(
+        output_dir=str(output_dir),
+        per_device_train_batch_size=micro_batch_size,
+        gradient_accumulation_steps=config.mini_batch_size // micro_batch_size,
+        steps_per_generation=config.episodes_per_update // micro_batch_size,
+        num_iterations=config.num_ppo_epochs,
+        num_generations=config.episodes_per_update,
+        max_steps=num_updates * config.steps_per_update,
+        max_completion_length=config.response_length,
+        temperature=config.temperature,
+        beta=0.0,
+        learning_rate=config.learning_rate,
+        max_grad_norm=config.max_grad_norm,
+        disable_dropout=True,
+        shuffle_dataset=False,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=device.type == "cpu",
+        seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        logging_nan_inf_filter=False,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    # TRL refuses one response per prompt because its own advantage needs a group. Ours does not,
+    # and its sampler repeats each index this many times.
+    settings.num_generations = 1
+    return settings
+
+
+def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float]:
+    raise AssertionError("rewards come from the environment, TRL never scores")
+
+
+class _UpdateBoundary(TrainerCallback):
+    """Calls the algorithm after each optimizer step, through TRL's public callbacks."""
+
+    def __init__(self, trainer: RolloutTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.begin_training()
+
+    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        self.trainer.critic.zero_grad()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        steps = self.trainer.config.steps_per_update
+        if state.global_step % steps == 0 and self.trainer.end_update():
+            control.should_training_stop = True
+        return control
+
+
+class RolloutTrainer(GRPOTrainer):
+    """TRL's trainer, driven by rollouts of ours.
+
+    A subclass says what an update is: ``begin_update`` collects a rollout and yields its
+    micro-batches epoch by epoch, ``micro_batch_loss`` scores one, ``end_update`` reports.
+
+    Args:
+        policy: The policy to train.
+        critic: Module outside the policy whose weights train as well.
+        order: Instruction index of every episode that will be played.
+        config: Settings of the algorithm.
+        settings: TRL's side of them, from ``trl_settings``.
+    """
+
+    _tag_names = ["instructrec", "ppo"]  # noqa: RUF012 (TRL reads it as a class attribute)
+    _name = "PPO"
+
+    def __init__(
+        self,
+        policy: CausalLMPolicy,
+        critic: nn.Module,
+        order: Sequence[int],
+        config: PPOConfig,
+        settings: GRPOConfig,
+    ) -> None:
+        self.policy = policy
+        self.critic = critic
+        self.config = config
+        self.grad_norms: list[float] = []
+        self._slot = 0
+        self._queue: Iterator[Any] = iter(())
+        super().__init__(
+            model=policy.model,
+            reward_funcs=[_no_reward_of_trl],
+            args=settings,
+            train_dataset=Dataset.from_dict({INDEX_COLUMN: list(order)}),
+            processing_class=policy.tokenizer,
+        )
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(_UpdateBoundary(self))
+
+    # What a subclass provides -----------------------------------------------------------------
+
+    def begin_training(self) -> None:
+        """Called once the optimizer and the scheduler exist."""
+
+    def begin_update(self, indices: list[int]) -> Iterator[Any]:
+        """Collects a rollout and yields the micro-batches of all its epochs."""
+        raise AssertionError("a subclass says what an update is")
+
+    def micro_batch_loss(self, micro_batch: Any) -> Tensor:
+        """Loss of one micro-batch; losses of a minibatch are summed."""
+        raise AssertionError("a subclass says what the loss is")
+
+    def end_update(self) -> bool:
+        """Reports a finished update; returns whether to stop."""
+        raise AssertionError("a subclass says what the end of an update is")
+
+    # TRL's side ------------------------------------------------------------------------------
+
+    @property
+    def slots_per_update(self) -> int:
+        """Micro-batches in one update, over all epochs."""
+        return self.args.steps_per_generation * self.config.num_ppo_epochs
+
+    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """Hands out the next micro-batch; TRL calls it before each forward/backward."""
+        if self._slot == 0:
+            self._queue = self.begin_update([row[INDEX_COLUMN] for row in generation_batch])
+        self._slot = (self._slot + 1) % self.slots_per_update
+        return {"micro_batch": next(self._queue)}
+
+    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        """Our loss, undoing the division by the accumulation steps that follows in the loop."""
+        loss = self.micro_batch_loss(inputs["micro_batch"])
+        return loss * self.current_gradient_accumulation_steps
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Clips policy and critic by one norm; a norm that is not finite stops the run."""
+        norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.config.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NumericsError(
+                f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
+                "those before this step. Lower the learning rate, or look at the rewards of the "
+                "last rollout, then resume from the last checkpoint."
+            )
+        self.grad_norms.append(float(norm))
+        return norm
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """Every weight that trains: the policy's first, then the critic's."""
+        policy = [p for p in self.policy.model.parameters() if p.requires_grad]
+        return [*policy, *self.critic.parameters()]
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with one group for the policy and one for the critic."""
+        if self.optimizer is None:
+            config = self.config
+            policy = [p for p in self.policy.model.parameters() if p.requires_grad]
+            groups = [
+                {"params": policy, "lr": config.learning_rate},
+                {
+                    "params": list(self.critic.parameters()),
+                    "lr": config.critic_learning_rate,
+                    "weight_decay": 0.0,
+                },
+            ]
+            self.optimizer = torch.optim.AdamW(
+                groups,
+                betas=(config.adam_beta1, config.adam_beta2),
+                weight_decay=config.weight_decay,
+            )
+        return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """Our schedule over the whole run, of which this call may be only a part."""
+        if self.lr_scheduler is None:
+            total = self.config.num_updates * self.config.steps_per_update
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(
+                    step, self.config.lr_schedule, self.config.warmup_steps, total
+                ),
+            )
+        return self.lr_scheduler
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Drops TRL's own metrics: one dict per update goes to the sink instead."""
+
+
+def learning_rate_factor(step: int, schedule: str, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak learning rate at an optimizer step (0 is the first).
+
+    Rises linearly to 1 at the last warm-up step, then is constant, falls linearly to 0 at
+    ``total_steps``, or follows half a cosine to 0.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    if schedule == "linear":
+        return 1.0 - progress
+    return float(0.5 * (1.0 + torch.cos(torch.tensor(progress * torch.pi)).item()))
