@@ -58,7 +58,7 @@ def imported_modules(tree: ast.AST) -> Iterator[str]:
             if INSTRUCTREC_NAME.fullmatch(node.value):
                 yield node.value.partition(":")[0]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant))
+            yield from (str(a.value) for a in node.args[:1] if isinstance(a, ast.Constant))
 
 
 def import_faults(root: Path) -> list[str]:

@@ -115,7 +115,6 @@ def test_every_public_name_resolves(package: str) -> None:
     assert all(getattr(module, name) is not None for name in module.__all__)
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_five_packages_and_nothing_else(root: Path, tmp_path: Path) -> None:
     checkout = copy_of_the_sources(root, tmp_path / "checkout")
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "wheel"]
