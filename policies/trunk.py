@@ -123,12 +123,8 @@ def _leading_frozen_layers(base: nn.Module) -> int:
     layers = getattr(base, "layers", None)
     if not isinstance(layers, nn.ModuleList) or _trains(base.get_input_embeddings()):
         return 0
-    frozen = 0
-    for layer in layers:
-        if _trains(layer):
-            return frozen
-        frozen += 1
-    return 0  # nothing in the layers trains, so there is no layer to cut before
+    trained = (i for i, layer in enumerate(layers) if _trains(layer))
+    return next(trained, 0)  # nothing trains in the layers: there is no layer to cut before
 
 
 def _trains(module: nn.Module) -> bool:

@@ -117,7 +117,7 @@ class PPOConfig:
         size = self.mini_batch_size
         _require(
             self.micro_batch_size is None
-            or (1 <= self.micro_batch_size and size % self.micro_batch_size == 0),
+            or (self.micro_batch_size >= 1 and size % self.micro_batch_size == 0),
             "ppo.micro_batch_size",
             self.micro_batch_size,
             f"a divisor of episodes_per_update / num_mini_batches = {size}",

@@ -117,9 +117,7 @@ def collect(
         sampler_logprobs=responses.logprobs,
         turn_rewards=[
             [(len(ids) - 1, float(total))] if ok else []
-            for ids, total, ok in zip(
-                responses.response_ids, rewards.total, scored, strict=True
-            )
+            for ids, total, ok in zip(responses.response_ids, rewards.total, scored, strict=True)
         ],
         stop_reasons=responses.stop_reasons,
         scored=scored,

@@ -1,0 +1,149 @@
+"""Checkpoints: everything stateful, written whole or not at all, checked when read.
+
+A checkpoint is a folder ``update-000008`` with ``tensors.safetensors``, ``state.json`` and a
+manifest of SHA-256 sums. It is staged under another name, flushed to disk and renamed, so a crash
+leaves either the old state or the new one; a flipped bit is found when it is read. Nothing is
+pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from instructrec.errors import CheckpointError
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"update-(\d{6})")
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "MANIFEST.json"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint holds."""
+
+    tensors: dict[str, Tensor]
+    """Weights, optimizer moments and generator states by name."""
+    state: dict[str, Any]
+    """Counters and settings, JSON-able."""
+
+
+def checkpoint_path(directory: Path, update: int) -> Path:
+    """Folder of the checkpoint after the given update."""
+    return directory / f"update-{update:06d}"
+
+
+def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
+    """Commits a checkpoint; an older one of the same name is replaced.
+
+    Raises:
+        CheckpointError: The disk refused; what was there before is still there.
+    """
+    staging = folder.with_name(f".staging-{folder.name}-{os.getpid()}")
+    try:
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(parents=True)
+        tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
+        save_file(tensors, staging / _TENSORS)
+        (staging / _STATE).write_text(json.dumps(snapshot.state, indent=1, allow_nan=False))
+        sums = {name: _sha256(staging / name) for name in (_TENSORS, _STATE)}
+        manifest = {"format_version": FORMAT_VERSION, "sha256": sums}
+        (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for name in (_TENSORS, _STATE, _MANIFEST):
+            _flush(staging / name)
+        _flush(staging)
+        if folder.exists():
+            shutil.rmtree(folder)
+        staging.rename(folder)
+        _flush(folder.parent)
+    except OSError as error:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise CheckpointError(
+            f"cannot write the checkpoint {folder}: {error}. Earlier checkpoints are untouched. "
+            "Free some space or choose another output folder, then resume."
+        ) from error
+
+
+def read_checkpoint(folder: Path) -> Snapshot:
+    """Reads a checkpoint and holds it against its manifest.
+
+    Raises:
+        CheckpointError: It is missing, of another format, incomplete or damaged.
+    """
+    try:
+        manifest = json.loads((folder / _MANIFEST).read_text())
+        if manifest["format_version"] != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder} has format {manifest['format_version']}: expected {FORMAT_VERSION}. "
+                "Continue it with the version of instructrec that wrote it."
+            )
+        for name, expected in manifest["sha256"].items():
+            if _sha256(folder / name) != expected:
+                raise CheckpointError(
+                    f"{folder / name} is damaged: its SHA-256 is not the one in {_MANIFEST}. "
+                    "Resume from an older checkpoint of the run."
+                )
+        return Snapshot(load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text()))
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise CheckpointError(
+            f"{folder} is not a complete checkpoint ({type(error).__name__}: {error}). "
+            "Resume from an older checkpoint of the run."
+        ) from error
+
+
+def list_checkpoints(directory: Path) -> list[Path]:
+    """Checkpoints of a run, oldest first (staged leftovers are not among them)."""
+    if not directory.is_dir():
+        return []
+    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
+
+
+def latest_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint that can be read whole, or None.
+
+    Raises:
+        CheckpointError: There are checkpoints, but not one of them is whole.
+    """
+    problems = []
+    for path in reversed(list_checkpoints(directory)):
+        try:
+            read_checkpoint(path)
+            return path
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("no checkpoint can be read: " + " ".join(problems))
+    return None
+
+
+def prune_checkpoints(directory: Path, keep: int, keep_update: int | None = None) -> None:
+    """Deletes all but the newest ``keep`` checkpoints and the one of ``keep_update``."""
+    spared = None if keep_update is None else checkpoint_path(directory, keep_update)
+    for path in list_checkpoints(directory)[:-keep]:
+        if path != spared:
+            shutil.rmtree(path)
+    for leftover in directory.glob(".staging-update-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Forces a file or a folder's entries to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,88 @@
+"""The metrics of one update, by the keys of ``instructrec.metrics``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from instructrec.policies.base import StopReason
+from instructrec.rl.experience import Experience
+from instructrec.rl.kl import k1
+from instructrec.rl.rollout import Rollout
+
+
+@dataclass
+class LossStats:
+    """Running sums of the loss's statistics over the micro-batches of an update."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+
+    def add(self, stats: Mapping[str, Tensor]) -> None:
+        """Adds one micro-batch."""
+        for name, value in stats.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def metrics(self, num_steps: int) -> dict[str, float]:
+        """Means over tokens; losses are means over the optimizer steps."""
+        tokens = max(self.sums.get("tokens", 0.0), 1.0)
+        return {
+            "ppo/policy_loss": self.sums.get("policy_loss", 0.0) / num_steps,
+            "ppo/value_loss": self.sums.get("value_loss", 0.0) / num_steps,
+            "ppo/clip_frac": self.sums.get("clipped", 0.0) / tokens,
+            "ppo/value_clip_frac": self.sums.get("value_clipped", 0.0) / tokens,
+            "ppo/approx_kl": self.sums.get("approx_kl", 0.0) / tokens,
+        }
+
+
+def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
+    """Lengths and speed of a rollout that took the given seconds to decode."""
+    lengths = [sum(mask) for mask in rollout.action_mask]
+    cut = [reason is StopReason.LENGTH for reason in rollout.stop_reasons]
+    return {
+        "rollout/episodes": float(len(rollout)),
+        "rollout/tokens": float(sum(lengths)),
+        "rollout/tokens_per_s": sum(lengths) / max(seconds, 1e-9),
+        "rollout/truncated_frac": float(np.mean(cut)),
+        "rollout/masked_frac": float(1 - np.mean(rollout.scored)),
+        "rollout/response_len": float(np.mean(lengths)),
+    }
+
+
+def reward_metrics(rollout: Rollout) -> dict[str, float]:
+    """Mean and spread of the total and of each part, and the share that was not scored."""
+    assert rollout.rewards is not None
+    totals = rollout.rewards.total[np.asarray(rollout.scored)]
+    metrics = {
+        "reward/total/mean": float(totals.mean()),
+        "reward/total/std": float(totals.std()),
+    }
+    for name, scores in rollout.rewards.parts.items():
+        statuses = rollout.rewards.status[name]
+        finite = scores[np.isfinite(scores)]
+        prefix = f"reward/{name}"
+        if finite.size:
+            metrics[f"{prefix}/mean"] = float(finite.mean())
+            metrics[f"{prefix}/std"] = float(finite.std())
+        metrics[f"{prefix}/na_frac"] = float(np.mean([s == "not_applicable" for s in statuses]))
+        metrics[f"{prefix}/error_frac"] = float(np.mean([s.failed for s in statuses]))
+        metrics[f"{prefix}/seconds"] = rollout.rewards.seconds[name]
+    return metrics
+
+
+def kl_metrics(experience: Experience, kl_coef: float) -> dict[str, float]:
+    """KL to the reference in nats per sequence (k1); absent when no reference is used."""
+    if experience.ref_logprobs_BT is None:
+        return {"ppo/kl_coef": kl_coef}
+    kl_BT = k1(experience.old_logprobs_BT, experience.ref_logprobs_BT)
+    masked_BT = torch.where(experience.action_mask_BT, kl_BT, 0.0)
+    episodes = experience.action_mask_BT.any(1).sum().clamp(min=1)
+    return {"ppo/kl_coef": kl_coef, "ppo/kl_ref": float(masked_BT.sum() / episodes)}
+
+
+def mean_or_zero(values: Sequence[float]) -> float:
+    """Mean of the values, 0 for none."""
+    return float(np.mean(values)) if values else 0.0

@@ -1,0 +1,113 @@
+"""What a PPO checkpoint carries: to and from named tensors and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from instructrec.errors import CheckpointError
+from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.rl.checkpoint import Snapshot
+from instructrec.rl.config import PPOConfig
+
+if TYPE_CHECKING:
+    from instructrec.rl.ppo import PPOTrainer
+
+_MAY_CHANGE = {
+    "num_updates",
+    "eval_every",
+    "early_stopping_patience",
+    "save_every",
+    "keep_checkpoints",
+    "max_error_frac",
+}
+"""Settings that may differ when a run is continued: they do not change what an update does."""
+
+
+def capture(trainer: PPOTrainer) -> Snapshot:
+    """Takes the trained weights, the critic, the optimizer, and all generator states."""
+    tensors = {f"policy.{name}": p for name, p in _trained(trainer.policy).items()}
+    tensors |= {f"critic.{name}": t for name, t in trainer.critic.state_dict().items()}
+    optimizer = trainer.optimizer.state_dict()
+    for index, moments in optimizer["state"].items():
+        tensors |= {
+            f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()
+        }
+    tensors["generator.sampler"] = trainer.policy.generator_state()
+    tensors["generator.shuffler"] = trainer.shuffler.get_state()
+    state = {
+        "progress": dataclasses.asdict(trainer.progress),
+        "scheduler_step": trainer.lr_scheduler.last_epoch,
+        "config": dataclasses.asdict(trainer.config),
+        "rewards": trainer.env.reward.state_dict(),
+    }
+    return Snapshot(tensors, state)
+
+
+def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
+    """Puts everything back; the trainer then goes on as if it had never stopped."""
+    load_weights(trainer.policy, snapshot)
+    tensors = snapshot.tensors
+    trainer.critic.load_state_dict(_under("critic.", tensors))
+    moments: dict[int, dict[str, Any]] = {}
+    for key, value in _under("optimizer.", tensors).items():
+        index, name = key.split(".", 1)
+        moments.setdefault(int(index), {})[name] = value
+    optimizer = trainer.optimizer.state_dict()
+    trainer.optimizer.load_state_dict({**optimizer, "state": moments})
+    scheduler = trainer.lr_scheduler
+    step = snapshot.state["scheduler_step"]
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step})
+    for group, base, factor in zip(
+        trainer.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+    ):
+        group["lr"] = base * factor(step)
+    trainer.policy.set_generator_state(tensors["generator.sampler"])
+    trainer.shuffler.set_state(tensors["generator.shuffler"])
+    trainer.env.reward.load_state_dict(snapshot.state["rewards"])
+
+
+def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
+    """Puts the trained weights of a checkpoint into the policy.
+
+    Raises:
+        CheckpointError: The policy trains other weights than the checkpoint holds.
+    """
+    trained, saved = _trained(policy), _under("policy.", snapshot.tensors)
+    if set(trained) != set(saved):
+        odd = sorted(set(trained) ^ set(saved))
+        raise CheckpointError(
+            f"the checkpoint and the policy train different weights ({len(odd)} differ, for "
+            f"example {odd[0]!r}). Continue with the policy settings of the run."
+        )
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(saved[name])
+    policy.sync()
+
+
+def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
+    """Refuses to continue a run with settings that would make it another run.
+
+    Raises:
+        CheckpointError: A setting differs that shapes an update.
+    """
+    saved, now = snapshot.state["config"], dataclasses.asdict(config)
+    for name, value in now.items():
+        before = saved.get(name)
+        before = tuple(before) if isinstance(before, list) else before
+        if name not in _MAY_CHANGE and before != value:
+            raise CheckpointError(
+                f"ppo.{name} = {value!r} but the run was started with {before!r}: a resumed run "
+                f"keeps its settings. Set ppo.{name} back, or start a new run."
+            )
+
+
+def _trained(policy: CausalLMPolicy) -> dict[str, torch.nn.Parameter]:
+    return {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
