@@ -1,0 +1,177 @@
+"""The metric keys: every number that a run logs, with its unit and its meaning.
+
+Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and nowhere
+else; the page ``docs/metrics.md`` is generated from this module by ``python -m instructrec.metrics``.
+In a pattern, ``<reward>`` stands for the name of a reward (``total`` is the weighted sum) and ``<k>``
+for a whole number.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from instructrec.errors import ConfigError, unknown_name
+
+_PLACEHOLDERS = {"<reward>": "[a-z0-9_]+", "<k>": "[1-9][0-9]*"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number that a run logs."""
+
+    key: str
+    """Name in ``metrics.jsonl`` and W&B; may hold the placeholders ``<reward>`` and ``<k>``."""
+    unit: str
+    """Unit; ``1`` for a share or another plain number, ``score`` for the scale of the reward."""
+    meaning: str
+    """What it says, and over what it is taken."""
+
+    def matches(self, key: str) -> bool:
+        """Says whether ``key`` is this key, or an instance of this pattern."""
+        parts = re.split("(<[a-z]+>)", self.key)
+        pattern = "".join(_PLACEHOLDERS.get(part, re.escape(part)) for part in parts)
+        return re.fullmatch(pattern, key) is not None
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "train/update",
+        "updates",
+        "Updates finished; one update is one rollout and its epochs. The axis of every curve.",
+    ),
+    Metric("train/global_step", "steps", "Optimizer steps finished."),
+    Metric("train/episodes", "episodes", "Episodes collected since the start of the run."),
+    Metric("rollout/episodes", "episodes", "Episodes of this rollout."),
+    Metric("rollout/tokens", "tokens", "Tokens that the policy produced in this rollout."),
+    Metric("rollout/tokens_per_s", "tokens/s", "Tokens produced per second of the rollout."),
+    Metric(
+        "rollout/truncated_frac", "1", "Share of the responses that the token budget cut short."
+    ),
+    Metric("rollout/response_len", "tokens", "Mean length of a response, end token included."),
+    Metric(
+        "rollout/masked_frac",
+        "1",
+        "Share of the episodes left out of the training because they have no usable reward.",
+    ),
+    Metric(
+        "reward/total/mean", "score", "Mean weighted sum of the rewards, over episodes that have it."
+    ),
+    Metric(
+        "reward/total/std", "score", "Standard deviation of the weighted sum over those episodes."
+    ),
+    Metric("reward/<reward>/mean", "score", "Mean raw score, over the episodes that it applies to."),
+    Metric("reward/<reward>/std", "score", "Standard deviation of the raw score over those."),
+    Metric("reward/<reward>/na_frac", "1", "Share of the episodes that the reward says nothing on."),
+    Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),
+    Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
+    Metric(
+        "ppo/kl_ref",
+        "nats",
+        "KL from the reference policy: log-ratio (k1) summed over a response, mean over episodes.",
+    ),
+    Metric("ppo/kl_coef", "score/nat", "Weight of the KL in the reward."),
+    Metric(
+        "ppo/approx_kl",
+        "nats/token",
+        "KL between the rollout's policy and the one being trained (k3), mean over the update.",
+    ),
+    Metric("ppo/entropy", "nats/token", "Mean entropy of the policy on the rollout's tokens."),
+    Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
+    Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),
+    Metric("ppo/clip_frac", "1", "Share of the tokens whose probability ratio was clipped."),
+    Metric("ppo/value_clip_frac", "1", "Share of the tokens whose value change was clipped."),
+    Metric(
+        "ppo/explained_variance",
+        "1",
+        "Share of the variance of the returns that the critic explains; at most 1, below 0 when "
+        "it predicts worse than a constant.",
+    ),
+    Metric(
+        "ppo/critic_used",
+        "1",
+        "1 when the critic's values were the baseline, 0 when the batch mean stood in.",
+    ),
+    Metric(
+        "ppo/drift_mean",
+        "nats/token",
+        "Mean absolute difference of the log-probs of the sampler and of the trainer.",
+    ),
+    Metric("ppo/drift_p99", "nats/token", "99th percentile of that absolute difference."),
+    Metric("ppo/lr", "1", "Learning rate of the policy at the end of the update."),
+    Metric("ppo/grad_norm", "1", "L2 norm of the gradient before clipping, mean over the steps."),
+    Metric("sft/step", "steps", "Optimizer steps of supervised fine-tuning finished."),
+    Metric("sft/loss", "nats/token", "Cross-entropy of the demonstrations' response tokens."),
+    Metric("sft/val_loss", "nats/token", "The same on the validation demonstrations."),
+    Metric("sft/lr", "1", "Learning rate of supervised fine-tuning."),
+    Metric("sft/grad_norm", "1", "L2 norm of the gradient before clipping."),
+    Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
+    Metric("time/score_s", "s", "Wall time of scoring them."),
+    Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
+    Metric("time/update_s", "s", "Wall time of the optimizer steps."),
+    Metric("time/total_s", "s", "Wall time of the whole update."),
+    Metric(
+        "eval/<reward>/mean", "score", "Mean score on held-out instructions, over scored responses."
+    ),
+    Metric("eval/<reward>/ci_low", "score", "Lower end of its 95 % interval, clustered by item."),
+    Metric("eval/<reward>/ci_high", "score", "Upper end of its 95 % interval, clustered by item."),
+    Metric("eval/<reward>/na_frac", "1", "Share of the responses that the reward says nothing on."),
+    Metric("eval/<reward>/error_frac", "1", "Share of the responses on which the reward failed."),
+    Metric("eval/response_len", "tokens", "Mean length of a response, end token included."),
+    Metric("eval/truncated_frac", "1", "Share of the responses that the token budget cut short."),
+    Metric(
+        "eval/pass_at_<k>",
+        "1",
+        "Chance that at least one of k sampled responses gets full marks (unbiased estimate).",
+    ),
+    Metric(
+        "eval/entropy",
+        "nats/token",
+        "Mean of -log p over the sampled tokens: an estimate of the entropy. Absent under greedy "
+        "decoding.",
+    ),
+)
+"""Every key and pattern."""
+
+
+def lookup(key: str) -> Metric:
+    """Returns the definition of a key.
+
+    Args:
+        key: A key as logged, such as ``"reward/exact_match/mean"``.
+
+    Raises:
+        ConfigError: No definition matches; the message names the closest key.
+    """
+    for metric in METRICS:
+        if metric.key == key:
+            return metric
+    for metric in METRICS:
+        if metric.matches(key):
+            return metric
+    raise ConfigError(unknown_name("metric", key, [metric.key for metric in METRICS]))
+
+
+def markdown_table() -> str:
+    """Returns the table of all keys as Markdown."""
+    lines = ["| key | unit | meaning |", "| --- | --- | --- |"]
+    lines += [f"| `{metric.key}` | {metric.unit} | {metric.meaning} |" for metric in METRICS]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_page() -> str:
+    """Returns the text of ``docs/metrics.md``."""
+    return (
+        "# Metrics\n\n"
+        "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per update "
+        "with these keys;\nW&B shows the same numbers under the same names, with `train/update` as "
+        "the axis (`sft/step` for `sft/…`).\nIn a name, `<reward>` stands for the name of a reward, "
+        "or `total` for their weighted sum. At the end of a run,\n`final/<key>` in the summary of "
+        "the W&B run holds the numbers of `summary.json`.\n\n"
+        "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
+        + markdown_table()
+    )
+
+
+if __name__ == "__main__":
+    print(markdown_page(), end="")
