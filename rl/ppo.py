@@ -24,13 +24,6 @@ from instructrec.policies.config import Sampling
 from instructrec.policies.critic import ValueHead
 from instructrec.policies.trunk import Trunk
 from instructrec.rl import reporting, training_state
-from instructrec.rl.advantages import (
-    batch_mean_advantages,
-    discounted_returns,
-    explained_variance,
-    gae,
-    whiten,
-)
 from instructrec.rl.checkpoint import (
     Snapshot,
     checkpoint_path,
@@ -39,9 +32,8 @@ from instructrec.rl.checkpoint import (
     write_checkpoint,
 )
 from instructrec.rl.config import PPOConfig
-from instructrec.rl.drift import measure_drift, truncated_importance_weights
-from instructrec.rl.experience import Experience, minibatches, tensors_of, trainer_pass
-from instructrec.rl.kl import k1, token_rewards
+from instructrec.rl.estimation import estimate_advantages
+from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.reference import make_reference
 from instructrec.rl.rollout import Rollout, collect, instruction_order
@@ -128,9 +120,9 @@ class PPOTrainer(RolloutTrainer):
         hidden_size = int(policy.model.config.get_text_config().hidden_size)
         critic = ValueHead(hidden_size, detach=config.critic_detach).to(policy.device)
         order = instruction_order(len(env.task), seed, first, last)
-        super().__init__(policy, critic, order, config, settings)
         self.trunk = Trunk(policy.model)
         self.reference = make_reference(self.trunk, config.temperature) if config.kl_coef else None
+        super().__init__(policy, critic, order, config, settings)
         self.loss_settings = LossSettings(
             config.cliprange, config.cliprange_high, config.cliprange_value, config.vf_coef
         )
@@ -292,44 +284,6 @@ class PPOTrainer(RolloutTrainer):
         write_checkpoint(folder, training_state.capture(self))
         spared = self.progress.best_update or None
         prune_checkpoints(self.checkpoint_dir, self.config.keep_checkpoints, spared)
-
-
-def estimate_advantages(experience: Experience, config: PPOConfig) -> dict[str, float]:
-    """Fills in returns and advantages; returns the metrics of this step.
-
-    While the critic explains nothing of the returns (its explained variance is not above 0), the
-    mean return of the batch stands in for it: a useless baseline would only add noise.
-    """
-    mask_BT = experience.action_mask_BT
-    kl_BT = None
-    if experience.ref_logprobs_BT is not None:
-        kl_BT = k1(experience.old_logprobs_BT, experience.ref_logprobs_BT)
-    rewards_BT = token_rewards(experience.scores_BT, kl_BT, mask_BT, config.kl_coef)
-    returns_BT = discounted_returns(rewards_BT, mask_BT, config.gamma)
-    variance = explained_variance(experience.values_BT, returns_BT, mask_BT)
-    critic_used = config.advantage == "gae" and variance > 0
-    if critic_used:
-        advantages_BT, returns_BT = gae(
-            rewards_BT, experience.values_BT, mask_BT, config.gamma, config.lam
-        )
-    else:
-        advantages_BT = batch_mean_advantages(returns_BT, mask_BT)
-    if config.whiten_advantages != "none":
-        centre = config.whiten_advantages == "whiten"
-        advantages_BT = whiten(
-            advantages_BT, mask_BT, centre=centre, std_floor=config.advantage_std_floor
-        )
-    sampler_BT, trainer_BT = experience.sampler_logprobs_BT, experience.old_logprobs_BT
-    weights_BT = truncated_importance_weights(sampler_BT, trainer_BT, config.importance_cap)
-    experience.returns_BT = returns_BT
-    experience.advantages_BT = torch.where(mask_BT, advantages_BT * weights_BT, 0.0)
-    drift = measure_drift(sampler_BT, trainer_BT, mask_BT)
-    return {
-        "ppo/explained_variance": variance,
-        "ppo/critic_used": float(critic_used),
-        "ppo/drift_mean": drift.mean,
-        "ppo/drift_p99": drift.p99,
-    }
 
 
 class _Clock:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def trl_settings(
     return settings
 
 
+@contextmanager
+def unchanged_forward(model: nn.Module) -> Iterator[None]:
+    """Puts back the model's own ``forward`` when the block ends.
+
+    TRL's trainers replace it on the instance with one that can fuse the output layer into the
+    loss. A policy that goes on to other stages must not carry that along.
+    """
+    causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    before = causal.__dict__.get("forward")
+    try:
+        yield
+    finally:
+        causal.__dict__.pop("forward", None)
+        if before is not None:
+            causal.forward = before
+
+
 def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float]:
     raise AssertionError("rewards come from the environment, TRL never scores")
 
@@ -143,13 +161,14 @@ class RolloutTrainer(GRPOTrainer):
         self.grad_norms: list[float] = []
         self._slot = 0
         self._queue: Iterator[Any] = iter(())
-        super().__init__(
-            model=policy.model,
-            reward_funcs=[_no_reward_of_trl],
-            args=settings,
-            train_dataset=Dataset.from_dict({INDEX_COLUMN: list(order)}),
-            processing_class=policy.tokenizer,
-        )
+        with unchanged_forward(policy.model):
+            super().__init__(
+                model=policy.model,
+                reward_funcs=[_no_reward_of_trl],
+                args=settings,
+                train_dataset=Dataset.from_dict({INDEX_COLUMN: list(order)}),
+                processing_class=policy.tokenizer,
+            )
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_UpdateBoundary(self))

@@ -1,0 +1,255 @@
+"""Supervised fine-tuning on demonstrations, with TRL's ``SFTTrainer``.
+
+The loss is on the responses alone. Prompts are encoded by the policy itself, so that training and
+generation see the same tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+from trl import SFTConfig as TRLSFTConfig
+from trl import SFTTrainer
+
+from instructrec.errors import DataError, NumericsError
+from instructrec.policies.base import Prompt
+from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.rl.config import SFTConfig
+from instructrec.rl.trl_bridge import learning_rate_factor, unchanged_forward
+
+OnStep = Callable[[dict[str, float]], None]
+"""Receives the metrics of an optimizer step."""
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """An instruction and the response that it should get."""
+
+    prompt: Prompt
+    """The instruction."""
+    response: str
+    """What the policy should answer, without special tokens."""
+
+
+@dataclass(frozen=True)
+class SFTResult:
+    """How supervised training ended."""
+
+    steps: int
+    """Optimizer steps that were run."""
+    best_step: int
+    """Step whose weights the policy now has."""
+    loss: float
+    """Training loss of the last step (nats per response token)."""
+    validation_loss: float | None
+    """Best validation loss, None when nothing was evaluated."""
+
+
+class _ResponseTrainer(SFTTrainer):
+    """TRL's trainer with the policy's own precision, our schedule, and no logging of its own."""
+
+    def __init__(self, policy: CausalLMPolicy, config: SFTConfig, **kwargs: Any) -> None:
+        self.policy = policy
+        self.config = config
+        super().__init__(model=policy.model, processing_class=policy.tokenizer, **kwargs)
+
+    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+        with self.policy.autocast():
+            return super().compute_loss(*args, **kwargs)
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(
+                    step, self.config.lr_schedule, self.config.warmup_steps, self.config.max_steps
+                ),
+            )
+        return self.lr_scheduler
+
+
+class _Watch(TrainerCallback):
+    """Reports each step, keeps the best weights, and stops when they stay the best."""
+
+    def __init__(self, model: nn.Module, config: SFTConfig, on_step: OnStep) -> None:
+        self.model, self.config, self.on_step = model, config, on_step
+        self.loss = math.nan
+        self.best_loss: float | None = None
+        self.best_step = 0
+        self.best_weights: dict[str, Tensor] = {}
+        self.without_gain = 0
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        step = {"sft/step": float(state.global_step)}
+        if "loss" in logs:
+            self.loss = logs["loss"]
+            if not math.isfinite(self.loss):
+                raise NumericsError(
+                    f"the loss of step {state.global_step} is {self.loss}: expected a finite "
+                    "number. Lower sft.learning_rate."
+                )
+            self.on_step(
+                step
+                | {
+                    "sft/loss": self.loss,
+                    "sft/lr": logs["learning_rate"],
+                    "sft/grad_norm": logs["grad_norm"],
+                }
+            )
+        elif "eval_loss" in logs:
+            self._note(state.global_step, logs["eval_loss"])
+            self.on_step(step | {"sft/val_loss": logs["eval_loss"]})
+
+    def _note(self, step: int, loss: float) -> None:
+        if self.best_loss is not None and loss >= self.best_loss:
+            self.without_gain += 1
+            return
+        self.best_loss, self.best_step, self.without_gain = loss, step, 0
+        self.best_weights = {
+            name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
+        }
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        patience = self.config.early_stopping_patience
+        if patience and self.without_gain >= patience:
+            control.should_training_stop = True
+        return control
+
+
+def run_sft(
+    policy: CausalLMPolicy,
+    demonstrations: Sequence[Demonstration],
+    validation: Sequence[Demonstration],
+    config: SFTConfig,
+    *,
+    seed: int,
+    on_step: OnStep,
+) -> SFTResult:
+    """Trains a policy on demonstrations.
+
+    Args:
+        policy: The policy; its trained weights change in place. It ends with the weights of the
+            lowest validation loss when ``config.eval_every`` is above 0, else with the last ones.
+        demonstrations: What to imitate.
+        validation: Demonstrations on which the loss is watched; not trained on.
+        config: Settings.
+        seed: Seed of the order.
+        on_step: Called after each optimizer step and each validation loss.
+
+    Raises:
+        DataError: There are no demonstrations, or none to validate on although it was asked for.
+        NumericsError: The loss is not finite.
+    """
+    if not demonstrations:
+        raise DataError("there are no demonstrations: expected at least one. Check the task.")
+    if config.eval_every and not validation:
+        raise DataError(
+            "sft.eval_every is set but there are no validation demonstrations. Add some, or set "
+            "sft.eval_every to 0."
+        )
+    if config.max_steps == 0:
+        return SFTResult(0, 0, math.nan, None)
+    encoded = _encode(policy, demonstrations)
+    order = _order(len(encoded), config.max_steps * config.batch_size, seed)
+    watch = _Watch(policy.model, config, on_step)
+    with tempfile.TemporaryDirectory() as unused_dir, unchanged_forward(policy.model):
+        trainer = _ResponseTrainer(
+            policy,
+            config,
+            args=_trl_settings(config, policy, seed, unused_dir),
+            train_dataset=Dataset.from_list([encoded[i] for i in order]),
+            eval_dataset=Dataset.from_list(_encode(policy, validation)) if validation else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(watch)
+        trainer.train()
+    steps = int(trainer.state.global_step)
+    if watch.best_weights:
+        _load(policy.model, watch.best_weights)
+    policy.sync()
+    best_step = watch.best_step if watch.best_weights else steps
+    return SFTResult(steps, best_step, watch.loss, watch.best_loss)
+
+
+def _trl_settings(
+    config: SFTConfig, policy: CausalLMPolicy, seed: int, output_dir: str
+) -> TRLSFTConfig:
+    micro_batch_size = config.micro_batch_size or config.batch_size
+    if config.batch_size % micro_batch_size:
+        raise DataError(
+            f"sft.micro_batch_size = {micro_batch_size}: expected a divisor of sft.batch_size = "
+            f"{config.batch_size}."
+        )
+    return TRLSFTConfig(
+        output_dir=output_dir,
+        per_device_train_batch_size=micro_batch_size,
+        per_device_eval_batch_size=micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // micro_batch_size,
+        max_steps=config.max_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        gradient_checkpointing=False,
+        bf16=False,
+        use_cpu=policy.device.type == "cpu",
+        seed=seed,
+        dataloader_pin_memory=False,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if config.eval_every else "no",
+        eval_steps=config.eval_every or None,
+        eval_on_start=bool(config.eval_every),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+
+
+def _encode(
+    policy: CausalLMPolicy, demonstrations: Sequence[Demonstration]
+) -> list[dict[str, list[int]]]:
+    """Token ids and labels; the prompt's labels are -100, the end token is trained."""
+    prompts = policy.encode([demonstration.prompt for demonstration in demonstrations])
+    rows = []
+    for prompt_ids, demonstration in zip(prompts, demonstrations, strict=True):
+        response = policy.tokenizer(demonstration.response, add_special_tokens=False)["input_ids"]
+        response_ids = [*response, policy.eos_token_ids[0]]
+        rows.append(
+            {
+                "input_ids": prompt_ids + response_ids,
+                "labels": [-100] * len(prompt_ids) + response_ids,
+            }
+        )
+    return rows
+
+
+def _order(num_rows: int, length: int, seed: int) -> list[int]:
+    """Row of each training example: one fresh permutation after another."""
+    rng = np.random.default_rng(seed)
+    order: list[int] = []
+    while len(order) < length:
+        order.extend(int(i) for i in rng.permutation(num_rows))
+    return order[:length]
+
+
+@torch.no_grad()
+def _load(model: nn.Module, weights: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for name, value in weights.items():
+        parameters[name].copy_(value)
