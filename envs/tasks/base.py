@@ -1,0 +1,233 @@
+"""What a task is, and how tasks are found by name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeVar
+
+from instructrec.envs.tasks.partition import stable_hash
+from instructrec.errors import ConfigError, DataError, did_you_mean, unknown_name
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": ..., "content": ...}``."""
+Prompt = str | tuple[Message, ...]
+"""A plain instruction, or a whole conversation that ends where the response begins."""
+
+DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+"""File endings that `make_task` reads as a data set."""
+
+_FAMILIES = ("category", "odd_one_out", "swap_words", "compare_numbers", "parity", "arithmetic")
+_BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
+_BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
+_REGISTRY: dict[str, TaskFactory] = {}
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One thing to ask a policy, with what its rewards need to know."""
+
+    id: str
+    """Stable and unique within the task."""
+    prompt: Prompt
+    """The instruction, or the conversation so far."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """The item's other fields, e.g. ``reference``; every item of a task has the same keys."""
+
+
+class Task(Protocol):
+    """A finite, indexable sequence of instructions that never changes."""
+
+    name: str
+    """Short name, fit for file names."""
+    split: str
+    """``train``, ``validation``, ``test``, or ``all`` for a whole data set."""
+    columns: tuple[str, ...]
+    """Names of the columns of every instruction."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Instruction:
+        """Returns an item; the same one for the same index, always."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of everything that decides the task's items."""
+        ...
+
+
+TaskFactory = Callable[..., Task]
+"""Makes a task: called as ``factory(split=..., **options)``."""
+_Factory = TypeVar("_Factory", bound=TaskFactory)
+
+
+def iterate(task: Task) -> Iterator[Instruction]:
+    """Yields every instruction of a task in order."""
+    return (task[index] for index in range(len(task)))
+
+
+def render_prompt(prompt: Prompt) -> str:
+    """Returns a prompt as one string: itself, or a conversation as ``role: content`` lines."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+
+
+def register_task(name: str, *, override: bool = False) -> Callable[[_Factory], _Factory]:
+    """Decorator that makes a task class or function known by a name.
+
+    Example::
+
+        @register_task("capitals")
+        def capitals(*, split="train"):
+            return DatasetTask("capitals.jsonl", split=split)
+
+    Args:
+        name: The name, of letters, digits, ``_`` and ``-``.
+        override: Replace a task of the same name instead of refusing.
+
+    Raises:
+        ConfigError: The name is taken or cannot be told from a path.
+    """
+    if not name.replace("_", "").replace("-", "").isalnum():
+        raise ConfigError(f"task name {name!r}: use letters, digits, '_' and '-' only")
+
+    def register(factory: _Factory) -> _Factory:
+        builtin_elsewhere = name in _BUILTIN and factory.__module__ != _BUILTIN[name]
+        if (name in _REGISTRY or builtin_elsewhere) and not override:
+            raise ConfigError(
+                f"a task named {name!r} exists already; choose another name or pass override=True"
+            )
+        _REGISTRY[name] = factory
+        return factory
+
+    return register
+
+
+def list_tasks() -> list[str]:
+    """Returns the names that `make_task` knows, sorted."""
+    return sorted(_BUILTIN.keys() | _REGISTRY.keys())
+
+
+def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
+    """Makes a task from a name, a data file or a user's own factory.
+
+    Args:
+        spec: A registered name (`list_tasks`), the path of a ``.jsonl``, ``.json``, ``.csv`` or
+            ``.parquet`` file, ``"package.module:factory"`` or ``"file.py:factory"``.
+        split: ``train``, ``validation`` or ``test``; data files know ``all`` as well.
+        options: Passed to the task; procedural tasks take ``seed`` and ``size``, data files
+            ``validation_fraction`` and ``test_fraction``.
+
+    Raises:
+        ConfigError: Unknown name, split or option, or a factory that cannot be imported.
+        DataError: A data file that cannot be used.
+    """
+    if not isinstance(spec, str):
+        raise ConfigError(f"a task is named by a string, not {spec!r}; see list_tasks()")
+    factory, leading = _find_factory(spec)
+    _check_options(spec, factory, options)
+    return factory(*leading, split=split, **options)
+
+
+def check_split(split: str, known: tuple[str, ...]) -> str:
+    """Returns the split if it is known.
+
+    Raises:
+        ConfigError: It is not; the message suggests the closest one.
+    """
+    if split not in known:
+        raise ConfigError(unknown_name("split", str(split), known))
+    return split
+
+
+def check_index(index: int, size: int, name: str) -> int:
+    """Returns an index into a task as a plain integer.
+
+    Raises:
+        IndexError: It is not in ``range(size)``.
+    """
+    plain = index.__index__()
+    if not 0 <= plain < size:
+        raise IndexError(f"task {name!r} has items 0..{size - 1}, not {plain}")
+    return plain
+
+
+def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
+    """Returns what makes the task, and the positional arguments that it takes."""
+    if Path(spec).suffix.lower() in DATA_SUFFIXES:
+        from instructrec.envs.tasks.dataset import DatasetTask
+
+        return DatasetTask, (spec,)
+    if ":" in spec:
+        return _load_factory(spec), ()
+    if spec not in _REGISTRY:
+        if spec not in _BUILTIN:
+            known = unknown_name("task", spec, list_tasks())
+            raise ConfigError(
+                f"{known} A data file ends in {', '.join(DATA_SUFFIXES)}; "
+                "your own task is given as 'module:factory' or 'file.py:factory'."
+            )
+        importlib.import_module(_BUILTIN[spec])
+    return _REGISTRY[spec], ()
+
+
+def _check_options(spec: str, factory: TaskFactory, options: Mapping[str, Any]) -> None:
+    parameters = inspect.signature(factory).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    known = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.name != "split"]
+    for name in options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ConfigError(f"task {spec!r} has no option {name!r}.{hint} Options: {known}")
+
+
+def _load_factory(spec: str) -> TaskFactory:
+    """Imports the factory that ``module:attr`` or ``file.py:attr`` names."""
+    where, _, attribute = spec.rpartition(":")
+    try:
+        module = _load_file(where) if where.endswith(".py") else importlib.import_module(where)
+    except DataError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"task {spec!r}: importing {where!r} failed: {type(error).__name__}: {error}"
+        ) from error
+    factory = getattr(module, attribute, None)
+    if factory is None:
+        names = [name for name in vars(module) if not name.startswith("_")]
+        raise ConfigError(f"task {spec!r}: {unknown_name('attribute', attribute, names)}")
+    if not callable(factory):
+        raise ConfigError(
+            f"task {spec!r} is a {type(factory).__name__}; expected a class or function that is "
+            "called as factory(split=..., **options) and returns a task"
+        )
+    return factory
+
+
+def _load_file(where: str) -> ModuleType:
+    """Imports a Python file once per path."""
+    path = Path(where).expanduser().resolve()
+    if not path.is_file():
+        raise DataError(f"task file {where!r} does not exist (looked for {path})")
+    name = f"instructrec_task_{path.stem}_{stable_hash(path):016x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    assert module_spec is not None and module_spec.loader is not None, path
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module

@@ -1,0 +1,47 @@
+"""The larger or smaller of two numbers: "Which number is larger, 31 or 57?" -> 57."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from instructrec.envs.tasks.base import register_task
+from instructrec.envs.tasks.partition import numbers_of
+from instructrec.envs.tasks.procedural import Problem, ProceduralTask
+
+PHRASINGS = (
+    "Which number is {larger}, {a} or {b}?",
+    "Which is {larger}: {a} or {b}?",
+    "Which one is the {larger} number: {a} or {b}?",
+    "Write the {larger} number: {a} or {b}",
+    "Pick the {larger} of {a} and {b}.",
+    "Of {a} and {b}, which is {larger}?",
+    "{a} or {b}: which is {larger}?",
+    "Name the {larger} one: {a}, {b}",
+    "Choose the {larger} number from {a} and {b}.",
+)
+
+
+@register_task("compare_numbers")
+class CompareNumbers(ProceduralTask):
+    """Compares two different two-digit numbers; clustered by the smaller of the two."""
+
+    name = "compare_numbers"
+
+    def keys(self) -> Sequence[int]:
+        """Returns the split's two-digit numbers: each is written first in turn."""
+        return numbers_of(self.split, 10, 99)
+
+    def num_variants(self, key: int) -> int:
+        """Returns phrasings x {larger, smaller} x other numbers."""
+        return len(PHRASINGS) * 2 * (len(self._keys) - 1)
+
+    def problem(self, key: int, variant: int) -> Problem:
+        """Returns a variant: phrasing, direction and the number written second."""
+        rest, phrasing = divmod(variant, len(PHRASINGS))
+        other, direction = divmod(rest, 2)
+        second = [number for number in self._keys if number != key][other]
+        smaller, larger = sorted((key, second))
+        prompt = PHRASINGS[phrasing].format(
+            larger=("larger", "smaller")[direction], a=key, b=second
+        )
+        return Problem(prompt, str((larger, smaller)[direction]), item=str(smaller))
