@@ -1,0 +1,128 @@
+"""The types of the reward package: what a reward is, and what scoring a batch gives back.
+
+Three things can happen to one sample under one reward, and they are never mixed up: it is *scored*,
+the reward is *not applicable* to it (the function returned ``None``), or the reward *failed*. A
+failure never becomes a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+
+class Status(StrEnum):
+    """What happened to one sample under one reward."""
+
+    SCORED = "scored"
+    """The reward is a finite number inside the declared range."""
+    NOT_APPLICABLE = "not_applicable"
+    """The reward function returned None: it has nothing to say about this sample."""
+    RAISED = "raised"
+    """The reward function raised an exception on this sample."""
+    TIMEOUT = "timeout"
+    """The reward function did not answer in time."""
+    NONFINITE = "nonfinite"
+    """The score was NaN or infinite."""
+    OUT_OF_RANGE = "out_of_range"
+    """The score was outside the range that the reward declares, or too large to be summed."""
+    WORKER_DIED = "worker_died"
+    """The process that computed the score died."""
+
+    @property
+    def failed(self) -> bool:
+        """Whether there is no score although there should be one."""
+        return self not in (Status.SCORED, Status.NOT_APPLICABLE)
+
+
+@runtime_checkable
+class RewardFunction(Protocol):
+    """What a reward is: a function from a batch of responses to one score each.
+
+    The signature is TRL's, so that a TRL reward function is one of ours and the other way round. A
+    function names what it reads and takes the rest as ``**columns``::
+
+        def politeness(completions, **columns) -> list[float]:
+            return [float("please" in text.lower()) for text in completions]
+    """
+
+    __name__: str
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
+    ) -> list[float | None]:
+        """Scores B responses.
+
+        Args:
+            prompts: B instructions, each a string or a list of chat messages.
+            completions: B responses, each a string or a list of chat messages.
+            **columns: The dataset's other columns, each a list of length B (``reference`` is the
+                usual name of the expected answers), and whatever else the caller has to offer.
+
+        Returns:
+            B scores; None where the reward does not apply.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class RewardInfo:
+    """What is known about a reward function before it is called."""
+
+    name: str
+    """Registered name, or a name derived from the function."""
+    target: str | Callable[..., Any]
+    """The function or class, or where to import it from: ``module:attr`` or ``file.py:attr``."""
+    range: tuple[float, float] | None = None
+    """Lowest and highest score that the reward may give; None for no bounds."""
+    requires: tuple[str, ...] = ()
+    """Columns read out of ``**columns``; parameters without default count by themselves."""
+    format: Literal["text", "chat"] = "text"
+    """Whether completions arrive as plain text or as lists of chat messages."""
+
+
+@dataclass
+class RewardBatch:
+    """The rewards of B responses; every array and list is aligned by position."""
+
+    total: np.ndarray
+    """(B,) float64: the weighted sum; NaN where the sample has no usable total."""
+    parts: dict[str, np.ndarray]
+    """Raw scores by component, each (B,) float64; NaN where there is no score."""
+    status: dict[str, list[Status]]
+    """What happened, by component and sample."""
+    messages: dict[str, list[str]]
+    """Why a component failed, by component and sample; empty where it did not."""
+    seconds: dict[str, float]
+    """Wall time of each component, in seconds."""
+
+    def __len__(self) -> int:
+        return len(self.total)
+
+    @property
+    def valid(self) -> np.ndarray:
+        """(B,) bool: True where the sample has a total and may be trained on."""
+        return np.isfinite(self.total)
+
+    def sample_status(self, i: int) -> Literal["scored", "not_applicable", "failed"]:
+        """Says what became of sample ``i`` as a whole.
+
+        Returns:
+            ``"failed"`` when any component failed, else ``"scored"`` when there is a total, else
+            ``"not_applicable"``.
+        """
+        if any(statuses[i].failed for statuses in self.status.values()):
+            return "failed"
+        return "scored" if np.isfinite(self.total[i]) else "not_applicable"
+
+    def failures(self, i: int) -> str:
+        """Returns every failure of sample ``i`` as one line, empty when nothing failed."""
+        return "; ".join(
+            f"{name}: {statuses[i].value}: {self.messages[name][i]}"
+            for name, statuses in self.status.items()
+            if statuses[i].failed
+        )

@@ -1,0 +1,132 @@
+"""Scoring a batch with one reward: who was scored, who failed, and why."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from instructrec.errors import ConfigError, DataError, PolicyError
+from instructrec.rewards.base import Status
+from instructrec.rewards.calling import BoundReward, check_scores
+
+# A wrong setting, column or model fails every sample alike and for good: it stops the run.
+_NOT_THE_SAMPLES_FAULT = (ConfigError, DataError, PolicyError)
+
+
+@dataclass
+class PartScores:
+    """The scores of B responses under one reward."""
+
+    scores: np.ndarray
+    """(B,) float64, NaN where there is none."""
+    status: list[Status]
+    """What happened to each sample."""
+    messages: list[str]
+    """Why a sample failed, empty where it did not."""
+    seconds: float
+    """Wall time."""
+
+
+def score_part(
+    reward: BoundReward,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+) -> PartScores:
+    """Scores B responses with one reward.
+
+    A batch call that raises is repeated sample by sample, so that one bad response does not take
+    the others with it.
+
+    Args:
+        reward: The reward.
+        prompts: B instructions.
+        completions: B responses.
+        columns: Other per-sample values, each of length B.
+
+    Raises:
+        RewardError: When the reward returns the wrong number or type of scores.
+        ConfigError, DataError, PolicyError: When the reward raises one of them.
+    """
+    start = time.perf_counter()
+    try:
+        result = reward.raw(list(prompts), list(completions), _rows(columns, slice(None)))
+    except _NOT_THE_SAMPLES_FAULT:
+        raise
+    except Exception as error:
+        if len(completions) == 1:
+            judged = [(math.nan, Status.RAISED, describe_error(error))]
+        else:
+            singles = [
+                _score_single(reward, prompts, completions, columns, i)
+                for i in range(len(completions))
+            ]
+            judged = singles
+    else:
+        judged = [
+            judge_score(score, reward.info.range)
+            for score in check_scores(reward.__name__, result, len(completions))
+        ]
+    return PartScores(
+        scores=np.array([score for score, _, _ in judged], dtype=np.float64),
+        status=[status for _, status, _ in judged],
+        messages=[message for _, _, message in judged],
+        seconds=time.perf_counter() - start,
+    )
+
+
+def judge_score(
+    score: float | None, limits: tuple[float, float] | None
+) -> tuple[float, Status, str]:
+    """Sorts one score into the outcomes.
+
+    Args:
+        score: What the reward gave, None for not applicable.
+        limits: Lowest and highest allowed score, None for no limits.
+
+    Returns:
+        The score (NaN when it cannot be used), its status, and why it failed.
+    """
+    if score is None:
+        return math.nan, Status.NOT_APPLICABLE, ""
+    if not math.isfinite(score):
+        return math.nan, Status.NONFINITE, f"the score is {score}"
+    if limits is not None and not limits[0] <= score <= limits[1]:
+        return (
+            math.nan,
+            Status.OUT_OF_RANGE,
+            f"the score is {score:g}, outside the declared range [{limits[0]:g}, {limits[1]:g}]",
+        )
+    return score, Status.SCORED, ""
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns the type and message of an exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _score_single(
+    reward: BoundReward,
+    prompts: Sequence[Any],
+    completions: Sequence[Any],
+    columns: Mapping[str, Sequence[Any]],
+    i: int,
+) -> tuple[float, Status, str]:
+    one = slice(i, i + 1)
+    try:
+        result = reward.raw(list(prompts[one]), list(completions[one]), _rows(columns, one))
+    except _NOT_THE_SAMPLES_FAULT:
+        raise
+    except Exception as error:
+        return math.nan, Status.RAISED, describe_error(error)
+    return judge_score(check_scores(reward.__name__, result, 1)[0], reward.info.range)
+
+
+def _rows(columns: Mapping[str, Sequence[Any]], rows: slice) -> dict[str, list[Any]]:
+    # Fresh lists each time: a reward that sorts its arguments must not disturb the next one.
+    return {name: list(values[rows]) for name, values in columns.items()}
