@@ -130,7 +130,9 @@ class _CodePoints:
     __hash__ = None  # type: ignore[assignment]
 
 
-@batch_differing_spaces.register(UnicodeText)
 def _batch_differing(text_spaces: Sequence[Space]) -> spaces.Tuple:
     """Batches spaces of different lengths; Gymnasium looks this up by the exact type."""
     return spaces.Tuple([deepcopy(space) for space in text_spaces])
+
+
+batch_differing_spaces.register(cast("Any", UnicodeText))(_batch_differing)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, TypeVar
 
-from instructrec.envs.tasks.partition import stable_hash
-from instructrec.errors import ConfigError, DataError, did_you_mean, unknown_name
+from instructrec.errors import ConfigError, did_you_mean, unknown_name
+from instructrec.rewards.loading import load_object
 
 Message = Mapping[str, str]
 """One chat message: ``{"role": ..., "content": ...}``."""
@@ -89,6 +86,8 @@ def register_task(name: str, *, override: bool = False) -> Callable[[_Factory], 
         def capitals(*, split="train"):
             return DatasetTask("capitals.jsonl", split=split)
 
+    Running the same definition again (a file loaded twice, a notebook cell) replaces it.
+
     Args:
         name: The name, of letters, digits, ``_`` and ``-``.
         override: Replace a task of the same name instead of refusing.
@@ -100,8 +99,10 @@ def register_task(name: str, *, override: bool = False) -> Callable[[_Factory], 
         raise ConfigError(f"task name {name!r}: use letters, digits, '_' and '-' only")
 
     def register(factory: _Factory) -> _Factory:
-        builtin_elsewhere = name in _BUILTIN and factory.__module__ != _BUILTIN[name]
-        if (name in _REGISTRY or builtin_elsewhere) and not override:
+        known = _REGISTRY.get(name)
+        elsewhere = name in _BUILTIN and factory.__module__ != _BUILTIN[name]
+        redefined = known is not None and _place(known) == _place(factory)
+        if (elsewhere or known is not None) and not (override or redefined):
             raise ConfigError(
                 f"a task named {name!r} exists already; choose another name or pass override=True"
             )
@@ -160,6 +161,10 @@ def check_index(index: int, size: int, name: str) -> int:
     return plain
 
 
+def _place(factory: TaskFactory) -> tuple[str | None, str | None]:
+    return getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
+
+
 def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
     """Returns what makes the task, and the positional arguments that it takes."""
     if Path(spec).suffix.lower() in DATA_SUFFIXES:
@@ -192,42 +197,13 @@ def _check_options(spec: str, factory: TaskFactory, options: Mapping[str, Any]) 
 
 def _load_factory(spec: str) -> TaskFactory:
     """Imports the factory that ``module:attr`` or ``file.py:attr`` names."""
-    where, _, attribute = spec.rpartition(":")
     try:
-        module = _load_file(where) if where.endswith(".py") else importlib.import_module(where)
-    except DataError:
-        raise
-    except Exception as error:
-        raise ConfigError(
-            f"task {spec!r}: importing {where!r} failed: {type(error).__name__}: {error}"
-        ) from error
-    factory = getattr(module, attribute, None)
-    if factory is None:
-        names = [name for name in vars(module) if not name.startswith("_")]
-        raise ConfigError(f"task {spec!r}: {unknown_name('attribute', attribute, names)}")
+        factory = load_object(spec)
+    except ConfigError as error:
+        raise ConfigError(f"task {spec!r}: {error}") from error
     if not callable(factory):
         raise ConfigError(
             f"task {spec!r} is a {type(factory).__name__}; expected a class or function that is "
             "called as factory(split=..., **options) and returns a task"
         )
     return factory
-
-
-def _load_file(where: str) -> ModuleType:
-    """Imports a Python file once per path."""
-    path = Path(where).expanduser().resolve()
-    if not path.is_file():
-        raise DataError(f"task file {where!r} does not exist (looked for {path})")
-    name = f"instructrec_task_{path.stem}_{stable_hash(path):016x}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    assert module_spec is not None and module_spec.loader is not None, path
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 from instructrec.envs.tasks.base import Instruction, check_index, check_split
 from instructrec.envs.tasks.partition import SPLITS, permute
@@ -46,7 +46,7 @@ class ProceduralTask(ABC):
         size: Number of items; `DEFAULT_SIZES` when None. A longer task starts with the same items.
     """
 
-    name: ClassVar[str]
+    name: str
     columns: tuple[str, ...] = ("reference", "family", "item")
 
     def __init__(self, *, split: str = "train", seed: int = 0, size: int | None = None) -> None:
@@ -56,7 +56,7 @@ class ProceduralTask(ABC):
         self._keys = self.keys()
 
     @abstractmethod
-    def keys(self) -> Sequence[Hashable]:
+    def keys(self) -> Sequence[Any]:
         """Returns the split's keys in a fixed order."""
 
     @abstractmethod
