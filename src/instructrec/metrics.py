@@ -55,14 +55,20 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes left out of the training because they have no usable reward.",
     ),
     Metric(
-        "reward/total/mean", "score", "Mean weighted sum of the rewards, over episodes that have it."
+        "reward/total/mean",
+        "score",
+        "Mean weighted sum of the rewards, over episodes that have it.",
     ),
     Metric(
         "reward/total/std", "score", "Standard deviation of the weighted sum over those episodes."
     ),
-    Metric("reward/<reward>/mean", "score", "Mean raw score, over the episodes that it applies to."),
+    Metric(
+        "reward/<reward>/mean", "score", "Mean raw score, over the episodes that it applies to."
+    ),
     Metric("reward/<reward>/std", "score", "Standard deviation of the raw score over those."),
-    Metric("reward/<reward>/na_frac", "1", "Share of the episodes that the reward says nothing on."),
+    Metric(
+        "reward/<reward>/na_frac", "1", "Share of the episodes that the reward says nothing on."
+    ),
     Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric(
