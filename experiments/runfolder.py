@@ -111,8 +111,6 @@ class RunFolder:
             folder._make_room(overwrite)
             record = {"format_version": FORMAT_VERSION, **asdict(info)}
         folder.path.mkdir(parents=True, exist_ok=True)
-        text = config if isinstance(config, str) else _to_yaml(config)
-        write_atomic(folder.path / "config.yaml", text)
         record |= {
             "versions": machine.versions(),
             "git_commit": machine.git_commit(),
@@ -123,6 +121,8 @@ class RunFolder:
         }
         record.setdefault("started", _now())
         write_json(folder.path / "run.json", record)
+        text = config if isinstance(config, str) else _to_yaml(config)
+        write_atomic(folder.path / "config.yaml", text)
         return folder
 
     @classmethod

@@ -1,8 +1,9 @@
 """Statistics of evaluations and comparisons: intervals, paired tests, seeds, pass@k.
 
-Pure functions over NumPy arrays, on ``scipy.stats``. Responses to one item (a prompt, or all prompts
-about one word) are not independent, so whole *clusters* are resampled, never single responses. Every
-function takes ``rng`` (a seed or a generator) and gives the same numbers for the same seed.
+Pure functions over NumPy arrays, on ``scipy.stats``. Responses to one item (a prompt, or all
+prompts about one word) are not independent, so whole *clusters* are resampled, never single
+responses. Every function takes ``rng`` (a seed or a generator) and gives the same numbers for the
+same seed.
 
 Method: Miller 2024, "Adding Error Bars to Evals" (https://arxiv.org/abs/2411.00640); seeds: Agarwal
 et al. 2021 (https://arxiv.org/abs/2108.13264); two ways at once: Owen 2007 (pigeonhole bootstrap,
@@ -26,7 +27,7 @@ Rng = int | np.random.Generator
 _WILSON_MAX = 50
 """Up to this many independent 0/1 values the bootstrap is too optimistic; Wilson's holds."""
 _BCA_MAX = 2000
-"""Above this many clusters BCa and percentile intervals agree, and the jackknife is not worth it."""
+"""Above this many clusters BCa and percentile agree, and the jackknife is not worth it."""
 _BATCH_ELEMENTS = 2_000_000
 
 
@@ -161,8 +162,8 @@ def paired_difference(
 ) -> Difference:
     """Mean of ``a - b`` over N pairs, its cluster bootstrap interval and a permutation p-value.
 
-    The test swaps a and b in whole clusters (flips the signs of their differences): exactly over all
-    2^C swaps when these are no more than ``resamples``, else by ``resamples`` random ones.
+    The test swaps a and b in whole clusters (flips the signs of their differences): exactly over
+    all 2^C swaps when these are no more than ``resamples``, else by ``resamples`` random ones.
 
     Args:
         a: (N,) finite numbers, for instance the scores of one policy.
@@ -273,7 +274,8 @@ def pass_at_k(correct: ArrayLike, samples: ArrayLike, k: int) -> np.ndarray:
     """Chance that at least one of k responses is correct, for each of I items.
 
     Unbiased estimate from n >= k sampled responses of which c are correct:
-    ``1 - C(n - c, k) / C(n, k)``. Source: Chen et al. 2021, https://arxiv.org/abs/2107.03374, eq. 1.
+    ``1 - C(n - c, k) / C(n, k)``. Source: Chen et al. 2021, eq. 1,
+    https://arxiv.org/abs/2107.03374.
 
     Args:
         correct: (I,) correct responses c of each item.

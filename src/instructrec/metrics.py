@@ -1,9 +1,9 @@
 """The metric keys: every number that a run logs, with its unit and its meaning.
 
-Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and nowhere
-else; the page ``docs/metrics.md`` is generated from this module by ``python -m instructrec.metrics``.
-In a pattern, ``<reward>`` stands for the name of a reward (``total`` is the weighted sum) and ``<k>``
-for a whole number.
+Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and
+nowhere else; ``python -m instructrec.metrics`` prints the page ``docs/metrics.md``. In a pattern,
+``<reward>`` stands for the name of a reward (``total`` is the weighted sum) and ``<k>`` for a whole
+number.
 """
 
 from __future__ import annotations
@@ -57,18 +57,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "reward/total/mean",
         "score",
-        "Mean weighted sum of the rewards, over episodes that have it.",
+        "Mean weighted sum of the rewards, over the scored episodes.",
     ),
-    Metric(
-        "reward/total/std", "score", "Standard deviation of the weighted sum over those episodes."
-    ),
-    Metric(
-        "reward/<reward>/mean", "score", "Mean raw score, over the episodes that it applies to."
-    ),
+    Metric("reward/total/std", "score", "Standard deviation of the weighted sum over those."),
+    Metric("reward/<reward>/mean", "score", "Mean raw score over the episodes that have one."),
     Metric("reward/<reward>/std", "score", "Standard deviation of the raw score over those."),
-    Metric(
-        "reward/<reward>/na_frac", "1", "Share of the episodes that the reward says nothing on."
-    ),
+    Metric("reward/<reward>/na_frac", "1", "Share of the episodes to which it does not apply."),
     Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric(
@@ -121,7 +115,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("eval/<reward>/ci_low", "score", "Lower end of its 95 % interval, clustered by item."),
     Metric("eval/<reward>/ci_high", "score", "Upper end of its 95 % interval, clustered by item."),
-    Metric("eval/<reward>/na_frac", "1", "Share of the responses that the reward says nothing on."),
+    Metric("eval/<reward>/na_frac", "1", "Share of the responses to which it does not apply."),
     Metric("eval/<reward>/error_frac", "1", "Share of the responses on which the reward failed."),
     Metric("eval/response_len", "tokens", "Mean length of a response, end token included."),
     Metric("eval/truncated_frac", "1", "Share of the responses that the token budget cut short."),
@@ -169,11 +163,11 @@ def markdown_page() -> str:
     """Returns the text of ``docs/metrics.md``."""
     return (
         "# Metrics\n\n"
-        "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per update "
-        "with these keys;\nW&B shows the same numbers under the same names, with `train/update` as "
-        "the axis (`sft/step` for `sft/…`).\nIn a name, `<reward>` stands for the name of a reward, "
-        "or `total` for their weighted sum. At the end of a run,\n`final/<key>` in the summary of "
-        "the W&B run holds the numbers of `summary.json`.\n\n"
+        "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
+        "update with these keys; W&B shows the same numbers under the same names, with\n"
+        "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for the\n"
+        "name of a reward, or `total` for their weighted sum. At the end of a run, `final/<key>`\n"
+        "in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )
