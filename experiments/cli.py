@@ -1,0 +1,237 @@
+"""The ``instructrec`` console command.
+
+Each command builds its parser from frozen dataclasses and imports torch and TRL only when it
+runs, so that help, completion and mistakes answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from jsonargparse import ArgumentParser, Namespace
+
+import instructrec
+from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, unknown_name
+from instructrec.experiments import command_line
+
+_DEBUG_HELP = "Show the full traceback of an error (also INSTRUCTREC_DEBUG=1)."
+
+
+@dataclass(frozen=True)
+class Command:
+    """One subcommand."""
+
+    help: str
+    """One line for the overview."""
+    build: Callable[[ArgumentParser], None]
+    """Adds the arguments."""
+    run: Callable[[Namespace, list[str]], None]
+    """Runs with the parsed arguments and the command line as it was given."""
+    takes_recipe: bool = False
+    """Whether leading arguments are recipes."""
+
+
+def _add_folder_flags(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Continue the run folder's newest checkpoint; a finished run goes on to a larger "
+        "ppo.num_updates.",
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Delete an existing run folder of this name."
+    )
+
+
+def _build_train(parser: ArgumentParser) -> None:
+    from instructrec.experiments.config import TrainConfig
+
+    command_line.add_config_file(parser)
+    parser.add_class_arguments(TrainConfig)
+    _add_folder_flags(parser)
+
+
+def _build_sft(parser: ArgumentParser) -> None:
+    _build_train(parser)
+    parser.set_defaults({"algorithm": "sft"})
+
+
+def _run_train(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.config import TrainConfig
+
+    config = command_line.as_dataclass(TrainConfig, values)
+    if command[:1] == ["sft"] and config.algorithm != "sft":
+        raise ConfigError(
+            f"algorithm = {config.algorithm!r}: `instructrec sft` trains with algorithm sft; "
+            "use `instructrec train` for this recipe."
+        )
+    from instructrec.experiments.train import run_training
+
+    run_training(
+        config, resume=values.resume, overwrite=values.overwrite, command=command
+    )
+
+
+def _build_evaluate(parser: ArgumentParser) -> None:
+    from instructrec.experiments.config import EvaluateConfig
+
+    command_line.add_config_file(parser)
+    parser.add_argument(
+        "policy",
+        help="A run folder, a Hugging Face folder or hub id, a model name (smollm2-135m, tiny), "
+        "or oracle, random, empty.",
+    )
+    parser.add_class_arguments(EvaluateConfig)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Delete an existing run folder of this name."
+    )
+
+
+def _run_evaluate(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.config import EvaluateConfig
+    from instructrec.experiments.evaluate_policy import run_evaluation
+
+    config = command_line.as_dataclass(EvaluateConfig, values)
+    run_evaluation(values.policy, config, overwrite=values.overwrite, command=command)
+
+
+def _build_quickstart(parser: ArgumentParser) -> None:
+    from instructrec.experiments.quickstart_config import QuickstartConfig
+
+    command_line.add_config_file(parser)
+    parser.add_class_arguments(QuickstartConfig)
+
+
+def _run_quickstart(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.quickstart import run_quickstart
+    from instructrec.experiments.quickstart_config import QuickstartConfig
+
+    run_quickstart(command_line.as_dataclass(QuickstartConfig, values), command=command)
+
+
+def _build_list(parser: ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list"], help="list: print the names.")
+
+
+def _list_rewards(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.listing import rewards
+
+    print(rewards())
+
+
+def _list_tasks(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.listing import tasks
+
+    print(tasks())
+
+
+def _list_envs(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments.listing import environments
+
+    print(environments())
+
+
+COMMANDS = {
+    "train": Command("Train a policy: PPO, or what the recipe says.", _build_train, _run_train, True),
+    "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
+    "evaluate": Command(
+        "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate
+    ),
+    "quickstart": Command(
+        "Show on the embedded model that PPO improves it; compare with SFT.",
+        _build_quickstart,
+        _run_quickstart,
+        True,
+    ),
+    "rewards": Command("List the registered rewards.", _build_list, _list_rewards),
+    "tasks": Command("List the built-in tasks.", _build_list, _list_tasks),
+    "envs": Command("List the registered environments.", _build_list, _list_envs),
+}
+
+
+def command_parser(name: str) -> ArgumentParser:
+    """Makes the parser of one command."""
+    command = COMMANDS[name]
+    parser = command_line.make_parser(f"instructrec {name}", command.help)
+    command.build(parser)
+    parser.add_argument("--debug", action="store_true", help=_DEBUG_HELP)
+    return parser
+
+
+def full_parser() -> ArgumentParser:
+    """Makes the parser with all commands: the overview, and what shell completion reads."""
+    parser = command_line.make_parser("instructrec", instructrec.__doc__ or "")
+    parser.add_argument(
+        "--version", action="version", version=f"instructrec {instructrec.__version__}"
+    )
+    commands = parser.add_subcommands(required=False)
+    for name, command in COMMANDS.items():
+        commands.add_subcommand(name, command_parser(name), help=command.help)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: The command line without the program; None takes ``sys.argv``.
+
+    Returns:
+        The exit code: 0, an error's ``exit_code`` (2 for wrong arguments), or 130 after an
+        interruption before anything was saved.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    rest, debug = command_line.wants_debug(given)
+    try:
+        _dispatch(rest)
+    except InstructRecError as error:
+        if debug:
+            traceback.print_exc()
+        kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
+        print(f"instructrec: {kind}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("instructrec: interrupted.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
+        return 141
+    return 0
+
+
+def overview() -> str:
+    """The help of the program: its commands, one line each."""
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "usage: instructrec COMMAND ...",
+            "",
+            instructrec.__doc__ or "",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.help}" for name, command in COMMANDS.items()),
+            "",
+            "`instructrec COMMAND --help` lists the options of a command, `--print_config` prints",
+            "its settings as YAML, and `instructrec --version` the version.",
+        ]
+    )
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if arguments in ([], ["-h"], ["--help"]):
+        print(overview())
+    elif arguments[0].startswith("-"):
+        command_line.parse(full_parser(), arguments)
+    elif arguments[0] not in COMMANDS:
+        raise ConfigError(unknown_name("command", arguments[0], COMMANDS))
+    else:
+        command, rest = COMMANDS[arguments[0]], arguments[1:]
+        if command.takes_recipe:
+            rest = command_line.recipes_to_config(rest)
+        command.run(command_line.parse(command_parser(arguments[0]), rest), arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

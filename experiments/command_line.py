@@ -1,0 +1,175 @@
+"""The argument parser of the console command: layered YAML, dotted overrides, suggestions.
+
+A thin layer over jsonargparse. It turns leading recipes into ``--config``, reads attribute
+docstrings as help, and words every mistake as one ``ConfigError`` with the closest known key.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import yaml
+
+from instructrec.errors import ConfigError, did_you_mean, unknown_name
+
+RECIPES = Path(__file__).parent / "recipes"
+_UNKNOWN = (
+    re.compile(r"unrecognized arguments: --(?P<key>[^\s=]+)"),
+    re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'"),
+    re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
+)
+_REWARD_KEYS = ("use", "weight", "options")
+
+jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+
+
+def make_parser(prog: str, description: str) -> jsonargparse.ArgumentParser:
+    """Makes a parser whose mistakes are raised, and which never guesses abbreviated options."""
+    return jsonargparse.ArgumentParser(
+        prog=prog, description=description, exit_on_error=False, allow_abbrev=False
+    )
+
+
+def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
+    """Adds ``--config FILE`` (repeatable, later files win); recipes given first become that."""
+    parser.add_argument(
+        "--config",
+        action="config",
+        metavar="RECIPE",
+        help="YAML file with settings; may be given several times, later ones win. A recipe "
+        "(path or shipped name) given as the first argument means the same.",
+    )
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def find_recipe(given: str) -> Path:
+    """Finds a recipe by path or by shipped name (``-`` and ``_`` are the same).
+
+    Raises:
+        ConfigError: There is neither such a file nor such a shipped recipe, or the file is not
+            a YAML mapping.
+    """
+    path = Path(given)
+    if not path.is_file():
+        shipped = RECIPES / f"{path.stem.replace('-', '_')}.yaml"
+        if path.parent != Path() or not shipped.is_file():
+            raise ConfigError(
+                unknown_name("recipe", given, recipe_names())
+                + " A recipe is one of these names or the path of a YAML file."
+            )
+        path = shipped
+    _check_yaml(path)
+    return path
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split()).replace("<unicode string>", str(path))
+        raise ConfigError(f"{path} is not valid YAML: {detail}.") from error
+    if value is not None and not isinstance(value, dict):
+        raise ConfigError(
+            f"{path} holds a {type(value).__name__}: expected `key: value` settings, as "
+            "`--print_config` prints them."
+        )
+
+
+def recipes_to_config(arguments: Sequence[str]) -> list[str]:
+    """Rewrites leading recipes: ``["a.yaml", "--seed", "2"]`` -> ``["--config", "<a>", ...]``."""
+    rewritten: list[str] = []
+    rest = list(arguments)
+    while rest and not rest[0].startswith("-"):
+        rewritten += ["--config", str(find_recipe(rest.pop(0)))]
+    return rewritten + rest
+
+
+def parse(
+    parser: jsonargparse.ArgumentParser, arguments: Sequence[str]
+) -> jsonargparse.Namespace:
+    """Parses, and instantiates the dataclasses.
+
+    Raises:
+        ConfigError: An argument or a key of a file is unknown, missing or of the wrong type.
+    """
+    try:
+        return parser.instantiate(parser.parse_args(list(arguments)))
+    except argparse.ArgumentError as error:
+        raise ConfigError(explain(str(error), known_keys(parser))) from error
+
+
+def known_keys(parser: jsonargparse.ArgumentParser) -> list[str]:
+    """Every dotted key that the parser accepts."""
+    actions = [action for action in parser._actions if action.dest != "help"]
+    return sorted({action.dest for action in actions if action.dest != argparse.SUPPRESS})
+
+
+def explain(message: str, keys: Sequence[str]) -> str:
+    """Rewords a parser's message; names the closest known key where a key is unknown.
+
+    Args:
+        message: What jsonargparse or argparse said.
+        keys: Dotted keys that exist.
+    """
+    if reward := re.match(r'Parser key "(rewards[^"]*)"', message):
+        return _explain_reward(reward[1], message)
+    for pattern in _UNKNOWN:
+        if match := pattern.search(message):
+            group = match.groupdict().get("group")
+            return _explain_unknown(f"{group}.{match['key']}" if group else match["key"], keys)
+    if match := re.match(r"unrecognized arguments: (\S+)", message):
+        hint = "; recipes come before the options" if match[1].endswith((".yaml", ".yml")) else ""
+        return f"unexpected argument {match[1]!r}{hint}. `--help` lists the options."
+    message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "")
+    return " ".join(message.replace('Parser key "config": ', "").split())
+
+
+def _explain_unknown(key: str, keys: Sequence[str]) -> str:
+    guess = did_you_mean(key, keys)
+    if not guess:  # the right name in the wrong section, e.g. --learning_rate
+        leaf = key.rsplit(".", 1)[-1]
+        leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
+        found = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
+        found = found or [leaves[m] for m in difflib.get_close_matches(leaf, leaves, n=1)]
+        guess = f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+    return f"unknown key {key!r}.{guess} `--help` lists the options."
+
+
+def _explain_reward(key: str, message: str) -> str:
+    expected = (
+        "expected a weight (a number), module:attr or file.py:attr, or a mapping with the keys "
+        f"{', '.join(_REWARD_KEYS)}"
+    )
+    if match := re.search(r"Option '([^']+)' is not accepted", message):
+        return f"{key}: unknown key {match[1]!r}.{did_you_mean(match[1], _REWARD_KEYS)} {expected}."
+    given = re.findall(r"(?:Got|Given) value: (.+)", message)
+    what = f" = {given[-1].strip()}" if given else ""
+    return f"{key}{what}: {expected}; rewards is a mapping of such entries."
+
+
+def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Takes ``--debug`` out of the arguments.
+
+    Returns:
+        The other arguments, and whether errors shall show their traceback.
+    """
+    rest = [argument for argument in arguments if argument != "--debug"]
+    from_environment = os.environ.get("INSTRUCTREC_DEBUG", "") not in ("", "0")
+    return rest, len(rest) < len(arguments) or from_environment
+
+
+def as_dataclass(kind: type[Any], values: jsonargparse.Namespace) -> Any:
+    """Builds the dataclass whose fields are top-level keys of the parsed values."""
+    return kind(**{f.name: values[f.name] for f in dataclasses.fields(kind)})

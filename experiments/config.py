@@ -1,0 +1,316 @@
+"""What a training run is: plain frozen dataclasses, no torch and no TRL.
+
+The string under each field is its help text on the command line. A resolved configuration is
+written to ``config.yaml`` of the run folder and reads back as the same configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.tracking import TrackingConfig
+from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.rewards.combine import RewardSpec
+from instructrec.rl.config import PPOConfig, SFTConfig
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RESUMABLE = ("ppo.num_updates", "ppo.save_every", "ppo.keep_checkpoints", "tracking.", "output.")
+"""Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
+
+
+def _check_name(key: str, value: str | None) -> None:
+    if value is not None and not _NAME.fullmatch(value):
+        raise ConfigError(
+            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because it "
+            "names a folder; the folder's place is output.dir."
+        )
+
+
+def _check_draws(prefix: str, samples: int, temperature: float, limit: int | None) -> None:
+    if limit is not None and limit < 1:
+        raise ConfigError(f"{prefix}limit = {limit}: expected at least 1.")
+    if samples < 1:
+        raise ConfigError(f"{prefix}samples = {samples}: expected at least 1.")
+    if temperature == 0 and samples > 1:
+        raise ConfigError(
+            f"{prefix}samples = {samples} with {prefix}temperature = 0: greedy decoding gives the "
+            f"same response every time; set {prefix}temperature above 0, or one sample."
+        )
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The instructions to train on, and the names of their splits."""
+
+    name: str = "closed_answers"
+    """A registered task, a .jsonl/.json/.csv/.parquet file, module:attr or file.py:attr."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the task, e.g. --task.options.families '[category, parity]'."""
+    train_split: str = "train"
+    """Split that the policy learns from."""
+    validation_split: str = "validation"
+    """Split of the evaluations during training."""
+    test_split: str = "test"
+    """Split of the final evaluation; nothing is chosen on it."""
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How policies are evaluated: during training (validation split) and at the end (test split)."""
+
+    task: str | None = None
+    """Another task for the final evaluation; None takes the task of the training."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of that other task."""
+    limit: int | None = None
+    """Most instructions of the final evaluation; None takes the whole split."""
+    validation_limit: int = 128
+    """Most instructions of an evaluation during training (ppo.eval_every says how often)."""
+    samples: int = 1
+    """Responses per instruction."""
+    temperature: float = 0.0
+    """Softmax temperature; 0 is greedy decoding."""
+    max_new_tokens: int | None = None
+    """Most tokens in one response; None takes ppo.response_length."""
+    top_p: float = 1.0
+    """Nucleus: smallest set of tokens with this much probability."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    batch_size: int = 64
+    """Responses decoded together."""
+
+    def __post_init__(self) -> None:
+        _check_draws("eval.", self.samples, self.temperature, self.limit)
+        if self.validation_limit < 1:
+            raise ConfigError(
+                f"eval.validation_limit = {self.validation_limit}: expected at least 1."
+            )
+        if self.options and self.task is None:
+            raise ConfigError(
+                "eval.options were given without eval.task: options of the training task belong "
+                "under task.options."
+            )
+
+
+@dataclass(frozen=True)
+class OutputConfig:
+    """Where the run is written and how much of it."""
+
+    dir: str = "runs"
+    """Folder of the run folders."""
+    samples_per_update: int = 8
+    """Responses of each update that samples.jsonl keeps; 0 keeps none."""
+    export_policy: bool = True
+    """Write the trained policy to policy/, a plain Hugging Face folder."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str | None = None
+    """Name of the run folder; None is <variant>-s<seed>."""
+    variant: str | None = None
+    """What is compared: the same for all seeds of one setting; None is <algorithm>-<task>."""
+    algorithm: Literal["ppo", "sft"] = "ppo"
+    """ppo (reinforcement learning) or sft (supervised fine-tuning on demonstrations)."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    task: TaskConfig = TaskConfig()
+    """The instructions."""
+    policy: PolicyConfig = PolicyConfig()
+    """The model."""
+    rewards: dict[str, bool | float | str | RewardSpec] = field(
+        default_factory=lambda: {"exact_match": 1.0}
+    )
+    """Name -> weight of a registered reward | module:attr or file.py:attr | use, weight, options."""
+    ppo: PPOConfig = PPOConfig()
+    """Settings of PPO."""
+    sft: SFTConfig = SFTConfig()
+    """Settings of supervised fine-tuning."""
+    eval: EvalConfig = EvalConfig()
+    """Evaluation."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Weights & Biases."""
+    output: OutputConfig = OutputConfig()
+    """Run folder."""
+
+    def __post_init__(self) -> None:
+        for key in ("name", "variant"):
+            _check_name(key, getattr(self, key))
+        if not self.rewards:
+            raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
+        self._refuse_other_algorithm()
+
+    def _refuse_other_algorithm(self) -> None:
+        other = "sft" if self.algorithm == "ppo" else "ppo"
+        section = getattr(self, other)
+        changed = [
+            f"{other}.{f.name}"
+            for f in dataclasses.fields(section)
+            if getattr(section, f.name) != f.default
+        ]
+        if changed:
+            raise ConfigError(
+                f"{', '.join(changed)} given, but algorithm = {self.algorithm!r} does not use "
+                f"it: remove the key, or set algorithm to {other!r}."
+            )
+
+    @property
+    def resolved_variant(self) -> str:
+        """The variant, derived from algorithm and task when none was given."""
+        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.task.name.split(":")[0]).stem)
+        return self.variant or f"{self.algorithm}-{task.replace('_', '-').strip('-')}"
+
+    @property
+    def resolved_name(self) -> str:
+        """Name of the run folder."""
+        return self.name or f"{self.resolved_variant}-s{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output.dir) / self.resolved_name
+
+    @property
+    def eval_sampling(self) -> Sampling:
+        """How evaluations draw responses."""
+        return Sampling(
+            max_new_tokens=self.eval.max_new_tokens or self.ppo.response_length,
+            temperature=self.eval.temperature,
+            top_p=self.eval.top_p,
+            top_k=self.eval.top_k,
+            stop_strings=self.ppo.stop_strings,
+        )
+
+    def resolved(self) -> TrainConfig:
+        """The same run with its variant and name written out."""
+        return dataclasses.replace(self, variant=self.resolved_variant, name=self.resolved_name)
+
+    def reward_value(self) -> dict[str, Any]:
+        """The mapping that ``make_rewards`` takes: plain numbers, strings and dicts."""
+        return reward_value(self.rewards)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``config.yaml``; settings of the algorithm not used are left out."""
+        values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        values["rewards"] = self.reward_value()
+        del values["sft" if self.algorithm == "ppo" else "ppo"]
+        return values
+
+
+def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict[str, Any]:
+    """The mapping that ``make_rewards`` takes: plain numbers, strings and dicts."""
+    return {name: _reward_value(spec) for name, spec in rewards.items()}
+
+
+def _reward_value(spec: bool | float | str | RewardSpec) -> Any:
+    if not isinstance(spec, RewardSpec):
+        return spec
+    value: dict[str, Any] = {"weight": spec.weight}
+    if spec.use is not None:
+        value["use"] = spec.use
+    if spec.options:
+        value["options"] = _plain(spec.options)
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one with dotted keys: ``{"ppo": {"lam": 1}}`` -> ``{"ppo.lam": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def refuse_changed(config: TrainConfig, folder: Path) -> None:
+    """Checks that a run can be continued under ``config``.
+
+    Raises:
+        ConfigError: A key differs from the folder's ``config.yaml`` that would make the
+            continued run another run than the one that was started.
+    """
+    before = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    now = flatten(config.resolved().to_dict())
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not _may_change(key)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
+            "the settings it had, or give the new run another name. These may change: "
+            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}."
+        )
+
+
+def _may_change(key: str) -> bool:
+    return any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation of one policy (``instructrec evaluate``)."""
+
+    name: str | None = None
+    """Name of the run folder; None derives it from policy, task and decoding."""
+    task: str | None = None
+    """Task; None takes that of the policy's run folder, else closed_answers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the task."""
+    split: str | None = None
+    """Split; None takes the test split."""
+    rewards: dict[str, bool | float | str | RewardSpec] | None = None
+    """What is measured; None takes the rewards of the policy's run folder, else exact_match."""
+    limit: int | None = None
+    """Most instructions; None takes the whole split."""
+    samples: int = 1
+    """Responses per instruction."""
+    temperature: float = 0.0
+    """Softmax temperature; 0 is greedy decoding."""
+    top_p: float = 1.0
+    """Nucleus: smallest set of tokens with this much probability."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    max_new_tokens: int | None = None
+    """Most tokens in one response; None takes that of the policy's run folder, else 64."""
+    batch_size: int = 64
+    """Responses decoded together."""
+    seed: int = 0
+    """Seed of the sampling."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Compute precision."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps, ..."""
+    system_prompt: str | None = None
+    """System message; None takes that of the policy's run folder, else none."""
+    output: OutputConfig = OutputConfig()
+    """Where the run folder goes."""
+
+    def __post_init__(self) -> None:
+        _check_name("name", self.name)
+        _check_draws("", self.samples, self.temperature, self.limit)

@@ -1,0 +1,65 @@
+"""What is registered: the tables of ``instructrec rewards|tasks|envs list``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Left-aligned columns, one line per row; the last column is not padded."""
+    lines = list(rows)
+    if not lines:
+        return ""
+    widths = [max(len(row[i]) for row in lines) for i in range(len(lines[0]) - 1)]
+    return "\n".join(
+        "  ".join([*(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=False)), row[-1]])
+        for row in lines
+    )
+
+
+def first_line(thing: object) -> str:
+    """The first line of an object's docstring, or an empty string."""
+    return (inspect.getdoc(thing) or "").partition("\n")[0]
+
+
+def rewards() -> str:
+    """Every registered reward: name, range, what it measures."""
+    from instructrec.rewards.loading import load_object
+    from instructrec.rewards.registry import list_rewards, reward_info
+
+    rows = []
+    for name in list_rewards():
+        info = reward_info(name)
+        target = load_object(info.target) if isinstance(info.target, str) else info.target
+        limits = "" if info.range is None else f"[{info.range[0]:g}, {info.range[1]:g}]"
+        rows.append((name, limits, first_line(target)))
+    return table(rows)
+
+
+def tasks() -> str:
+    """Every built-in task: name, sizes of its splits, an example."""
+    from instructrec.envs.tasks.base import list_tasks, make_task, render_prompt
+
+    rows = []
+    for name in list_tasks():
+        splits = [make_task(name, split=split) for split in ("train", "validation", "test")]
+        item = splits[0][0]
+        sizes = " / ".join(str(len(task)) for task in splits)
+        example = f"{render_prompt(item.prompt)} -> {item.columns.get('reference')}"
+        rows.append((name, sizes, example))
+    return table(
+        [("task", "train / validation / test", "an instruction -> its reference"), *rows]
+    )
+
+
+def environments() -> str:
+    """Every environment id that ``gym.make`` knows from this package."""
+    import gymnasium
+
+    import instructrec.envs  # noqa: F401 (registers them)
+
+    specs = [s for s in gymnasium.registry.values() if s.namespace == "instructrec"]
+    return table(
+        (spec.id, ", ".join(f"{k}={v!r}" for k, v in spec.kwargs.items())) for spec in specs
+    )

@@ -1,0 +1,103 @@
+"""Settings of the quickstart: plain frozen dataclasses, no torch and no TRL."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
+from instructrec.experiments.tracking import TrackingConfig
+from instructrec.policies.config import PolicyConfig
+from instructrec.rl.config import PPOConfig, SFTConfig
+
+
+@dataclass(frozen=True)
+class QuickstartEval:
+    """How much of the test split each stage is measured on."""
+
+    limit: int = 400
+    """Held-out instructions that each stage answers with greedy decoding."""
+    sampled_limit: int = 100
+    """Of these, how many are answered by sampling as well."""
+    samples: int = 8
+    """Sampled responses per instruction: pass@samples and the mean come from them."""
+    batch_size: int = 100
+    """Responses decoded together."""
+
+    def __post_init__(self) -> None:
+        for name in ("limit", "sampled_limit", "samples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"eval.{name} = {getattr(self, name)}: expected at least 1.")
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """The same start, the same demonstrations, four policies: base, short SFT, best SFT, PPO."""
+
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    name: str | None = None
+    """Name of the run folder; None is quickstart-<the next free number>."""
+    task: TaskConfig = TaskConfig()
+    """The instructions."""
+    policy: PolicyConfig = PolicyConfig(train="last_layers", num_layers=15)
+    """The model and which of its weights train, in every stage."""
+    sft: SFTConfig = SFTConfig(demonstrations=50, max_steps=20, batch_size=16, learning_rate=1e-4)
+    """The short SFT, from which PPO starts."""
+    best_sft: SFTConfig = SFTConfig(
+        demonstrations=50,
+        max_steps=64,
+        batch_size=16,
+        learning_rate=1e-4,
+        validation_demonstrations=50,
+        eval_every=4,
+        early_stopping_patience=4,
+    )
+    """The best SFT on the same demonstrations: stopped on the validation loss."""
+    ppo: PPOConfig = PPOConfig(
+        num_updates=16,
+        episodes_per_update=128,
+        num_mini_batches=4,
+        num_ppo_epochs=2,
+        learning_rate=2e-5,
+        warmup_steps=8,
+        response_length=8,
+        kl_coef=0.0,
+    )
+    """PPO on exact match, from the short SFT."""
+    eval: QuickstartEval = QuickstartEval()
+    """How each stage is measured."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Weights & Biases."""
+    output: OutputConfig = OutputConfig()
+    """Where the run folders go."""
+
+    def __post_init__(self) -> None:
+        if self.best_sft.demonstrations != self.sft.demonstrations:
+            raise ConfigError(
+                f"best_sft.demonstrations = {self.best_sft.demonstrations}, sft.demonstrations = "
+                f"{self.sft.demonstrations}: both must be the same, or the comparison is unfair."
+            )
+
+    def stage(self, name: str, variant: str, directory: str, model: str) -> TrainConfig:
+        """The training run of one stage.
+
+        Args:
+            name: Folder of the stage inside ``directory``; ``ppo`` runs PPO, others SFT.
+            variant: What the stage is called in comparisons.
+            directory: The quickstart's own run folder.
+            model: Model or folder that the stage starts from.
+        """
+        algorithm = "ppo" if name == "ppo" else "sft"
+        section = {"ppo": self.ppo, "sft": self.sft, "sft-best": self.best_sft}[name]
+        base = TrainConfig(
+            name=name,
+            variant=variant,
+            seed=self.seed,
+            task=self.task,
+            policy=replace(self.policy, model=model),
+            tracking=self.tracking,
+            output=replace(self.output, dir=directory),
+        )
+        settings = {"algorithm": algorithm, algorithm: section}
+        return replace(base, **settings)  # type: ignore[arg-type]

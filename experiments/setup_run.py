@@ -1,0 +1,139 @@
+"""From a configuration to the things that a run needs, checked before anything is spent on them."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from instructrec.envs.tasks.base import Instruction, Task, make_task
+from instructrec.errors import DataError, PolicyError
+from instructrec.experiments.command_line import RECIPES
+from instructrec.experiments.config import TrainConfig
+from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.rewards.combine import CombinedReward, make_rewards
+
+if TYPE_CHECKING:
+    from instructrec.policies.causal_lm import CausalLMPolicy
+
+LoadPolicy = Callable[[PolicyConfig, int, Sampling], "CausalLMPolicy"]
+"""Loads a policy with a seed and its default sampling."""
+
+
+@dataclass(frozen=True)
+class Materials:
+    """Tasks and rewards of a run; making them costs little and finds most mistakes."""
+
+    train: Task
+    """Instructions to learn from."""
+    validation: Task
+    """Instructions of the evaluations during training."""
+    test: Task
+    """Instructions of the final evaluation."""
+    reward: CombinedReward
+    """The rewards."""
+
+
+def make_materials(config: TrainConfig) -> Materials:
+    """Makes tasks and rewards.
+
+    Raises:
+        ConfigError: A task, split, reward or option is unknown.
+        DataError: A split is empty, or lacks a column that a reward needs.
+    """
+    task = config.task
+    train = _make_split("task.train_split", task.name, task.train_split, task.options)
+    validation = _make_split("task.validation_split", task.name, task.validation_split, task.options)
+    if config.eval.task is None:
+        test = _make_split("task.test_split", task.name, task.test_split, task.options)
+    else:
+        test = _make_split("eval.task", config.eval.task, task.test_split, config.eval.options)
+    reward = make_rewards(config.reward_value())
+    for each in (train, validation, test):
+        reward.check_columns(each.columns)
+    return Materials(train, validation, test, reward)
+
+
+def _make_split(key: str, name: str, split: str, options: Mapping[str, Any]) -> Task:
+    task = make_task(name, split=split, **options)
+    if len(task) == 0:
+        raise DataError(f"{key}: the {split} split of {name!r} is empty; expected instructions.")
+    return task
+
+
+def model_folder(model: str) -> str:
+    """Turns a run folder into the folder of its policy; other models stay as they are.
+
+    Raises:
+        PolicyError: The folder is missing, or holds a run without an exported policy.
+    """
+    path = Path(model)
+    if (path / "run.json").is_file():
+        if not (path / "policy").is_dir():
+            raise PolicyError(
+                f"{path} is a run folder without a policy/: its run has not finished, or was made "
+                "with output.export_policy = false. Finish it with --resume, or name another one."
+            )
+        return str(path / "policy")
+    if not path.exists() and _is_place(model):
+        raise PolicyError(f"policy.model = {model!r}: there is no such folder.{_how_to_make(path)}")
+    return model
+
+
+def _is_place(model: str) -> bool:
+    """Whether a model is meant as a folder: a hub id is a name, or an owner and a name."""
+    path = Path(model)
+    return path.is_absolute() or model[0] in ".~" or len(path.parts) > 2 or path.parts[0] == "runs"
+
+
+def _how_to_make(path: Path) -> str:
+    """Names the shipped recipe whose run folder this would be."""
+    for recipe in sorted(RECIPES.glob("*.yaml")):
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        variant, _, seed = path.name.rpartition("-s")
+        if settings.get("variant") == variant and seed.isdigit():
+            command = "sft" if settings.get("algorithm") == "sft" else "train"
+            words = ["instructrec", command, recipe.stem]
+            words += [] if seed == "0" else ["--seed", seed]
+            return f" Make it with: {shlex.join(words)}"
+    return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."
+
+
+def demonstrations(task: Task, number: int, seed: int) -> list[Instruction]:
+    """Takes the seed's own block of instructions: neighbours, so that mixtures stay balanced.
+
+    Args:
+        task: Where they come from.
+        number: How many; all when the task has fewer.
+        seed: Which block; blocks of different seeds do not overlap until the task is used up.
+    """
+    number = min(number, len(task))
+    first = (seed * number) % len(task)
+    return [task[(first + i) % len(task)] for i in range(number)]
+
+
+def answer(instruction: Instruction) -> str:
+    """The response that a demonstration shows: the first reference.
+
+    Raises:
+        DataError: The instruction has no reference.
+    """
+    reference = instruction.columns.get("reference")
+    first = reference[0] if isinstance(reference, list | tuple) and reference else reference
+    if not isinstance(first, str) or not first.strip():
+        raise DataError(
+            f"instruction {instruction.id!r} has the reference {reference!r}: supervised "
+            "fine-tuning needs a text to imitate in the column 'reference'."
+        )
+    return first
+
+
+def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:
+    """Loads the policy (imports torch)."""
+    from instructrec.policies.causal_lm import load_policy
+
+    return load_policy(config, seed=seed, sampling=sampling)
