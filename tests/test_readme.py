@@ -138,6 +138,7 @@ def test_the_file_tree_is_true(root: Path) -> None:
         f"{path.name}/"
         for path in root.iterdir()
         if path.is_dir() and path.name[0] not in "._" and path.name not in outputs
+        if any(path.iterdir())
     }
     assert {path for path in listed if path.count("/") == 1} - {"src/"} >= folders - {"src/"}
     modules = {
