@@ -70,7 +70,7 @@ def read_parameters(function: Callable[..., Any], reward: str) -> Parameters:
     if fixed:
         raise ConfigError(
             f"reward {reward!r} has positional-only parameters ({', '.join(fixed)}); rewards are "
-            "called by name, so write them before no '/'."
+            "called by name, so take the '/' out of its signature."
         )
     special = (*_BATCH, *EXTRAS)
     names = tuple(p.name for p in named)
