@@ -3,3 +3,18 @@ if not __name__.startswith("instructrec."):
         f"import 'instructrec.{__name__}', not {__name__!r}: "
         "the second name would make a second copy of every registry"
     )
+
+# Gymnasium environments that show instructions and reward responses.
+from instructrec.lazy import lazy_exports
+
+_exports = {
+    "Instruction": "instructrec.envs.tasks.base",
+    "InstructionEnv": "instructrec.envs.instruction",
+    "InstructionVectorEnv": "instructrec.envs.vector",
+    "Task": "instructrec.envs.tasks.base",
+    "UnicodeText": "instructrec.envs.spaces",
+    "list_tasks": "instructrec.envs.tasks.base",
+    "make_task": "instructrec.envs.tasks.base",
+    "register_task": "instructrec.envs.tasks.base",
+}
+__getattr__, __all__ = lazy_exports(__name__, _exports)

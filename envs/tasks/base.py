@@ -134,7 +134,7 @@ def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
     if not isinstance(spec, str):
         raise ConfigError(f"a task is named by a string, not {spec!r}; see list_tasks()")
     factory, leading = _find_factory(spec)
-    _check_options(spec, factory, options)
+    _check_options(spec, factory, options, num_leading=len(leading))
     return factory(*leading, split=split, **options)
 
 
@@ -184,8 +184,10 @@ def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
     return _REGISTRY[spec], ()
 
 
-def _check_options(spec: str, factory: TaskFactory, options: Mapping[str, Any]) -> None:
-    parameters = inspect.signature(factory).parameters.values()
+def _check_options(
+    spec: str, factory: TaskFactory, options: Mapping[str, Any], num_leading: int
+) -> None:
+    parameters = list(inspect.signature(factory).parameters.values())[num_leading:]
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
         return
     known = [p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY and p.name != "split"]

@@ -5,3 +5,29 @@ from instructrec.checkout import require_links
 __version__ = "0.1.0"
 
 require_links()
+
+
+def _register_environments() -> None:
+    """Makes ``instructrec/...`` known to ``gymnasium.make`` and ``gymnasium.make_vec``."""
+    from gymnasium import register
+
+    tasks = {
+        "Instruction": None,  # any task: gym.make("instructrec/Instruction-v0", task="data.jsonl")
+        "ClosedAnswers": "closed_answers",
+        "Category": "category",
+        "OddOneOut": "odd_one_out",
+        "SwapWords": "swap_words",
+        "CompareNumbers": "compare_numbers",
+        "Parity": "parity",
+        "Arithmetic": "arithmetic",
+    }
+    for name, task in tasks.items():
+        register(
+            id=f"instructrec/{name}-v0",
+            entry_point="instructrec.envs.instruction:InstructionEnv",
+            vector_entry_point="instructrec.envs.vector:InstructionVectorEnv",
+            kwargs={} if task is None else {"task": task},
+        )
+
+
+_register_environments()

@@ -1,0 +1,301 @@
+"""B single-turn episodes at once, rewarded with one call."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from instructrec.envs import episode
+from instructrec.envs.episode import RewardLike, TaskLike
+from instructrec.envs.instruction import check_reset_options, check_task_index, draw_index
+from instructrec.envs.spaces import DEFAULT_MAX_LENGTH, UnicodeText
+from instructrec.envs.tasks.base import Instruction
+from instructrec.errors import ConfigError, DataError, unknown_name
+from instructrec.rewards.base import RewardBatch
+
+
+class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]):
+    """B copies of `InstructionEnv` that share the task and score their responses together.
+
+    Copy i behaves as an `InstructionEnv` seeded with ``seed + i``. Unlike the scalar environment a
+    failed reward does not raise: its reward is NaN and ``info["reward_status"]`` says ``"failed"``.
+
+    Autoreset modes:
+
+    * ``SAME_STEP`` (default): `step` already returns the next instructions; what belongs to the
+      finished episodes is under ``final_obs`` and ``final_info`` (the reward info also on top).
+    * ``DISABLED``: the caller resets, all copies or those of ``options={"reset_mask": mask}``.
+    * ``NEXT_STEP``: the step after a response only resets and ignores its action.
+
+    Args:
+        num_envs: B, the number of copies.
+        task: As for `InstructionEnv`; likewise split, reward, task_options and max_chars.
+        split: See there.
+        reward: See there.
+        task_options: See there.
+        max_chars: See there.
+        autoreset_mode: Name or member of `gymnasium.vector.AutoresetMode`.
+
+    Raises:
+        ConfigError: An unknown task, split, reward, option or mode.
+        DataError: The task's data cannot be used or lacks a column that a reward needs.
+    """
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        task: TaskLike = "closed_answers",
+        split: str | None = None,
+        reward: RewardLike = "exact_match",
+        task_options: Mapping[str, Any] | None = None,
+        max_chars: int = DEFAULT_MAX_LENGTH,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+    ) -> None:
+        if not isinstance(num_envs, int) or num_envs < 1:
+            raise ConfigError(f"num_envs is an integer >= 1, not {num_envs!r}")
+        self.num_envs = num_envs
+        self.task = episode.resolve_task(task, split, task_options)
+        self.reward = episode.resolve_rewards(reward, self.task)
+        self.autoreset_mode = _parse_mode(autoreset_mode)
+        self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = UnicodeText(max_chars)
+        self.single_action_space = UnicodeText(max_chars)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.last_batch: RewardBatch | None = None
+        """Rewards of the last step; one row per copy, without those that NEXT_STEP only reset."""
+        self._max_chars = max_chars
+        self._generators: list[np.random.Generator | None] = [None] * num_envs
+        self._seeds: list[int | None] = [None] * num_envs
+        self._indices = [0] * num_envs
+        self._instructions: list[Instruction | None] = [None] * num_envs
+        self._observations = [""] * num_envs
+        self._over = np.ones(num_envs, dtype=np.bool_)
+
+    @property
+    def instructions(self) -> list[Instruction]:
+        """The B instructions shown now (with SAME_STEP: after a step, the next ones).
+
+        Raises:
+            ResetNeeded: A copy shows none yet.
+        """
+        shown = [instruction for instruction in self._instructions if instruction is not None]
+        if len(shown) < self.num_envs:
+            raise ResetNeeded("call reset() first: not every copy shows an instruction yet")
+        return shown
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[tuple[str, ...], dict[str, Any]]:
+        """Shows an instruction in every copy, or in those of the mask.
+
+        Args:
+            seed: An integer s seeds copy i with ``s + i``; or B seeds; None goes on.
+            options: ``{"index": [...]}`` with B indices (or one for all) chooses the instructions;
+                ``{"reset_mask": mask}`` with a (B,) bool array leaves the others as they are.
+
+        Returns:
+            B prompts as text; an info with ``task_index`` (B,) and ``instruction_id`` (B,).
+
+        Raises:
+            ConfigError: A wrong option, or a number of seeds or indices other than B.
+        """
+        options = options or {}
+        check_reset_options(options, ("index", "reset_mask"))
+        mask = self._parse_mask(options.get("reset_mask"))
+        seeds = self._parse_seeds(seed)
+        indices = self._parse_indices(options.get("index"), mask)
+        info: dict[str, Any] = {}
+        for i in np.flatnonzero(mask).tolist():
+            if seeds[i] is not None:
+                self._seed(i, seeds[i])
+            info = self._add_info(info, self._show(i, indices[i]), i)
+        return tuple(self._observations), info
+
+    def step(
+        self, actions: Sequence[str], extras: Mapping[str, Sequence[Any]] | None = None
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Rewards B responses with one call.
+
+        Args:
+            actions: B responses.
+            extras: What the policy knows about each response, e.g. ``{"completion_ids": [...]}``,
+                each of length B, for rewards that ask for it.
+
+        Returns:
+            Observations; rewards (B,) float64, NaN without a usable total; terminations (B,);
+            truncations (B,), all False; and an info as the scalar environment's, batched:
+            ``reward_parts[name]`` (B,) with the mask ``reward_parts["_" + name]``,
+            ``reward_status`` (B,) of ``"scored"``, ``"not_applicable"`` or ``"failed"``.
+
+        Raises:
+            ResetNeeded: A copy has no episode to step (never reset, or over with DISABLED).
+            DataError: A number of actions or extras other than B.
+        """
+        self._check_lengths(actions, extras or {})
+        only_reset = self._over.copy()
+        if only_reset.any() and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
+            raise ResetNeeded(
+                f"copies {np.flatnonzero(only_reset).tolist()} have no episode: call reset(), with "
+                "options={'reset_mask': mask} for these alone"
+            )
+        instructions = self.instructions
+        active = np.flatnonzero(~only_reset).tolist()
+        cleaned = [episode.clean_action(actions[i], self._max_chars) for i in active]
+        self.last_batch = batch = self._score(active, instructions, cleaned, extras or {})
+        rewards = np.zeros(self.num_envs, dtype=np.float64)
+        rewards[active] = batch.total if batch is not None else []
+        info: dict[str, Any] = {}
+        rows = {i: row for row, i in enumerate(active)}
+        for i in range(self.num_envs):
+            if i not in rows:
+                info = self._add_info(info, self._show(i), i)
+                continue
+            assert batch is not None
+            row, cut = rows[i], cleaned[rows[i]][1]
+            ended = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
+            info = self._finish(i, ended, info)
+        terminations = ~only_reset
+        return (
+            tuple(self._observations),
+            rewards,
+            terminations,
+            np.zeros(self.num_envs, dtype=np.bool_),
+            info,
+        )
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The copies' random generators."""
+        return tuple(self._generator(i) for i in range(self.num_envs))
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The copies' seeds."""
+        for i in range(self.num_envs):
+            self._generator(i)  # a copy that was never seeded is seeded now
+        return tuple(self._seeds)
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """How the environment was made; objects among the arguments are never copied."""
+        return getattr(self, "_spec", None)
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = episode.hold_arguments(spec)
+
+    def _show(self, i: int, index: int | None = None) -> dict[str, Any]:
+        """Begins an episode in copy i with a given or drawn instruction; returns its info."""
+        if index is None:
+            index = draw_index(self._generator(i), len(self.task))
+        instruction = self.task[index]
+        self._observations[i] = episode.observe(instruction, self._max_chars)
+        self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
+        return episode.reset_info(index, instruction)
+
+    def _finish(self, i: int, ended: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
+        """Ends the episode of copy i as the autoreset mode says and adds its info."""
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._observations[i] = ""
+            self._over[i] = True
+            return self._add_info(info, ended, i)
+        info = self._add_info(info, {"final_obs": "", "final_info": ended}, i)
+        reward_info = {name: ended[name] for name in ("reward_parts", "reward_status")}
+        return self._add_info(info, {**self._show(i), **reward_info}, i)
+
+    def _score(
+        self,
+        active: list[int],
+        instructions: list[Instruction],
+        cleaned: list[tuple[str, bool]],
+        extras: Mapping[str, Sequence[Any]],
+    ) -> RewardBatch | None:
+        if not active:
+            return None
+        chosen = {name: [values[i] for i in active] for name, values in extras.items()}
+        texts = [text for text, _ in cleaned]
+        return episode.score(
+            self.reward, self.task, [instructions[i] for i in active], texts, chosen
+        )
+
+    def _seed(self, i: int, seed: int | None) -> None:
+        self._generators[i], self._seeds[i] = seeding.np_random(seed)
+
+    def _generator(self, i: int) -> np.random.Generator:
+        if self._generators[i] is None:
+            self._seed(i, None)
+        generator = self._generators[i]
+        assert generator is not None
+        return generator
+
+    def _parse_seeds(self, seed: int | Sequence[int | None] | None) -> Sequence[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + i for i in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ConfigError(f"got {len(seed)} seeds for {self.num_envs} copies")
+        return seed
+
+    def _parse_indices(self, index: Any, mask: np.ndarray) -> list[int | None]:
+        if index is None:
+            return [None] * self.num_envs
+        if hasattr(index, "__index__") and not np.ndim(index):
+            index = [index] * self.num_envs
+        if isinstance(index, str) or len(index) != self.num_envs:
+            raise ConfigError(
+                f"options['index'] is {index!r}; expected one integer, or one for each of the "
+                f"{self.num_envs} copies (those outside reset_mask are not used)"
+            )
+        size = len(self.task)
+        return [check_task_index(v, size) if mask[i] else None for i, v in enumerate(index)]
+
+    def _parse_mask(self, mask: Any) -> np.ndarray:
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        given = np.asarray(mask)
+        if given.shape != (self.num_envs,) or given.dtype != np.bool_ or not given.any():
+            raise ConfigError(
+                f"options['reset_mask'] is {mask!r}; expected a bool array of shape "
+                f"({self.num_envs},) with at least one True"
+            )
+        return given
+
+    def _check_lengths(self, actions: Sequence[str], extras: Mapping[str, Sequence[Any]]) -> None:
+        for name, values in {"actions": actions, **extras}.items():
+            if isinstance(values, str) or len(values) != self.num_envs:
+                raise DataError(
+                    f"{name}: got {'one string' if isinstance(values, str) else len(values)}; "
+                    f"expected {self.num_envs}, one for each copy"
+                )
+
+
+def _parse_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Reads ``"SAME_STEP"``, ``"SameStep"`` or a member."""
+    if not isinstance(mode, AutoresetMode):
+        wanted = str(mode).replace("_", "").casefold()
+        known = {member.value.casefold(): member for member in AutoresetMode}
+        if wanted not in known:
+            names = [member.name for member in AutoresetMode]
+            raise ConfigError(unknown_name("autoreset mode", str(mode), names))
+        mode = known[wanted]
+    if mode is AutoresetMode.NEXT_STEP:
+        warnings.warn(
+            "NEXT_STEP ignores every second response of a single-turn environment; "
+            "SAME_STEP or DISABLED waste none",
+            stacklevel=3,
+        )
+    return mode
