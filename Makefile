@@ -49,7 +49,6 @@ lint: setup ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy -p instructrec
-	@$(BIN)/mypy --allow-untyped-defs tests
 
 format: setup ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix .
