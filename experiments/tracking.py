@@ -201,7 +201,7 @@ def open_tracking(
             "resume": "allow",
             "reinit": "create_new",
         }
-        run, mode = _start(wandb, arguments, mode, note)
+        run, mode = _start(wandb, arguments, mode, folder, note)
         run.define_metric("train/update")
         run.define_metric("sft/step")
         run.define_metric("*", step_metric="train/update")
@@ -215,7 +215,11 @@ def open_tracking(
 
 
 def _start(
-    wandb: Any, arguments: Mapping[str, Any], mode: str, note: Callable[[str], None]
+    wandb: Any,
+    arguments: dict[str, Any],
+    mode: str,
+    folder: Path,
+    note: Callable[[str], None],
 ) -> tuple[Any, str]:
     def init(mode: str) -> Any:
         # A Settings object is used up by init(), so each call gets its own. Our progress display
@@ -234,11 +238,9 @@ def _start(
         try:
             return init("online"), "online"
         except Exception as error:
-            folder = Path(arguments["dir"]) / "wandb"
-            note(
-                f"WARNING: W&B cannot be reached ({_reason(error)}); tracking offline. "
-                f"Send the run later with: wandb sync {folder}/offline-run-*-{arguments['id']}"
-            )
+            # W&B keeps the id of the attempt for itself until the process ends.
+            arguments["id"] = _run_id(folder, renew=True)
+            note(f"WARNING: W&B cannot be reached, tracking offline instead ({_reason(error)}).")
     return init("offline"), "offline"
 
 
@@ -272,10 +274,10 @@ _OURS: dict[str, str] = {}
 """Variables that this module has set, so that a second run moves them and a user's are kept."""
 
 
-def _run_id(folder: Path) -> str:
+def _run_id(folder: Path, *, renew: bool = False) -> str:
     """Returns the id of the folder's W&B run: a continued run goes on under the same one."""
     file = folder / "wandb" / "run-id.txt"
-    if not file.exists():
+    if renew or not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
     return file.read_text(encoding="utf-8").strip()

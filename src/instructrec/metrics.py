@@ -166,8 +166,8 @@ def markdown_page() -> str:
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
         "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
-        "the name of a reward, or `total` for their weighted sum. At the end of a run, `final/<key>`\n"
-        "in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
+        "the name of a reward, or `total` for their weighted sum. At the end of a run,\n"
+        "`final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )

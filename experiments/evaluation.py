@@ -1,0 +1,332 @@
+"""Evaluation: a policy answers held-out instructions, each response becomes one row on the disk.
+
+Rows are written batch by batch, so that an interrupted evaluation continues where it stopped. A
+response without a score (the reward does not apply, or failed) is left out of the means and
+counted; it is never a zero.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrec.envs.tasks.base import Instruction, Task
+from instructrec.errors import ConfigError, DataError, PolicyError
+from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
+from instructrec.experiments.stats import Interval, mean_interval, pass_at_k
+from instructrec.policies.base import Policy, Responses
+from instructrec.policies.config import Sampling
+from instructrec.rewards.base import RewardBatch
+from instructrec.rewards.combine import CombinedReward
+
+FORMAT_VERSION = 1
+_FULL_MARKS = 1.0 - 1e-9
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The rows of one evaluation and what is computed from them.
+
+    A row holds ``id, sample, prompt, response, reference, parts, total, status, stop_reason,
+    response_len, logprob, item, family``; ``total`` and a part without a score are None.
+    """
+
+    rows: list[Row]
+    """One row per response: instruction by instruction, sample by sample."""
+    header: Row = field(default_factory=dict)
+    """What was evaluated and how: task, split, fingerprint, policy, reward, sampling, samples."""
+    seconds: float = 0.0
+    """Wall time of this call; rows that lay on the disk already cost nothing."""
+    path: Path | None = None
+    """File of the rows, if they were written."""
+
+    @property
+    def parts(self) -> list[str]:
+        """Names of the reward's components."""
+        return list(dict.fromkeys(name for row in self.rows for name in row["parts"]))
+
+    @property
+    def clusters(self) -> list[str]:
+        """Label of each row's cluster: its item within the family, or its instruction."""
+        return [cluster_of(row) for row in self.rows]
+
+    def scores(self, part: str = "total") -> np.ndarray:
+        """Returns the scores of a part, or of the total, by row: (rows,) float64, NaN for none."""
+        values = [row["total"] if part == "total" else row["parts"].get(part) for row in self.rows]
+        return np.array([math.nan if v is None else v for v in values], dtype=np.float64)
+
+    def interval(self, part: str = "total", family: str | None = None) -> Interval:
+        """Mean score with its 95 % interval, clustered by item, over the rows that have a score.
+
+        Args:
+            part: Name of a component, or ``total``.
+            family: Only rows of this family of instructions.
+        """
+        scores, clusters = self.scores(part), self.clusters
+        keep = [
+            i
+            for i, row in enumerate(self.rows)
+            if np.isfinite(scores[i]) and (family is None or row["family"] == family)
+        ]
+        return mean_interval(scores[keep], [clusters[i] for i in keep])
+
+    def families(self) -> dict[str, dict[str, Interval]]:
+        """Returns family -> part (and ``total``) -> interval; empty without families."""
+        names = dict.fromkeys(row["family"] for row in self.rows if row["family"] is not None)
+        return {
+            name: {part: self.interval(part, name) for part in [*self.parts, "total"]}
+            for name in names
+        }
+
+    def metrics(self) -> dict[str, float]:
+        """Returns the ``eval/…`` metrics; a number that nothing was measured for is absent."""
+        metrics: dict[str, float] = {}
+        for part in [*self.parts, "total"]:
+            interval = self.interval(part)
+            numbers = {"mean": interval.mean, "ci_low": interval.low, "ci_high": interval.high}
+            metrics |= {f"eval/{part}/{k}": v for k, v in numbers.items() if math.isfinite(v)}
+        for part in self.parts:
+            statuses = [row["status"].get(part) for row in self.rows]
+            metrics[f"eval/{part}/na_frac"] = _share(s == "not_applicable" for s in statuses)
+            metrics[f"eval/{part}/error_frac"] = _share(
+                s not in ("scored", "not_applicable") for s in statuses
+            )
+        lengths = [row["response_len"] for row in self.rows if row["response_len"] is not None]
+        if lengths:
+            metrics["eval/response_len"] = float(np.mean(lengths))
+        reasons = [row["stop_reason"] for row in self.rows if row["stop_reason"] is not None]
+        if reasons:
+            metrics["eval/truncated_frac"] = _share(reason == "length" for reason in reasons)
+        return metrics | self._entropy() | self._pass_at_k()
+
+    def _entropy(self) -> dict[str, float]:
+        if self.header.get("sampling", {}).get("temperature", 1.0) == 0:
+            return {}
+        measured = [row for row in self.rows if row.get("logprob") is not None]
+        tokens = sum(row["response_len"] for row in measured)
+        if not tokens:
+            return {}
+        return {"eval/entropy": -sum(row["logprob"] for row in measured) / tokens}
+
+    def _pass_at_k(self) -> dict[str, float]:
+        weights = self.header.get("weights", {})
+        passes: dict[str, list[bool]] = {}
+        for row in self.rows:
+            if row["total"] is None:
+                continue
+            counted = [
+                score
+                for name, score in row["parts"].items()
+                if score is not None and weights.get(name, 1.0) > 0
+            ]
+            passes.setdefault(row["id"], []).append(min(counted, default=0.0) >= _FULL_MARKS)
+        samples = min((len(p) for p in passes.values()), default=0)
+        if samples < 2:
+            return {}
+        correct, tries = zip(*((sum(p), len(p)) for p in passes.values()), strict=True)
+        powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
+        return {
+            f"eval/pass_at_{k}": float(pass_at_k(correct, tries, k).mean())
+            for k in sorted({*powers, samples})
+        }
+
+
+def evaluate(
+    policy: Policy,
+    task: Task,
+    reward: CombinedReward,
+    *,
+    sampling: Sampling,
+    samples: int = 1,
+    batch_size: int = 256,
+    limit: int | None = None,
+    out: Path | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Evaluation:
+    """Lets a policy answer the instructions of a task and scores the responses.
+
+    Args:
+        policy: Who answers.
+        task: The instructions, taken in order from the first.
+        reward: How responses are scored.
+        sampling: How responses are drawn.
+        samples: Responses per instruction.
+        batch_size: Responses asked for at once.
+        limit: Most instructions; None takes all.
+        out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
+            that the file holds already, from the same evaluation, are kept and not repeated.
+        on_progress: Called after each batch with the rows that are done and the rows in all.
+
+    Raises:
+        ConfigError: ``samples``, ``batch_size`` or ``limit`` is below 1.
+        DataError: The task is empty, lacks a column that the reward needs, or ``out`` holds
+            rows of another evaluation.
+        PolicyError: The policy returned another number of responses than it was asked for.
+    """
+    for name, value in (("samples", samples), ("batch_size", batch_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}: expected at least 1.")
+    start = time.perf_counter()
+    instructions = [task[i] for i in range(min(len(task), limit or len(task)))]
+    if not instructions:
+        raise DataError(
+            f"split {task.split!r} of task {task.name!r} is empty: nothing to evaluate."
+        )
+    reward.check_columns(task.columns)
+    slots = [(instruction, s) for instruction in instructions for s in range(samples)]
+    header = _header(policy, task, reward, sampling, samples, len(slots), with_hash=out is not None)
+    rows: list[Row] = []
+    writer = None
+    if out is not None:
+        rows = _kept_rows(out, header, slots)
+        writer = JsonlWriter(out)
+    try:
+        while len(rows) < len(slots):
+            batch = slots[len(rows) : len(rows) + batch_size]
+            new = _answer(policy, reward, sampling, task.columns, batch)
+            if writer is not None:
+                writer.write(*new)
+            rows += new
+            if on_progress is not None:
+                on_progress(len(rows), len(slots))
+    finally:
+        if writer is not None:
+            writer.close()
+    return Evaluation(rows, header, time.perf_counter() - start, out)
+
+
+def load_evaluation(path: str | Path) -> Evaluation:
+    """Reads an evaluation back from its JSONL file.
+
+    Raises:
+        DataError: The file is missing or malformed, or the evaluation is not complete.
+    """
+    path = Path(path)
+    rows, header = read_rows(path), read_json(path.with_suffix(".json"))
+    if len(rows) != header.get("rows"):
+        raise DataError(
+            f"{path} holds {len(rows)} of {header.get('rows')} rows: the evaluation was "
+            "interrupted; run it again and it continues."
+        )
+    return Evaluation(rows, header, 0.0, path)
+
+
+def cluster_of(row: Mapping[str, Any]) -> str:
+    """Returns the label of the cluster of an evaluation row: family and item, or the id."""
+    if row.get("item") is None:
+        return f"id:{row['id']}"
+    return f"{row.get('family') or ''}:{row['item']}"
+
+
+# Helpers ------------------------------------------------------------------------------------------
+
+
+def _header(
+    policy: Policy,
+    task: Task,
+    reward: CombinedReward,
+    sampling: Sampling,
+    samples: int,
+    rows: int,
+    *,
+    with_hash: bool,
+) -> Row:
+    weights_hash = getattr(policy, "weights_hash", None)
+    return plain(
+        {
+            "format_version": FORMAT_VERSION,
+            "task": task.name,
+            "split": task.split,
+            "fingerprint": task.fingerprint,
+            "policy": policy.name,
+            "weights_hash": weights_hash() if with_hash and weights_hash else None,
+            "reward": reward.spec,
+            "weights": reward.weights,
+            "sampling": asdict(sampling),
+            "samples": samples,
+            "rows": rows,
+        }
+    )
+
+
+def _kept_rows(path: Path, header: Row, slots: Sequence[tuple[Instruction, int]]) -> list[Row]:
+    """Returns the rows that the file holds already, checked to be the first of this evaluation."""
+    side = path.with_suffix(".json")
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(side, header)
+        return []
+    advice = "Delete the file, or write to another one."
+    if not side.exists():
+        raise DataError(f"{path} has no {side.name} that says what its rows are. {advice}")
+    before = read_json(side)
+    changed = [k for k in header if before.get(k) != header[k]]
+    if changed:
+        details = "; ".join(f"{k}: {before.get(k)!r} -> {header[k]!r}" for k in changed)
+        raise DataError(f"{path} holds another evaluation ({details}). {advice}")
+    rows = read_rows(path)
+    if len(rows) > len(slots):
+        raise DataError(f"{path} holds {len(rows)} rows, expected {len(slots)}. {advice}")
+    for number, (row, (instruction, sample)) in enumerate(zip(rows, slots, strict=False), start=1):
+        found = (row.get("id"), row.get("sample"), row.get("prompt"))
+        expected = (instruction.id, sample, plain(instruction.prompt))
+        if found != expected:
+            raise DataError(f"{path}, row {number}: expected {expected}, found {found}. {advice}")
+    return rows
+
+
+def _answer(
+    policy: Policy,
+    reward: CombinedReward,
+    sampling: Sampling,
+    names: Sequence[str],
+    batch: Sequence[tuple[Instruction, int]],
+) -> list[Row]:
+    prompts = [instruction.prompt for instruction, _ in batch]
+    columns = {name: [instruction.columns.get(name) for instruction, _ in batch] for name in names}
+    responses = policy.respond(prompts, columns, sampling)
+    if len(responses) != len(batch):
+        raise PolicyError(
+            f"policy {policy.name!r} gave {len(responses)} responses to {len(batch)} prompts: "
+            "respond() must answer each prompt once."
+        )
+    extras = {"completion_ids": responses.response_ids} if responses.response_ids else None
+    scored = reward.score(prompts, responses.texts, columns, extras)
+    return [
+        _row(instruction, sample, i, responses, scored)
+        for i, (instruction, sample) in enumerate(batch)
+    ]
+
+
+def _row(
+    instruction: Instruction, sample: int, i: int, responses: Responses, scored: RewardBatch
+) -> Row:
+    columns = instruction.columns
+    messages = {name: texts[i] for name, texts in scored.messages.items() if texts[i]}
+    row = {
+        "id": instruction.id,
+        "sample": sample,
+        "prompt": instruction.prompt,
+        "response": responses.texts[i],
+        "reference": columns.get("reference"),
+        "parts": {name: scores[i] for name, scores in scored.parts.items()},
+        "total": scored.total[i],
+        "status": {name: statuses[i].value for name, statuses in scored.status.items()},
+        "stop_reason": responses.stop_reasons[i].value if responses.stop_reasons else None,
+        "response_len": len(responses.response_ids[i]) if responses.response_ids else None,
+        "logprob": math.fsum(responses.logprobs[i]) if responses.logprobs else None,
+        "item": columns.get("item"),
+        "family": columns.get("family"),
+    }
+    return plain(row | {"errors": messages} if messages else row)
+
+
+def _share(flags: Any) -> float:
+    values = list(flags)
+    return sum(values) / len(values) if values else 0.0
