@@ -16,10 +16,12 @@ import pytest
 
 from instructrec.checkout import PACKAGES
 
+_EVAL = " --eval.limit 4 --eval.validation_limit 4 --policy.device cpu"
 SMALL = {
-    "train": "--policy.model tiny --ppo.num_updates 1 --ppo.episodes_per_update 8 "
-    "--ppo.num_mini_batches 1 --ppo.num_ppo_epochs 1 --ppo.response_length 4 "
-    "--ppo.eval_every 0 --ppo.max_error_frac 1 --eval.limit 4 --eval.validation_limit 4",
+    "sft": "--policy.model tiny --policy.train full --sft.demonstrations 8 --sft.max_steps 1 "
+    "--sft.batch_size 4 --sft.validation_demonstrations 4" + _EVAL,
+    "train": "--ppo.num_updates 1 --ppo.episodes_per_update 8 --ppo.num_mini_batches 1 "
+    "--ppo.num_ppo_epochs 1 --ppo.response_length 4 --ppo.eval_every 0" + _EVAL,
     "evaluate": "--limit 4",
 }
 """Overrides that make a training command of the README take seconds; later options win."""
@@ -84,7 +86,7 @@ def test_every_instructrec_command_is_understood(root: Path, workplace: Path) ->
     from instructrec.experiments.cli import main
 
     given = commands(root, "instructrec")
-    assert {"train", "evaluate", "rewards", "tasks"} <= {line.split()[0] for line in given}
+    assert {"train", "sft", "evaluate", "rewards", "tasks"} <= {line.split()[0] for line in given}
     for line in given:
         arguments = shlex.split(line)
         if arguments[0] in SMALL:
@@ -94,15 +96,27 @@ def test_every_instructrec_command_is_understood(root: Path, workplace: Path) ->
         assert out.getvalue().strip(), line
 
 
+def made_small(line: str) -> list[str]:
+    """The command with a tiny model and a few episodes; a model it names becomes the tiny one."""
+    arguments = shlex.split(line)
+    small = [*arguments, *SMALL.get(arguments[0], "").split()]
+    if arguments[0] == "train":
+        small += ["--policy.model=tiny"] * ("--policy.model" in arguments)
+        small += ["--policy.train=full"] * ("--policy.train" not in arguments)
+    return small
+
+
 @pytest.mark.slow
 def test_the_instructrec_commands_run(root: Path, workplace: Path) -> None:
     """In the README's order, since one command reads what another has written."""
-    for line in commands(root, "instructrec"):
-        arguments = [*shlex.split(line), *SMALL.get(line.split()[0], "").split()]
-        run("-m", "instructrec.experiments.cli", *arguments)
-    for name in re.findall(r"--name (\w+)", "\n".join(commands(root, "instructrec"))):
-        assert (workplace / "runs" / name / "summary.json").is_file()
-        assert (workplace / "runs" / name / "metrics.jsonl").read_text().count("\n") == 1
+    lines = commands(root, "instructrec")
+    for line in lines:
+        run("-m", "instructrec.experiments.cli", *made_small(line))
+    named = re.findall(r"--name (\w+)", "\n".join(lines))
+    assert named
+    for name in ("short-answers-sft-s0", "short-answers-s2", *named):
+        assert (workplace / "runs" / name / "summary.json").is_file(), name
+        assert (workplace / "runs" / name / "metrics.jsonl").read_text().strip(), name
 
 
 def test_every_make_line_names_a_target(root: Path) -> None:
@@ -120,13 +134,13 @@ def listed_files(root: Path) -> list[str]:
     paths: list[str] = []
     folder = ""
     for line in tree.text.splitlines():
-        names = re.match(r"( *)((?:[\w./]+(?:/|\.\w+) )+)", line + " ")
-        assert names, f"no path in the tree's line {line!r}"
-        if not names[1]:
-            folder = names[2].split()[0]
-            paths += names[2].split()
+        entry = re.match(r"( *)(\S+(?: \S+)*?) {2,}\S", line)
+        assert entry, f"expected 'path, two spaces, what it is', found {line!r}"
+        if not entry[1]:
+            folder = entry[2] if entry[2].endswith("/") else ""
+            paths.append(entry[2])
         else:
-            paths += [folder + name for name in names[2].split()]
+            paths += [folder + name for name in entry[2].split()]
     return paths
 
 
@@ -135,19 +149,20 @@ def test_the_file_tree_is_true(root: Path) -> None:
     assert [path for path in listed if not (root / path).exists()] == []
     outputs = {"runs", "wandb", "build", "dist"}
     folders = {
-        f"{path.name}/"
+        path.name
         for path in root.iterdir()
         if path.is_dir() and path.name[0] not in "._" and path.name not in outputs
         if any(path.iterdir())
     }
-    assert {path for path in listed if path.count("/") == 1} - {"src/"} >= folders - {"src/"}
+    assert folders - {path.split("/")[0] for path in listed} == set()
     modules = {
-        f"{package}/{path.name}"
+        path.relative_to(root).as_posix()
         for package in PACKAGES
-        for path in (root / package).glob("*.py")
-        if path.name != "__init__.py"
+        for path in (root / package).rglob("*.py")
+        if path.name != "__init__.py" and "scripts" not in path.parts
     }
-    assert modules - set(listed) == set(), "add a line for each to the tree in README.md"
+    unlisted = sorted(modules - set(listed))
+    assert not unlisted, f"add a line to the tree in README.md for {', '.join(unlisted)}"
 
 
 def test_links_between_documents_lead_somewhere(root: Path) -> None:
