@@ -26,6 +26,8 @@ def run_coroutine(awaitable: Awaitable[Any]) -> Any:
     """
     loop = _private_loop()
     if asyncio._get_running_loop() is loop:
+        if asyncio.iscoroutine(awaitable):
+            awaitable.close()
         raise RewardError(
             "an async reward function called another reward without awaiting it, which would wait "
             "for ever; await the other function itself."

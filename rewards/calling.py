@@ -78,6 +78,7 @@ class BoundReward:
     ) -> Any:
         """Calls the function and returns whatever it returns; async results are waited for."""
         self.check_columns(columns)
+        self.check_extras(columns)
         result = self.function(**self._arguments(prompts, completions, columns))
         return run_coroutine(result) if inspect.isawaitable(result) else result
 
@@ -85,12 +86,15 @@ class BoundReward:
         """Raises DataError when a column that the reward needs is not among ``available``."""
         for parameter, column in self._feeds.items():
             if column not in available:
-                names = sorted(available)
+                names = sorted(set(available) - set(EXTRAS))
                 raise DataError(
                     f"reward {self.__name__!r} needs the column {column!r}, which the data lacks."
                     f"{did_you_mean(column, names)} Columns: {', '.join(names) or 'none'}. To read "
                     f"another one, set the reward's option {parameter}{COLUMN_SUFFIX}."
                 )
+
+    def check_extras(self, available: Mapping[str, Any]) -> None:
+        """Raises DataError when it needs token ids or a trainer's objects that are not there."""
         for name in self.parameters.extras:
             if name not in available:
                 raise DataError(

@@ -106,7 +106,7 @@ class CombinedReward:
         Lets a run with the wrong data end before its first response is produced.
         """
         for reward in self._rewards.values():
-            reward.check_columns([*available, *reward.parameters.extras])
+            reward.check_columns(available)
 
     def score(
         self,
@@ -132,6 +132,7 @@ class CombinedReward:
         _check_lengths(len(completions), {"prompts": prompts, **given})
         for reward in self._rewards.values():
             reward.check_columns(given)
+            reward.check_extras(given)
         if not len(completions):
             scored = {name: PartScores(np.empty(0), [], [], 0.0) for name in self._rewards}
         else:

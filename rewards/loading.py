@@ -119,7 +119,7 @@ def _execute(name: str, full: Path, shown: str) -> ModuleType:
         line = _line_in(error, str(full))
         raise ConfigError(
             f"{shown} does not import{f' (line {line})' if line else ''}: "
-            f"{type(error).__name__}: {error}. Run `python {shown}` to see the whole trace."
+            f"{_cause(error)} Run `python {shown}` to see the whole trace."
         ) from error
     finally:
         sys.path.remove(folder)
@@ -134,9 +134,11 @@ def _load_module(name: str) -> ModuleType:
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             guess = name.replace(".", "/") + ".py"
             hint = f" It is not installed; give a file by its path, e.g. {guess + ':my_reward'!r}."
-        raise ConfigError(
-            f"the module {name!r} does not import: {type(error).__name__}: {error}.{hint}"
-        ) from error
+        raise ConfigError(f"the module {name!r} does not import: {_cause(error)}{hint}") from error
+
+
+def _cause(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".rstrip(".") + "."
 
 
 def _line_in(error: BaseException, filename: str) -> int | None:

@@ -122,7 +122,10 @@ def test_hostile_text_gets_a_score_in_range(reward):
 
 @pytest.mark.parametrize("reward", [exact_match, bleu])
 def test_arguments_of_a_trl_trainer_are_accepted(reward):
-    completions = [[{"role": "assistant", "content": "Paris"}], [{"role": "assistant", "content": "x"}]]
+    completions = [
+        [{"role": "assistant", "content": "Paris"}],
+        [{"role": "assistant", "content": "x"}],
+    ]
     scores = reward(
         prompts=[[{"role": "user", "content": "Capital of France?"}]] * 2,
         completions=completions,
@@ -138,20 +141,20 @@ def test_arguments_of_a_trl_trainer_are_accepted(reward):
 
 
 def test_wrong_options_and_references_are_refused():
-    with pytest.raises(ConfigError, match="tokenize = '13b'.*Did you mean '13a'"):
+    with pytest.raises(ConfigError, match=r"tokenize = '13b'.*Did you mean '13a'"):
         bleu(["a"], ["a"], tokenize="13b")
-    with pytest.raises(ConfigError, match="normalise = 'lower'"):
+    with pytest.raises(ConfigError, match=r"normalise = 'lower'"):
         exact_match(["a"], ["a"], normalise="lower")
-    with pytest.raises(DataError, match="'exact_match': the reference of sample 1 is 7"):
+    with pytest.raises(DataError, match=r"'exact_match': the reference of sample 1 is 7"):
         exact_match(["a", "7"], ["a", 7])
-    with pytest.raises(DataError, match="'bleu': the reference of sample 0"):
+    with pytest.raises(DataError, match=r"'bleu': the reference of sample 0"):
         bleu(["a"], [[1]])
 
 
 def test_wrong_options_are_refused_before_anything_is_scored():
-    with pytest.raises(ConfigError, match="option tokenize = '13b'.*expected one of 13a, intl"):
+    with pytest.raises(ConfigError, match=r"option tokenize = '13b'.*expected one of 13a, intl"):
         make_reward("bleu", tokenize="13b")
-    with pytest.raises(ConfigError, match="option normalise = 'squat'.*Did you mean 'squad'"):
+    with pytest.raises(ConfigError, match=r"option normalise = 'squat'.*Did you mean 'squad'"):
         make_reward("exact_match", normalise="squat")
-    with pytest.raises(ConfigError, match="option lowercase = 'yes' .*expected bool"):
+    with pytest.raises(ConfigError, match=r"option lowercase = 'yes' .*expected bool"):
         make_reward("bleu", lowercase="yes")

@@ -27,7 +27,10 @@ from instructrec.rewards.text import (
         ([{"content": "no role"}], "no role"),
         ([{"role": "assistant", "content": None}], ""),
         ([{"role": "assistant", "content": [{"type": "text", "text": "a"}, "b"]}], "ab"),
-        ([{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}], "x"),
+        (
+            [{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}],
+            "x",
+        ),
         (
             [
                 {"role": "assistant", "content": "call"},
@@ -82,7 +85,9 @@ def test_normalisations_ignore_what_they_say_and_no_more(how, left, right, equal
 
 
 def test_an_unknown_normalisation_is_refused_with_a_suggestion():
-    with pytest.raises(ConfigError, match="none, strip, casefold, squad.* Did you mean 'casefold'"):
+    with pytest.raises(
+        ConfigError, match=r"none, strip, casefold, squad.* Did you mean 'casefold'"
+    ):
         normalise_text("a", "casefolded")
 
 

@@ -1,0 +1,434 @@
+"""The weighted sum: what a config may say, the outcomes of a sample, and what stops a run."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+from instructrec.errors import CheckpointError, ConfigError, DataError, RewardError
+from instructrec.rewards import (
+    CombinedReward,
+    RewardBatch,
+    RewardSpec,
+    Status,
+    make_reward,
+    make_rewards,
+    register_reward,
+)
+
+
+def constant(completions, *, value: float = 1.0, **columns):
+    return [value for _ in completions]
+
+
+def parsed(completions, **columns):
+    """The number in the text; the word none is not applicable; anything else raises."""
+    return [None if text == "none" else float(text) for text in completions]
+
+
+@register_reward("combined_unit", range=(0, 1))
+def unit(completions, **columns):
+    return [float(text) for text in completions]
+
+
+def score(rewards, completions, columns=None) -> RewardBatch:
+    return make_rewards(rewards).score(["p"] * len(completions), completions, columns or {})
+
+
+def test_parts_stay_raw_and_the_total_is_their_weighted_sum():
+    batch = score(
+        {"exact_match": 2.0, "bleu": 0.5, "parsed": {"use": parsed, "weight": -1}},
+        ["3", "0.5"],
+        {"reference": ["3", "7"]},
+    )
+    assert batch.parts["exact_match"].tolist() == [1.0, 0.0]
+    assert batch.parts["bleu"].tolist() == [1.0, 0.0]
+    assert batch.parts["parsed"].tolist() == [3.0, 0.5]
+    assert batch.total.tolist() == [2.0 + 0.5 - 3.0, -0.5]
+    assert batch.total.dtype == np.float64
+    assert batch.valid.tolist() == [True, True]
+    assert [batch.sample_status(i) for i in range(2)] == ["scored", "scored"]
+    assert set(batch.seconds) == {"exact_match", "bleu", "parsed"}
+    assert all(seconds >= 0 for seconds in batch.seconds.values())
+    assert len(batch) == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "exact_match",
+        {"exact_match": 1},
+        {"exact_match": "exact_match"},
+        {"exact_match": "instructrec.rewards.exact:exact_match"},
+        {"exact_match": {}},
+        {"exact_match": {"weight": 1.0}},
+        {"exact_match": {"use": "exact_match", "options": {}}},
+        {"exact_match": RewardSpec(use="exact_match")},
+        {"exact_match": RewardSpec()},
+        make_reward("exact_match"),
+        make_rewards("exact_match"),
+    ],
+)
+def test_every_way_of_naming_one_reward_means_the_same(value):
+    combined = make_rewards(value)
+    assert isinstance(combined, CombinedReward)
+    assert combined.names == ["exact_match"]
+    assert combined.weights == {"exact_match": 1.0}
+    assert combined.required_columns == {"reference"}
+    assert combined.score(["p"], ["a"], {"reference": ["a"]}).total.tolist() == [1.0]
+
+
+def test_one_reward_can_appear_twice_under_names_of_its_own():
+    combined = make_rewards(
+        {
+            "strict": {"use": "exact_match", "options": {"normalise": "none"}},
+            "loose": {"use": "exact_match", "weight": 0.5, "options": {"normalise": "squad"}},
+        }
+    )
+    batch = combined.score(["p"], ["The cat"], {"reference": ["cat"]})
+    assert {name: part.tolist() for name, part in batch.parts.items()} == {
+        "strict": [0.0],
+        "loose": [1.0],
+    }
+    assert combined.describe() == "1 × strict(normalise='none') + 0.5 × loose(normalise='squad')"
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({}, r"rewards = \{\}: expected the name of a reward or a mapping"),
+        ({"renormalise": True}, r"expected the name of a reward or a mapping"),
+        (3, r"rewards = 3: expected"),
+        (["exact_match"], r"rewards = \['exact_match'\]: expected"),
+        ({"exact_mach": 1}, r"unknown reward 'exact_mach'.*Did you mean 'exact_match'"),
+        ({"mine": {"weight": 1}}, r"unknown reward 'mine'"),
+        ({"exact_match": True}, r"rewards.exact_match = True: expected a number"),
+        ({"exact_match": None}, r"rewards.exact_match = None: expected a number"),
+        ({"exact_match": [1]}, r"rewards.exact_match = \[1\]: expected a number"),
+        ({"exact_match": math.nan}, r"rewards.exact_match.weight = nan: expected a finite number"),
+        ({"exact_match": {"weight": "2"}}, r"weight = '2': expected a finite number"),
+        ({"exact_match": {"weight": True}}, r"weight = True: expected a finite number"),
+        (
+            {"exact_match": {"wieght": 1}},
+            r"unknown key 'wieght'. Did you mean 'weight'\? Keys: use",
+        ),
+        ({"exact_match": {"normalise": "squad"}}, r"unknown key 'normalise'.* go under options"),
+        ({"exact_match": {"on_error": "mask"}}, r"unknown key 'on_error'"),
+        ({"exact_match": {"options": ["a"]}}, r"options = \['a'\]: expected a mapping"),
+        ({"bleu": {"options": {"tokenise": "13a"}}}, r"'bleu' has no option 'tokenise'"),
+        ({"total": "bleu"}, r"'total' is reserved: it stands for the sum"),
+        ({"Exact": "bleu"}, r"reward name 'Exact': expected lower-case"),
+        ({3: "bleu"}, r"reward name 3: expected lower-case"),
+        ({"bleu": 1, "renormalise": 0.5}, r"rewards.renormalise = 0.5: expected true or false"),
+    ],
+)
+def test_each_mistake_in_a_config_is_named(value, message):
+    with pytest.raises(ConfigError, match=message):
+        make_rewards(value)
+
+
+def test_a_sum_of_nothing_is_refused():
+    with pytest.raises(ConfigError, match=r"at least one reward"):
+        CombinedReward({})
+
+
+def test_not_applicable_parts_are_left_out_without_rescaling():
+    batch = score({"parsed": {"use": parsed, "weight": 3}, "constant": constant}, ["none", "2"])
+    assert batch.total.tolist() == [1.0, 7.0]
+    assert batch.status["parsed"] == [Status.NOT_APPLICABLE, Status.SCORED]
+    assert math.isnan(batch.parts["parsed"][0])
+    assert batch.sample_status(0) == "scored"
+
+
+def test_renormalise_gives_the_weight_of_such_parts_to_the_others():
+    rewards = {"parsed": {"use": parsed, "weight": -3}, "constant": constant, "renormalise": True}
+    assert score(rewards, ["none", "2"]).total.tolist() == [4.0, -5.0]
+    assert make_rewards(rewards).describe().endswith("(renormalised)")
+
+
+@pytest.mark.parametrize("renormalise", [False, True])
+def test_a_sample_to_which_nothing_applies_has_no_total(renormalise):
+    batch = score({"parsed": parsed, "renormalise": renormalise}, ["none", "1"])
+    assert batch.valid.tolist() == [False, True]
+    assert batch.sample_status(0) == "not_applicable"
+    assert batch.failures(0) == ""
+
+
+def test_weight_zero_records_but_is_no_reason_to_train():
+    rewards = {"parsed": parsed, "watched": {"use": constant, "weight": 0}}
+    batch = score(rewards, ["none", "2"])
+    assert batch.parts["watched"].tolist() == [1.0, 1.0]
+    assert batch.valid.tolist() == [False, True]
+    assert batch.total[1] == 2.0
+    assert score({"constant": {"use": constant, "weight": 0}}, ["a"]).total.tolist() == [0.0]
+
+
+def test_a_batch_that_raises_is_repeated_sample_by_sample():
+    batch = score({"parsed": parsed, "constant": constant}, ["1", "oops", "none", "3"])
+    assert batch.status["parsed"] == [
+        Status.SCORED,
+        Status.RAISED,
+        Status.NOT_APPLICABLE,
+        Status.SCORED,
+    ]
+    assert batch.messages["parsed"][1] == ("ValueError: could not convert string to float: 'oops'")
+    assert batch.messages["parsed"][0] == ""
+    assert batch.valid.tolist() == [True, False, True, True]
+    assert np.isnan(batch.total[1])
+    assert batch.parts["constant"].tolist() == [1.0] * 4
+    assert batch.sample_status(1) == "failed"
+    assert batch.failures(1) == (
+        "parsed: raised: ValueError: could not convert string to float: 'oops'"
+    )
+
+
+def test_columns_are_cut_to_the_sample_when_a_batch_is_repeated():
+    def strict(completions, reference, completion_ids, **columns):
+        if "bad" in completions:
+            raise RuntimeError("bad\nresponse")
+        return [
+            float(c == r) + len(i)
+            for c, r, i in zip(completions, reference, completion_ids, strict=True)
+        ]
+
+    combined = make_rewards(strict)
+    batch = combined.score(
+        ["p"] * 3,
+        ["a", "bad", "c"],
+        {"reference": ["a", "b", "x"]},
+        {"completion_ids": [[1], [1], []]},
+    )
+    assert batch.parts["strict"][[0, 2]].tolist() == [2.0, 0.0]
+    assert batch.messages["strict"][1] == "RuntimeError: bad response"
+
+
+def test_a_single_sample_that_raises_is_not_called_twice():
+    calls = []
+
+    def fails(completions, **columns):
+        calls.append(len(completions))
+        raise RuntimeError("no")
+
+    score({"fails": fails}, ["a"])
+    assert calls == [1]
+    score({"fails": fails}, ["a", "b"])
+    assert calls == [1, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "message"),
+    [
+        ("nan", Status.NONFINITE, "the score is nan"),
+        ("inf", Status.NONFINITE, "the score is inf"),
+        ("-inf", Status.NONFINITE, "the score is -inf"),
+        ("1e38", Status.OUT_OF_RANGE, r"the score is 1e+38, outside the declared range [0, 1]"),
+        ("-0.5", Status.OUT_OF_RANGE, r"the score is -0.5, outside the declared range [0, 1]"),
+        ("1", Status.SCORED, ""),
+        ("0", Status.SCORED, ""),
+    ],
+)
+def test_scores_that_cannot_be_used_are_failures_with_a_reason(text, status, message):
+    batch = score({"combined_unit": 1.0}, [text, "0.5"])
+    assert batch.status["combined_unit"] == [status, Status.SCORED]
+    assert batch.messages["combined_unit"] == [message, ""]
+    assert batch.total[1] == 0.5
+    assert batch.valid[0] == (status is Status.SCORED)
+    assert np.isnan(batch.parts["combined_unit"][0]) == status.failed
+
+
+def test_a_huge_score_counts_where_no_range_is_declared():
+    batch = score({"parsed": parsed}, ["1e38", "-1e300"])
+    assert batch.total.tolist() == [1e38, -1e300]
+
+
+def test_a_sum_beyond_the_largest_float_is_a_failure_and_not_infinity():
+    batch = score(
+        {"a": parsed, "b": parsed, "watched": {"use": constant, "weight": 0}}, ["1e308", "1"]
+    )
+    assert batch.status["a"] == batch.status["b"] == [Status.OUT_OF_RANGE, Status.SCORED]
+    assert batch.status["watched"] == [Status.SCORED, Status.SCORED]
+    assert batch.sample_status(0) == "failed"
+    assert "1e+308" in batch.messages["a"][0]
+    assert batch.total[1] == 2.0
+
+
+@pytest.mark.parametrize(
+    "result", [[1.0], [1.0, 2.0, 3.0], "ab", ["1", 2], [[1], 2], {"a": 1}, 0.5]
+)
+def test_the_wrong_number_or_type_of_scores_always_stops(result):
+    def wrong(completions, **columns):
+        return result
+
+    with pytest.raises(
+        RewardError, match=r"reward 'wrong' returned .*(2 completions|list of 2|a number)"
+    ):
+        score({"wrong": wrong}, ["a", "b"])
+
+
+def test_the_wrong_number_of_scores_stops_in_the_repetition_too():
+    def wrong(completions, **columns):
+        if len(completions) > 1:
+            raise RuntimeError("try singles")
+        return [1.0, 2.0]
+
+    with pytest.raises(RewardError, match=r"'wrong' returned 2 scores for 1 completions"):
+        score({"wrong": wrong}, ["a", "b"])
+
+
+def test_a_wrong_setting_inside_a_reward_stops():
+    def misconfigured(completions, **columns):
+        raise ConfigError("no key was given")
+
+    with pytest.raises(ConfigError, match=r"no key was given"):
+        score({"misconfigured": misconfigured}, ["a", "b"])
+
+
+def test_a_missing_column_names_the_reward_and_the_columns_that_exist():
+    with pytest.raises(
+        DataError, match=r"'bleu' needs the column 'reference'.*Columns: answer, id"
+    ):
+        score({"bleu": 1}, ["a"], {"answer": ["a"], "id": [1]})
+    combined = make_rewards({"bleu": {"options": {"reference_column": "answer"}}})
+    assert combined.required_columns == {"answer"}
+    assert combined.score(["p"], ["a"], {"answer": ["a"]}).total.tolist() == [1.0]
+
+
+def test_columns_can_be_checked_before_anything_is_generated():
+    def by_tokens(completion_ids, answer, **columns):
+        return [1.0]
+
+    combined = make_rewards(by_tokens)
+    combined.check_columns(["answer"])
+    with pytest.raises(DataError, match=r"needs the column 'answer'.*Columns: reference"):
+        combined.check_columns(["reference"])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "columns", "name"),
+    [
+        (["p"], {"reference": ["a", "b"]}, "prompts has 1 values"),
+        (["p", "p"], {"reference": ["a"]}, "reference has 1 values"),
+        (["p", "p"], {"reference": "ab"}, "reference has 2 values"),
+    ],
+)
+def test_lists_of_different_length_are_refused(prompts, columns, name):
+    with pytest.raises(DataError, match=f"{name} for 2 completions"):
+        make_rewards("exact_match").score(prompts, ["a", "b"], columns)
+
+
+def test_an_empty_batch_calls_nothing():
+    def fails(completions, **columns):
+        raise AssertionError
+
+    batch = make_rewards({"fails": fails, "exact_match": 1}).score([], [], {"reference": []})
+    assert len(batch) == 0
+    assert batch.total.shape == batch.valid.shape == (0,)
+    assert batch.status == {"fails": [], "exact_match": []}
+
+
+def test_a_reward_that_changes_its_arguments_does_not_disturb_the_next():
+    def vandal(prompts, completions, reference, **columns):
+        completions.sort()
+        reference.clear()
+        return [0.0] * 2
+
+    completions, columns = ["b", "a"], {"reference": ["b", "a"]}
+    batch = score({"vandal": vandal, "exact_match": 1}, completions, columns)
+    assert batch.parts["exact_match"].tolist() == [1.0, 1.0]
+    assert (completions, columns) == (["b", "a"], {"reference": ["b", "a"]})
+
+
+def test_async_parts_are_scored_like_others():
+    async def slow(completions, **columns):
+        return [0.25 for _ in completions]
+
+    assert score({"slow": slow, "constant": constant}, ["a", "b"]).total.tolist() == [1.25, 1.25]
+
+
+def test_the_spec_is_plain_and_makes_an_equal_reward():
+    value = {
+        "exact_match": 2.0,
+        "loose": {"use": "exact_match", "weight": 0.5, "options": {"normalise": "squad"}},
+        "renormalise": True,
+    }
+    combined = make_rewards(value)
+    assert combined.spec == value
+    again = make_rewards(json.loads(json.dumps(combined.spec)))
+    assert again.describe() == combined.describe()
+
+
+def test_combined_rewards_survive_pickling():
+    combined = make_rewards({"exact_match": 1, "parsed": {"use": parsed, "weight": 2}})
+    twin = pickle.loads(pickle.dumps(combined))
+    columns = {"reference": ["1", "x"]}
+    for name in ("total", "parts", "status", "messages"):
+        left, right = (
+            getattr(c.score(["p"] * 2, ["1", "none"], columns), name) for c in (combined, twin)
+        )
+        np.testing.assert_equal(left, right)
+
+
+class Counting:
+    """A reward with state: each batch is worth one more."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self.count = start
+
+    def __call__(self, completions, **columns):
+        self.count += 1
+        return [self.count for _ in completions]
+
+    def state_dict(self):
+        return {"count": self.count}
+
+    def load_state_dict(self, state):
+        self.count = state["count"]
+
+
+def test_the_state_of_rewards_is_saved_and_restored():
+    value = {"counting": {"use": Counting, "options": {"start": 5.0}}, "exact_match": 1}
+    combined, resumed = make_rewards(value), make_rewards(value)
+    columns = {"reference": ["x"]}
+    assert combined.score(["p"], ["a"], columns).total.tolist() == [6.0]
+    resumed.load_state_dict(json.loads(json.dumps(combined.state_dict())))
+    assert resumed.score(["p"], ["a"], columns).total.tolist() == [7.0]
+    assert make_rewards("exact_match").state_dict() == {}
+    with pytest.raises(CheckpointError, match=r"state of the reward 'counting'.*has exact_match"):
+        make_rewards("exact_match").load_state_dict(combined.state_dict())
+
+
+def test_random_batches_agree_with_a_loop_over_samples():
+    rng = np.random.default_rng(0)
+    texts = [
+        str(x) for x in rng.choice(["none", "oops", "nan", "2", "0.5", "1e309", "-3"], size=200)
+    ]
+    weights = {"a": 2.0, "b": -0.5, "c": 1.5}
+    batch = score(
+        {
+            "a": {"use": parsed, "weight": 2.0},
+            "b": {"use": constant, "weight": -0.5},
+            "c": {"use": parsed, "weight": 1.5},
+        },
+        texts,
+    )
+    for i, text in enumerate(texts):
+        one = score(
+            {
+                name: {"use": constant if name == "b" else parsed, "weight": weight}
+                for name, weight in weights.items()
+            },
+            [text],
+        )
+        np.testing.assert_equal(batch.total[i], one.total[0])
+        expected = {
+            "none": -0.5,
+            "2": 2 * 2 - 0.5 + 1.5 * 2,
+            "0.5": 1 - 0.5 + 0.75,
+            "-3": -6 - 0.5 - 4.5,
+        }.get(text, math.nan)
+        np.testing.assert_equal(batch.total[i], expected)
+        assert batch.sample_status(i) == ("failed" if math.isnan(expected) else "scored")
