@@ -201,7 +201,7 @@ def open_tracking(
             "resume": "allow",
             "reinit": "create_new",
         }
-        run, mode = _start(wandb, arguments, mode, folder, note)
+        run, mode, problem = _start(wandb, arguments, mode, folder)
         run.define_metric("train/update")
         run.define_metric("sft/step")
         run.define_metric("*", step_metric="train/update")
@@ -210,7 +210,8 @@ def open_tracking(
     except Exception as error:
         _warn(f"W&B could not be started; the run goes on without it ({_reason(error)})")
         return NullTracker()
-    note(tracker.where)
+    warning = f"WARNING: W&B cannot be reached ({problem}). " if problem else ""
+    note(warning + tracker.where)
     return tracker
 
 
@@ -219,8 +220,9 @@ def _start(
     arguments: dict[str, Any],
     mode: str,
     folder: Path,
-    note: Callable[[str], None],
-) -> tuple[Any, str]:
+) -> tuple[Any, str, str]:
+    """Returns the run, its mode and why the mode is not the wanted one (empty if it is)."""
+
     def init(mode: str) -> Any:
         # A Settings object is used up by init(), so each call gets its own. Our progress display
         # redraws lines, which a captured console would store by the thousand.
@@ -236,12 +238,12 @@ def _start(
 
     if mode == "online":
         try:
-            return init("online"), "online"
+            return init("online"), "online", ""
         except Exception as error:
             # W&B keeps the id of the attempt for itself until the process ends.
             arguments["id"] = _run_id(folder, renew=True)
-            note(f"WARNING: W&B cannot be reached, tracking offline instead ({_reason(error)}).")
-    return init("offline"), "offline"
+            return init("offline"), "offline", _reason(error)
+    return init("offline"), "offline", ""
 
 
 def _wanted_mode(config: TrackingConfig) -> str:

@@ -1,0 +1,197 @@
+"""The learning curve as a picture. Draws without a display and without pyplot's global state."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+_TRAIN, _EVAL = "#2a6f97", "#c1121f"
+_BASELINES = ("#5c677d", "#b07d2b", "#386641", "#7b5ea7")
+_INK, _GRID = "#22262b", "#e3e6ea"
+_CURVES = ("training rollouts", "held-out evaluation")
+_SMOOTH_FROM = 40
+"""From this many updates on, single updates are drawn faintly under their moving average."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A score to compare with, drawn as a horizontal line."""
+
+    mean: float
+    """Score."""
+    low: float | None = None
+    """Lower end of its interval; None draws no band."""
+    high: float | None = None
+    """Upper end of its interval."""
+
+
+def learning_curve(
+    rows: Sequence[Mapping[str, Any]],
+    out: Path,
+    *,
+    reward: str = "total",
+    baselines: Mapping[str, Baseline] | None = None,
+    title: str = "",
+    label: str | None = None,
+) -> Path:
+    """Draws a run: reward of the rollouts over updates, evaluations, and baselines beside them.
+
+    Args:
+        rows: Lines of ``metrics.jsonl``.
+        out: PNG file; its folder is made when missing.
+        reward: Name of the reward to draw, or ``total``.
+        baselines: Name -> score on the same held-out instructions, drawn as lines with bands.
+        title: Title of the picture.
+        label: Name of the vertical axis; None takes the reward's.
+
+    Returns:
+        ``out``.
+    """
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(8.0, 4.8), dpi=150, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    ends = [_draw_training(axes, rows, f"reward/{reward}/mean")]
+    ends.append(_draw_evaluations(axes, rows, f"eval/{reward}"))
+    for i, (name, baseline) in enumerate((baselines or {}).items()):
+        ends.append(_draw_baseline(axes, name, baseline, _BASELINES[i % len(_BASELINES)]))
+    values = [value for drawn in ends for value in drawn]
+    _dress(axes, values, title, label or ("reward" if reward == "total" else _words(reward)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(f".{out.name}.tmp")
+    figure.savefig(temporary, format="png")
+    os.replace(temporary, out)
+    return out
+
+
+def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    points = _series(rows, key)
+    if not points:
+        return []
+    x, y = [p[0] for p in points], [p[1] for p in points]
+    if len(points) >= _SMOOTH_FROM:
+        window = max(3, len(points) // 20)
+        axes.plot(x, y, color=_TRAIN, alpha=0.25, linewidth=1)
+        axes.plot(
+            x,
+            _moving_average(y, window),
+            color=_TRAIN,
+            linewidth=2.2,
+            label=f"training rollouts, sampled (mean of {window} updates)",
+        )
+    else:
+        axes.plot(
+            x,
+            y,
+            color=_TRAIN,
+            linewidth=2,
+            marker="o",
+            markersize=3.5,
+            label="training rollouts, sampled",
+        )
+    return y
+
+
+def _draw_evaluations(axes: Axes, rows: Sequence[Mapping[str, Any]], prefix: str) -> list[float]:
+    points = _series(rows, f"{prefix}/mean")
+    if not points:
+        return []
+    low, high = dict(_series(rows, f"{prefix}/ci_low")), dict(_series(rows, f"{prefix}/ci_high"))
+    x, y = [p[0] for p in points], [p[1] for p in points]
+    below = [max(0.0, mean - low.get(at, mean)) for at, mean in points]
+    above = [max(0.0, high.get(at, mean) - mean) for at, mean in points]
+    bars = any(below) or any(above)
+    axes.errorbar(
+        x,
+        y,
+        yerr=(below, above) if bars else None,
+        color=_EVAL,
+        linewidth=1.4,
+        linestyle="--",
+        marker="D",
+        markersize=6,
+        markeredgecolor="white",
+        capsize=3,
+        zorder=5,
+        label="held-out evaluation" + (" (95 % interval)" if bars else ""),
+    )
+    return [v - b for v, b in zip(y, below, strict=True)] + [
+        v + a for v, a in zip(y, above, strict=True)
+    ]
+
+
+def _draw_baseline(axes: Axes, name: str, baseline: Baseline, color: str) -> list[float]:
+    values = [baseline.mean]
+    if baseline.low is not None and baseline.high is not None:
+        axes.axhspan(baseline.low, baseline.high, color=color, alpha=0.13, linewidth=0)
+        values += [baseline.low, baseline.high]
+    axes.axhline(
+        baseline.mean,
+        color=color,
+        linewidth=1.6,
+        linestyle=(0, (6, 2)),
+        label=f"{name}: {baseline.mean:.3f}",
+    )
+    return values
+
+
+def _dress(axes: Axes, values: Sequence[float], title: str, label: str) -> None:
+    finite = [value for value in values if math.isfinite(value)]
+    if finite and min(finite) >= 0 and max(finite) <= 1:
+        axes.set_ylim(-0.02, 1.02)  # scores within [0, 1] are shown on their whole scale
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("update", color=_INK)
+    axes.set_ylabel(label, color=_INK)
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    axes.grid(axis="y", color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9aa1a9")
+    axes.tick_params(colors=_INK)
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        # Curves first, then baselines as given; matplotlib would put error bars last.
+        order = sorted(range(len(labels)), key=lambda i: not labels[i].startswith(_CURVES))
+        axes.figure.legend(
+            [handles[i] for i in order],
+            [labels[i] for i in order],
+            loc="outside lower center",
+            ncols=2 if len(order) <= 4 else 3,
+            frameon=False,
+            fontsize=9,
+        )
+    else:
+        axes.text(0.5, 0.5, "no finished update", transform=axes.transAxes, ha="center")
+
+
+def _series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
+    """Returns (update, value) for the rows that hold the key, in the order of the updates."""
+    found = {
+        float(row.get("train/update", row.get("sft/step", i + 1))): float(row[key])
+        for i, row in enumerate(rows)
+        if row.get(key) is not None and math.isfinite(row[key])
+    }
+    return sorted(found.items())
+
+
+def _moving_average(values: Sequence[float], window: int) -> list[float]:
+    """Mean of the last ``window`` values at each place (of fewer at the start)."""
+    return [
+        sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))
+    ]
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
