@@ -70,9 +70,7 @@ def _run_train(values: Namespace, command: list[str]) -> None:
         )
     from instructrec.experiments.train import run_training
 
-    run_training(
-        config, resume=values.resume, overwrite=values.overwrite, command=command
-    )
+    run_training(config, resume=values.resume, overwrite=values.overwrite, command=command)
 
 
 def _build_evaluate(parser: ArgumentParser) -> None:
@@ -135,7 +133,7 @@ def _list_envs(values: Namespace, command: list[str]) -> None:
 
 
 COMMANDS = {
-    "train": Command("Train a policy: PPO, or what the recipe says.", _build_train, _run_train, True),
+    "train": Command("Train a policy, with PPO by default.", _build_train, _run_train, True),
     "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
     "evaluate": Command(
         "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate

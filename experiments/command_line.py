@@ -96,9 +96,7 @@ def recipes_to_config(arguments: Sequence[str]) -> list[str]:
     return rewritten + rest
 
 
-def parse(
-    parser: jsonargparse.ArgumentParser, arguments: Sequence[str]
-) -> jsonargparse.Namespace:
+def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> jsonargparse.Namespace:
     """Parses, and instantiates the dataclasses.
 
     Raises:

@@ -22,7 +22,12 @@ from instructrec.rewards.combine import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-RESUMABLE = ("ppo.num_updates", "ppo.save_every", "ppo.keep_checkpoints", "tracking.", "output.")
+RESUMABLE = (
+    *(f"ppo.{name}" for name in ("num_updates", "eval_every", "early_stopping_patience")),
+    *(f"ppo.{name}" for name in ("save_every", "keep_checkpoints", "max_error_frac")),
+    "tracking.",
+    "output.",
+)
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
 
 
@@ -64,7 +69,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """How policies are evaluated: during training (validation split) and at the end (test split)."""
+    """How policies are evaluated: on the validation split in training, on the test split after."""
 
     task: str | None = None
     """Another task for the final evaluation; None takes the task of the training."""
@@ -131,7 +136,7 @@ class TrainConfig:
     rewards: dict[str, bool | float | str | RewardSpec] = field(
         default_factory=lambda: {"exact_match": 1.0}
     )
-    """Name -> weight of a registered reward | module:attr or file.py:attr | use, weight, options."""
+    """Name -> weight of a registered reward, module:attr or file.py:attr, or all of a long form."""
     ppo: PPOConfig = PPOConfig()
     """Settings of PPO."""
     sft: SFTConfig = SFTConfig()

@@ -48,9 +48,7 @@ def tasks() -> str:
         sizes = " / ".join(str(len(task)) for task in splits)
         example = f"{render_prompt(item.prompt)} -> {item.columns.get('reference')}"
         rows.append((name, sizes, example))
-    return table(
-        [("task", "train / validation / test", "an instruction -> its reference"), *rows]
-    )
+    return table([("task", "train / validation / test", "an instruction -> its reference"), *rows])
 
 
 def environments() -> str:

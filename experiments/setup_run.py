@@ -46,22 +46,22 @@ def make_materials(config: TrainConfig) -> Materials:
         DataError: A split is empty, or lacks a column that a reward needs.
     """
     task = config.task
-    train = _make_split("task.train_split", task.name, task.train_split, task.options)
-    validation = _make_split("task.validation_split", task.name, task.validation_split, task.options)
+    train = _make_split(task.name, task.train_split, task.options)
+    validation = _make_split(task.name, task.validation_split, task.options)
     if config.eval.task is None:
-        test = _make_split("task.test_split", task.name, task.test_split, task.options)
+        test = _make_split(task.name, task.test_split, task.options)
     else:
-        test = _make_split("eval.task", config.eval.task, task.test_split, config.eval.options)
+        test = _make_split(config.eval.task, task.test_split, config.eval.options)
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
         reward.check_columns(each.columns)
     return Materials(train, validation, test, reward)
 
 
-def _make_split(key: str, name: str, split: str, options: Mapping[str, Any]) -> Task:
+def _make_split(name: str, split: str, options: Mapping[str, Any]) -> Task:
     task = make_task(name, split=split, **options)
     if len(task) == 0:
-        raise DataError(f"{key}: the {split} split of {name!r} is empty; expected instructions.")
+        raise DataError(f"the {split} split of {name!r} is empty; expected instructions.")
     return task
 
 

@@ -1,0 +1,207 @@
+"""``instructrec evaluate``: one policy, one task, one table."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from instructrec.envs.tasks.base import make_task
+from instructrec.errors import ConfigError
+from instructrec.experiments import setup_run, telling
+from instructrec.experiments.config import EvaluateConfig, reward_value
+from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.experiments.listing import table
+from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.policies.base import Policy
+from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.rewards.combine import make_rewards
+
+SCRIPTED = ("oracle", "random", "empty")
+"""Policies without a model: the bounds of every comparison."""
+_DEFAULT_TASK, _DEFAULT_TOKENS = "closed_answers", 64
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """An evaluation with every open setting filled in."""
+
+    task: str
+    options: dict[str, Any]
+    split: str
+    rewards: Any
+    sampling: Sampling
+    policy: PolicyConfig
+
+
+def run_evaluation(
+    policy: str,
+    config: EvaluateConfig,
+    *,
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    say: telling.Say = telling.say,
+) -> Evaluation:
+    """Evaluates a policy; the rows go to its run folder, or to one of their own.
+
+    Args:
+        policy: A run folder, a Hugging Face folder or hub id, a model name, or one of
+            ``oracle``, ``random``, ``empty``.
+        config: What is measured, and how.
+        overwrite: Delete an earlier evaluation in the same place.
+        command: The command line after the program's name, for the record.
+        say: Receives lines for people.
+    """
+    run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
+    plan = _plan(policy, config, run)
+    task = make_task(plan.task, split=plan.split, **plan.options)
+    reward = make_rewards(plan.rewards)
+    reward.check_columns(task.columns)
+    answering = _load(policy, plan, config.seed)
+    decoding = telling.decoding(plan.sampling, config.samples, config.limit, config.seed)
+    if run is None or config.name is not None:
+        folder = _new_folder(policy, plan, config, decoding, overwrite, command)
+        file = folder.eval_path(plan.task, plan.split, decoding, 0)
+    else:
+        folder = run
+        update = int(run.summary().get("best_update", 0))
+        file = run.eval_path(plan.task, plan.split, decoding, update)
+        if overwrite:
+            file.unlink(missing_ok=True)
+            file.with_suffix(".json").unlink(missing_ok=True)
+    evaluation = evaluate(
+        answering,
+        task,
+        reward,
+        sampling=plan.sampling,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        limit=config.limit,
+        out=file,
+    )
+    if folder is not run:
+        folder.finish("finished", {**evaluation.metrics(), "eval_file": f"eval/{file.name}"})
+    say(report(policy, evaluation))
+    say(f"\nresponses    {file}")
+    return evaluation
+
+
+def report(policy: str, evaluation: Evaluation) -> str:
+    """The result as a table: one row for each reward, then for each family, then the rest."""
+    header, metrics = evaluation.header, evaluation.metrics()
+    temperature = header["sampling"]["temperature"]
+    items = len({row["id"] for row in evaluation.rows})
+    title = (
+        f"{policy} on {header['task']} ({header['split']}): {items} instructions, "
+        f"{header['samples']} response{'s' if header['samples'] > 1 else ''} each, "
+        + ("greedy" if temperature == 0 else f"sampled at temperature {temperature:g}")
+    )
+    rows: list[tuple[str, ...]] = [("", "mean", "95 % interval", "scored")]
+    parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
+    for part in parts:
+        rows.append(_row(part, evaluation.interval(part)))
+    for family, intervals in evaluation.families().items():
+        rows.append(_row(f"  {family}", intervals["total"]))
+    rest = [
+        (key.removeprefix("eval/"), f"{value:.3f}")
+        for key, value in metrics.items()
+        if key.count("/") == 1 or (key.endswith("_frac") and value > 0)
+    ]
+    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else [])])
+
+
+def _row(name: str, interval: Any) -> tuple[str, ...]:
+    between = f"{interval.low:.3f} to {interval.high:.3f}"
+    known = math.isfinite(interval.low) and math.isfinite(interval.high)
+    return name, f"{interval.mean:.3f}", between if known else "unknown", str(interval.n)
+
+
+def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
+    """Fills in what was left open, from the run folder where there is one."""
+    before = run.config() if run is not None else {}
+    trained_on = before.get("task", {})
+    if config.task is None and isinstance(trained_on, dict):
+        task = trained_on.get("name", _DEFAULT_TASK)
+        options = {**trained_on.get("options", {}), **config.options}
+        split = config.split or trained_on.get("test_split", "test")
+    else:
+        task, options, split = config.task or _DEFAULT_TASK, config.options, config.split or "test"
+    rewards = reward_value(config.rewards) if config.rewards else before.get("rewards")
+    tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
+    tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
+    prompt = config.system_prompt
+    if prompt is None:
+        prompt = before.get("policy", {}).get("system_prompt", "")
+    return _Plan(
+        task=task,
+        options=options,
+        split=split,
+        rewards=rewards or {"exact_match": 1.0},
+        sampling=Sampling(
+            max_new_tokens=tokens,
+            temperature=config.temperature,
+            top_p=config.top_p,
+            top_k=config.top_k,
+            stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
+        ),
+        policy=PolicyConfig(
+            model=policy if policy in SCRIPTED else setup_run.model_folder(policy),
+            dtype=config.dtype,
+            device=config.device,
+            system_prompt=prompt,
+        ),
+    )
+
+
+def _load(policy: str, plan: _Plan, seed: int) -> Policy:
+    if policy not in SCRIPTED:
+        return setup_run.load(plan.policy, seed, plan.sampling)
+    from instructrec.policies import scripted
+
+    if policy == "oracle":
+        return scripted.OraclePolicy()
+    if policy == "random":
+        return scripted.RandomPolicy(seed=seed)
+    return scripted.EmptyPolicy()
+
+
+def _new_folder(
+    policy: str,
+    plan: _Plan,
+    config: EvaluateConfig,
+    decoding: str,
+    overwrite: bool,
+    command: Sequence[str] | None,
+) -> RunFolder:
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", policy).strip("-.")
+    task = re.sub(r"[^A-Za-z0-9.]+", "-", Path(plan.task.split(":")[0]).stem)
+    derived = f"eval-{label}-{task}-{plan.split}-{decoding}".replace("_", "-")
+    if not re.fullmatch(r"[A-Za-z0-9.-]+", derived):
+        raise ConfigError(f"no folder name can be made of {policy!r}: give one with --name.")
+    info = RunInfo(
+        job_type="eval",
+        algorithm="none",
+        variant=label,
+        seed=None if plan.sampling.greedy else config.seed,
+        base_model=policy,
+        task=plan.task,
+        parent=policy if (Path(policy) / "run.json").is_file() else None,
+    )
+    resolved = {
+        "policy": {"model": policy, "system_prompt": plan.policy.system_prompt},
+        "task": {"name": plan.task, "options": plan.options, "test_split": plan.split},
+        "rewards": plan.rewards,
+        "eval": {"limit": config.limit, "samples": config.samples, "batch_size": config.batch_size},
+        "seed": config.seed,
+    }
+    resolved["eval"] |= vars(plan.sampling)
+    return RunFolder.create(
+        Path(config.output.dir) / (config.name or derived),
+        info,
+        resolved,
+        overwrite=overwrite,
+        command=None if command is None else ["instructrec", *command],
+    )

@@ -1,0 +1,103 @@
+"""Where the numbers of a run go: its folder first, then its W&B mirror and the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from instructrec.errors import RunInterrupted
+from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.tracking import Tracker, open_tracking
+
+Show = Callable[[Mapping[str, Any]], None]
+"""Shows the metrics of an update or step to people."""
+
+
+class Recorder:
+    """Writes one run; use it as a context manager, so that every ending closes the mirror.
+
+    Args:
+        config: The resolved run.
+        folder: Its folder.
+        job_type: As in ``run.json``.
+        resumed_update: Update that the run continues from; what was recorded after it is dropped.
+        show: Called with each row of metrics.
+        say: Receives lines for people.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        *,
+        job_type: str,
+        resumed_update: int | None,
+        show: Show,
+        say: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._show = show
+        self._metrics = folder.metrics_log(resumed_update)
+        self._samples = folder.samples_log(resumed_update)
+        self._step: dict[str, float] = {}
+        self.summary: dict[str, Any] | None = None
+        """Final numbers; set it before the end."""
+        self._tracker: Tracker = open_tracking(
+            config.tracking,
+            folder.path,
+            name=f"{config.resolved_variant}-s{config.seed}",
+            job_type=job_type,
+            group=config.resolved_variant,
+            tags=[config.algorithm, config.policy.model, *config.rewards],
+            run_config=config.to_dict(),
+            note=say,
+        )
+
+    @property
+    def where(self) -> str:
+        """Where the mirror is, or how to send it; empty when there is none."""
+        return self._tracker.where
+
+    def on_update(self, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Records an update of PPO and the first of its responses."""
+        kept = rows[: self._config.output.samples_per_update]
+        self._metrics.write(metrics)
+        if kept:
+            self._samples.write(*kept)
+        self._tracker.log(metrics)
+        self._tracker.log_samples(kept)
+        self._show(metrics)
+
+    def on_step(self, metrics: Mapping[str, float]) -> None:
+        """Records a step of supervised training; its losses may come in two calls."""
+        if self._step and metrics["sft/step"] != self._step["sft/step"]:
+            self.flush_step()
+        self._step |= metrics
+
+    def flush_step(self) -> None:
+        """Writes the step that is still open."""
+        if self._step:
+            self._metrics.write(self._step)
+            self._tracker.log(self._step)
+            self._show(self._step)
+            self._step = {}
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        status = "finished"
+        if error is not None:
+            stopped = isinstance(error, KeyboardInterrupt | RunInterrupted)
+            status = "interrupted" if stopped else "failed"
+        self.flush_step()
+        self._metrics.close()
+        self._samples.close()
+        self._tracker.finish(status, self.summary)

@@ -1,0 +1,117 @@
+"""What a run says to the person in front of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.progress import format_duration
+from instructrec.experiments.runfolder import RunFolder
+from instructrec.policies.config import Sampling
+
+if TYPE_CHECKING:
+    from instructrec.experiments.setup_run import Materials
+    from instructrec.policies.causal_lm import CausalLMPolicy
+
+Say = Callable[[str], None]
+"""Receives one line or paragraph for people."""
+
+
+def say(text: str) -> None:
+    """Prints at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def decoding(sampling: Sampling, samples: int = 1, limit: int | None = None, seed: int = 0) -> str:
+    """Short name of a way to decode: ``greedy``, ``greedy_first400``, ``t1.0_x8``.
+
+    Args:
+        sampling: How responses are drawn.
+        samples: Responses per instruction.
+        limit: Most instructions; None takes all.
+        seed: Seed of the sampling; it does not matter to greedy decoding.
+    """
+    name = "greedy" if sampling.greedy else f"t{round(sampling.temperature, 4)}"
+    name += f"_p{sampling.top_p:g}" if sampling.top_p < 1 else ""
+    name += f"_k{sampling.top_k}" if sampling.top_k else ""
+    name += f"_x{samples}" if samples > 1 else ""
+    name += f"_first{limit}" if limit is not None else ""
+    return name + (f"_seed{seed}" if seed and not sampling.greedy else "")
+
+
+def announce(
+    config: TrainConfig, materials: Materials, policy: CausalLMPolicy, folder: Path, say: Say
+) -> None:
+    """Says what is about to run: model, device, data, amount of work, place."""
+    from instructrec.devices import describe
+
+    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in policy.model.parameters())
+    task = materials.train
+    lines = [
+        f"policy   {config.policy.model}: {trained / 1e6:.1f} of {total / 1e6:.1f} million weights "
+        f"train ({config.policy.train})",
+        f"device   {describe()}",
+        f"task     {task.name}: {len(task)} to train on, {len(materials.validation)} for "
+        f"validation, {len(materials.test)} for the final test",
+        f"reward   {', '.join(f'{k} x {w:g}' for k, w in materials.reward.weights.items())}",
+        f"work     {_work(config)}",
+        f"folder   {folder}",
+    ]
+    say("\n".join(lines))
+
+
+def _work(config: TrainConfig) -> str:
+    if config.algorithm == "sft":
+        sft = config.sft
+        return (
+            f"at most {sft.max_steps} steps of {sft.batch_size}, "
+            f"on {sft.demonstrations} demonstrations"
+        )
+    ppo = config.ppo
+    return (
+        f"{ppo.num_updates} updates of {ppo.episodes_per_update} episodes "
+        f"({ppo.num_updates * ppo.episodes_per_update} in all), "
+        f"{ppo.num_ppo_epochs} epochs x {ppo.num_mini_batches} minibatches each"
+    )
+
+
+def conclude(
+    config: TrainConfig, folder: RunFolder, summary: Mapping[str, Any], where: str, say: Say
+) -> None:
+    """Says how a run ended, in words, and where everything lies."""
+    unit = "steps" if config.algorithm == "sft" else "updates"
+    duration = format_duration(summary["train_s"])
+    first = f"{config.algorithm} ran {summary['updates']} {unit} in {duration}"
+    if summary["stopped"] == "early_stopping":
+        first += ", stopped early because validation no longer improved"
+    if summary["best_update"] != summary["updates"]:
+        first += f"; the policy kept is that of number {summary['best_update']}"
+    lines = ["", first + "."]
+    lines += [
+        measured(name, summary) for name in [*config.rewards, "total"] if measured(name, summary)
+    ]
+    lines += [
+        "",
+        f"summary      {folder.path / 'summary.json'}",
+        f"metrics      {folder.metrics_path}",
+        f"responses    {folder.path / summary['eval_file']}",
+    ]
+    if config.output.export_policy:
+        lines.append(f"policy       {folder.policy}")
+    if where:
+        lines.append(f"tracking     {where}")
+    lines.append(f"look closer  instructrec evaluate {folder.path} --samples 8 --temperature 1")
+    say("\n".join(lines))
+
+
+def measured(name: str, summary: Mapping[str, Any]) -> str:
+    """One line for a reward measured on held-out instructions; empty when it was not."""
+    mean = summary.get(f"eval/{name}/mean")
+    if mean is None:
+        return ""
+    low, high = summary.get(f"eval/{name}/ci_low"), summary.get(f"eval/{name}/ci_high")
+    interval = "" if low is None or high is None else f", 95 % interval {low:.3f} to {high:.3f}"
+    return f"held-out {name}: {mean:.3f}{interval}"

@@ -1,0 +1,294 @@
+"""Training runs: from a configuration to a run folder.
+
+Also runs by itself, so that a launcher of several processes can start it:
+``accelerate launch -m instructrec.experiments.train RECIPE``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instructrec.envs.vector import InstructionVectorEnv
+from instructrec.errors import RunInterrupted
+from instructrec.experiments import setup_run, telling
+from instructrec.experiments.config import TrainConfig, refuse_changed
+from instructrec.experiments.evaluation import evaluate
+from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.progress import Progress
+from instructrec.experiments.recording import Recorder
+from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.setup_run import LoadPolicy, Materials
+from instructrec.rl.checkpoint import latest_checkpoint
+
+if TYPE_CHECKING:
+    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.rl.ppo import TrainingResult
+
+TrainPPO = Callable[..., "TrainingResult"]
+"""``instructrec.rl.ppo.train_ppo``, or something with its signature."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a training run left behind."""
+
+    folder: RunFolder
+    """The run folder."""
+    summary: dict[str, Any]
+    """Content of its ``summary.json``."""
+    policy: CausalLMPolicy
+    """The trained policy."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A run that has begun."""
+
+    config: TrainConfig
+    folder: RunFolder
+    materials: Materials
+    policy: CausalLMPolicy
+    stop: StopRequest
+    say: telling.Say
+
+    def task_name(self, split: str) -> str:
+        """What the task of a split is called in the configuration."""
+        other = self.config.eval.task
+        return other if split == "test" and other is not None else self.config.task.name
+
+
+def run_training(
+    config: TrainConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    load_policy: LoadPolicy = setup_run.load,
+    train_ppo: TrainPPO | None = None,
+    say: telling.Say = telling.say,
+) -> Outcome:
+    """Trains, evaluates on the test split, and writes everything to the run folder.
+
+    SIGINT or SIGTERM ends PPO after the update at hand, behind a checkpoint; a second one, or one
+    at any other time, ends the run at once. Either way the folder stays readable.
+
+    Args:
+        config: The run.
+        resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
+        overwrite: Delete an existing run of this name.
+        command: The command line after the program's name, for the record.
+        load_policy: Makes the policy.
+        train_ppo: The learner; None takes ``instructrec.rl.ppo.train_ppo``.
+        say: Receives lines for people.
+
+    Raises:
+        InstructRecError: Settings, data, model or rewards cannot be used; nothing was overwritten.
+        RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
+    """
+    config = config.resolved()
+    path = config.folder
+    if resume and not path.exists():
+        say(f"nothing to resume in {path}: starting from the beginning")
+        resume = False
+    if resume:
+        refuse_changed(config, path)
+    materials = setup_run.make_materials(config)
+    model = setup_run.model_folder(config.policy.model)
+    with StopRequest() as stop:
+        policy = load_policy(
+            dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
+        )
+        folder = RunFolder.create(
+            path,
+            _info(config, model),
+            config.to_dict(),
+            resume=resume,
+            overwrite=overwrite,
+            command=None if command is None else ["instructrec", *command],
+        )
+        with folder:
+            run = _Run(config, folder, materials, policy, stop, say)
+            telling.announce(config, materials, policy, path, say)
+            summary = _train(run, resume, train_ppo)
+    return Outcome(folder, summary, policy)
+
+
+def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> dict[str, Any]:
+    start = time.perf_counter()
+    checkpoint = latest_checkpoint(run.folder.checkpoints) if resume else None
+    resumed_update = None
+    if resume:
+        # Without a checkpoint everything is done again, and so replaces what was recorded.
+        resumed_update = _update_of(checkpoint) if checkpoint else -1
+        _drop_evaluations(run.folder.path / "eval", resumed_update)
+        run.say(f"resuming after update {_update_of(checkpoint)}")
+    is_sft = run.config.algorithm == "sft"
+    progress = Progress(
+        run.config.sft.max_steps if is_sft else run.config.ppo.num_updates,
+        start=_update_of(checkpoint),
+        unit="step" if is_sft else "update",
+    )
+    recorder = Recorder(
+        run.config,
+        run.folder,
+        job_type=run.folder.info().job_type,
+        resumed_update=resumed_update,
+        show=progress.update,
+        say=run.say,
+    )
+    with recorder:
+        with progress:
+            trained = _sft(run, recorder) if is_sft else _ppo(run, recorder, checkpoint, train_ppo)
+        trained["train_s"] = time.perf_counter() - start
+        recorder.summary = _finish(run, trained)
+    telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
+    return recorder.summary
+
+
+def _ppo(
+    run: _Run, recorder: Recorder, checkpoint: Path | None, train_ppo: TrainPPO | None
+) -> dict[str, Any]:
+    if train_ppo is None:
+        from instructrec.rl.ppo import train_ppo
+    config = run.config
+    env = InstructionVectorEnv(
+        config.ppo.episodes_per_update,
+        task=run.materials.train,
+        reward=run.materials.reward,
+        autoreset_mode="DISABLED",
+    )
+    done = _update_of(checkpoint)
+
+    def on_update(metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:
+        nonlocal done
+        done = int(metrics["train/update"])
+        recorder.on_update(metrics, rows)
+
+    def validate() -> dict[str, float]:
+        return _evaluate(run, "validation", done + 1)[0]
+
+    with run.stop.attended():
+        result = train_ppo(
+            run.policy,
+            env,
+            config.ppo,
+            seed=config.seed,
+            on_update=on_update,
+            evaluate=validate if config.ppo.eval_every else None,
+            checkpoint_dir=run.folder.checkpoints,
+            resume_from=checkpoint,
+            should_stop=lambda: run.stop.requested,
+        )
+    if run.stop.requested:
+        raise RunInterrupted(
+            f"stopped after update {result.updates} of {config.ppo.num_updates}, which is saved in "
+            f"{run.folder.checkpoints}. The same command with --resume goes on from there."
+        )
+    return {
+        "updates": result.updates,
+        "best_update": result.best_update,
+        "best_score": result.best_score,
+        "stopped": result.stopped,
+    }
+
+
+def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
+    from instructrec.rl.sft import Demonstration, run_sft
+
+    config = run.config.sft
+    taken = setup_run.demonstrations(run.materials.train, config.demonstrations, run.config.seed)
+    watched = setup_run.demonstrations(
+        run.materials.validation, config.validation_demonstrations if config.eval_every else 0, 0
+    )
+    result = run_sft(
+        run.policy,
+        [Demonstration(item.prompt, setup_run.answer(item)) for item in taken],
+        [Demonstration(item.prompt, setup_run.answer(item)) for item in watched],
+        config,
+        seed=run.config.seed,
+        on_step=recorder.on_step,
+    )
+    recorder.flush_step()
+    return {
+        "updates": result.steps,
+        "best_update": result.best_step,
+        "best_score": result.validation_loss,
+        "stopped": "finished" if result.steps == config.max_steps else "early_stopping",
+        "demonstrations": [item.id for item in taken],
+        "loss": result.loss,
+    }
+
+
+def _finish(run: _Run, trained: dict[str, Any]) -> dict[str, Any]:
+    """Final evaluation, export and summary."""
+    start = time.perf_counter()
+    run.say("evaluating on the test split ...")
+    metrics, file = _evaluate(run, "test", trained["best_update"])
+    summary = {
+        **metrics,
+        **trained,
+        "eval_s": time.perf_counter() - start,
+        "eval_file": str(file.relative_to(run.folder.path)),
+        "policy_hash": run.policy.weights_hash(),
+    }
+    if run.config.output.export_policy:
+        run.policy.save(run.folder.policy)
+    run.folder.finish("finished", summary)
+    return summary
+
+
+def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Path]:
+    config = run.config.eval
+    task = run.materials.test if split == "test" else run.materials.validation
+    limit = config.limit if split == "test" else config.validation_limit
+    sampling = run.config.eval_sampling
+    name = telling.decoding(sampling, config.samples, limit, run.config.seed)
+    file = run.folder.eval_path(run.task_name(split), task.split, name, update)
+    evaluation = evaluate(
+        run.policy,
+        task,
+        run.materials.reward,
+        sampling=sampling,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        limit=limit,
+        out=file,
+    )
+    return evaluation.metrics(), file
+
+
+def _drop_evaluations(folder: Path, after: int) -> None:
+    """Deletes evaluations of updates that are about to be done again."""
+    for path in folder.glob("*-*.json*"):
+        number = path.stem.rpartition("-")[2]
+        if number.isdigit() and int(number) > after:
+            path.unlink()
+
+
+def _update_of(checkpoint: Path | None) -> int:
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
+def _info(config: TrainConfig, model: str) -> RunInfo:
+    parent = Path(model).parent if Path(model).name == "policy" else None
+    return RunInfo(
+        job_type="sft" if config.algorithm == "sft" else "train",
+        algorithm=config.algorithm,
+        variant=config.resolved_variant,
+        seed=config.seed,
+        base_model=config.policy.model,
+        task=config.task.name,
+        parent=None if parent is None else str(parent),
+    )
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["train", *sys.argv[1:]]))
