@@ -240,14 +240,19 @@ def _text_limit(tokenizer: Any, config: Any, max_length: int | None) -> int:
 
 def _check_path(path: str) -> str:
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if path.strip() and folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ConfigError(
                 f"reward 'learned': {path!r} is no model folder (it has no config.json)."
             )
         return str(folder)
     # One slash at most and nothing like a path: it may be the id of a model on the hub.
-    if folder.is_absolute() or path.startswith((".", "~")) or path.count("/") > 1 or not path:
+    if (
+        folder.is_absolute()
+        or path.startswith((".", "~"))
+        or path.count("/") > 1
+        or not path.strip()
+    ):
         raise ConfigError(
             f"reward 'learned': no folder {path!r}; expected the folder of a "
             "sequence-classification model, or a hub id."
