@@ -106,7 +106,7 @@ def _csv(content: bytes, path: Path) -> Iterator[Row]:
                     fields[name] = _parse(fields[name], f"{where}, column {name!r}")
             yield Row(fields, where)
     except csv.Error as error:
-        raise DataError(f"{path} line {reader.line_num}: {error}") from error
+        raise DataError(f"{path}, after line {reader.line_num}: {error}") from error
 
 
 def _parquet(content: bytes, path: Path) -> Iterator[Row]:
