@@ -135,7 +135,10 @@ class BoundReward:
     def __reduce__(self) -> tuple[Any, ...]:
         # Loaded objects stay behind: the receiver imports the function again by where it is from.
         info = replace(self.info, target=portable(self.info.target))
-        return BoundReward, (info, self.options)
+        return BoundReward, (info, self.options), self.state_dict() or None
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.load_state_dict(state)
 
     def __repr__(self) -> str:
         return f"<reward {self.describe()}>"

@@ -103,7 +103,7 @@ class _Classifier:
         from instructrec.devices import pick_device
 
         self.tokenizer, self.model = _load(path)
-        self.model.to(pick_device(device))
+        self.model.to(pick_device(device))  # type: ignore[arg-type]
         self.model.eval()
         _agree_on_padding(self.tokenizer, self.model, path)
         self.column = _label_index(self.model.config, label, path)

@@ -104,9 +104,8 @@ def reward_info(name: str) -> RewardInfo:
         ConfigError: When no reward has this name; the message names those that exist.
     """
     if name not in _registered:
-        hint = ""
-        if name.endswith(".py") or Path(name).is_file():
-            hint = f" To use a function of a file, name it: {name}:my_reward"
+        file = name if name.endswith(".py") else "my_rewards.py"
+        hint = f" To use a function of a file, name both: {file}:my_reward"
         raise ConfigError(unknown_name("reward", name, _registered) + hint)
     return _registered[name]
 

@@ -396,6 +396,7 @@ def test_the_state_of_rewards_is_saved_and_restored():
     assert combined.score(["p"], ["a"], columns).total.tolist() == [6.0]
     resumed.load_state_dict(json.loads(json.dumps(combined.state_dict())))
     assert resumed.score(["p"], ["a"], columns).total.tolist() == [7.0]
+    assert pickle.loads(pickle.dumps(combined)).score(["p"], ["a"], columns).total.tolist() == [7.0]
     assert make_rewards("exact_match").state_dict() == {}
     with pytest.raises(CheckpointError, match=r"state of the reward 'counting'.*has exact_match"):
         make_rewards("exact_match").load_state_dict(combined.state_dict())

@@ -219,7 +219,9 @@ def test_a_file_that_does_not_import_names_line_and_cause(tmp_path, source, mess
 
 
 def test_a_file_without_attribute_says_how_to_name_one(polite_file):
-    with pytest.raises(ConfigError, match=r"To use a function of a file, name it: .*:my_reward"):
+    with pytest.raises(
+        ConfigError, match=r"To use a function of a file, name both: .*polite_rewards.py:my_reward"
+    ):
         make_reward(str(polite_file))
 
 
