@@ -23,9 +23,11 @@ class QuickstartEval:
     """Sampled responses per instruction: pass@samples and the mean come from them."""
     batch_size: int = 100
     """Responses decoded together."""
+    validation_limit: int = 100
+    """Validation instructions of an evaluation during PPO (if ppo.eval_every is above 0)."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "sampled_limit", "samples", "batch_size"):
+        for name in ("limit", "sampled_limit", "samples", "batch_size", "validation_limit"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"eval.{name} = {getattr(self, name)}: expected at least 1.")
 

@@ -53,7 +53,7 @@ def announce(
     lines = [
         f"policy   {config.policy.model}: {trained / 1e6:.1f} of {total / 1e6:.1f} million weights "
         f"train ({config.policy.train})",
-        f"device   {describe()}",
+        f"device   {describe(policy.device, policy.compute_dtype)}",
         f"task     {task.name}: {len(task)} to train on, {len(materials.validation)} for "
         f"validation, {len(materials.test)} for the final test",
         f"reward   {', '.join(f'{k} x {w:g}' for k, w in materials.reward.weights.items())}",

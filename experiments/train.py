@@ -154,8 +154,6 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> dict[str, Any
 def _ppo(
     run: _Run, recorder: Recorder, checkpoint: Path | None, train_ppo: TrainPPO | None
 ) -> dict[str, Any]:
-    if train_ppo is None:
-        from instructrec.rl.ppo import train_ppo
     config = run.config
     env = InstructionVectorEnv(
         config.ppo.episodes_per_update,
@@ -174,7 +172,7 @@ def _ppo(
         return _evaluate(run, "validation", done + 1)[0]
 
     with run.stop.attended():
-        result = train_ppo(
+        result = (train_ppo or _learner())(
             run.policy,
             env,
             config.ppo,
@@ -196,6 +194,12 @@ def _ppo(
         "best_score": result.best_score,
         "stopped": result.stopped,
     }
+
+
+def _learner() -> TrainPPO:
+    from instructrec.rl.ppo import train_ppo
+
+    return train_ppo
 
 
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:

@@ -1,0 +1,256 @@
+"""The quickstart: does PPO improve a real model beyond imitation of the same demonstrations?
+
+Stages, each a run folder inside the quickstart's own: the untouched model (``base``), a short SFT
+(``sft``), the best SFT on the same demonstrations (``sft-best``), and PPO from the short SFT
+(``ppo``). All are measured on the same held-out instructions, which no stage sees.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from instructrec.devices import describe
+from instructrec.envs.tasks.base import Task, make_task
+from instructrec.experiments import quickstart_report as report
+from instructrec.experiments import setup_run, telling
+from instructrec.experiments.config import EvalConfig
+from instructrec.experiments.evaluation import Evaluation, evaluate, load_evaluation
+from instructrec.experiments.plots import Baseline, learning_curve
+from instructrec.experiments.progress import format_duration
+from instructrec.experiments.quickstart_config import QuickstartConfig
+from instructrec.experiments.quickstart_report import STAGES, Stage
+from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
+from instructrec.experiments.setup_run import LoadPolicy
+from instructrec.experiments.train import run_training
+from instructrec.policies.base import Policy
+from instructrec.policies.config import Sampling
+from instructrec.rewards.combine import CombinedReward, make_rewards
+
+TRAIN_TO_DECODE = 5.5
+"""Rough cost of training on an episode (both passes of an update) over the cost of sampling it."""
+_PROBE = 24
+_REWARDS = {"exact_match": 1.0}
+
+
+@dataclass
+class _Quickstart:
+    """A quickstart that has begun."""
+
+    config: QuickstartConfig
+    folder: RunFolder
+    test: Task
+    reward: CombinedReward
+    load_policy: LoadPolicy
+    say: telling.Say
+    command: list[str]
+    started: float = field(default_factory=time.perf_counter)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+
+def run_quickstart(
+    config: QuickstartConfig,
+    *,
+    command: Sequence[str] | None = None,
+    load_policy: LoadPolicy = setup_run.load,
+    say: telling.Say = telling.say,
+) -> RunFolder:
+    """Runs all stages and reports.
+
+    Args:
+        config: Settings.
+        command: The command line after the program's name, for the record.
+        load_policy: Makes the policies.
+        say: Receives lines for people.
+
+    Returns:
+        The quickstart's run folder; its ``report.md`` holds what was printed at the end.
+    """
+    base = Path(config.output.dir)
+    path = base / (config.name or _next_name(base))
+    task = config.task
+    test = make_task(task.name, split=task.test_split, **task.options)
+    given = ["instructrec", *(command or ["quickstart"])]
+    info = RunInfo("compare", "none", "quickstart", config.seed, config.policy.model, task.name)
+    with RunFolder.create(path, info, dataclasses.asdict(config), command=given) as folder:
+        run = _Quickstart(config, folder, test, make_rewards(_REWARDS), load_policy, say, given[1:])
+        _base(run)
+        sft = _train(run, "sft", config.policy.model)
+        _train(run, "sft-best", config.policy.model)
+        _train(run, "ppo", sft)
+        _conclude(run)
+    return folder
+
+
+def _next_name(base: Path) -> str:
+    """``quickstart-<n>`` with the first number above those that exist."""
+    numbers = [
+        int(match[1])
+        for path in base.glob("quickstart-*")
+        if (match := re.fullmatch(r"quickstart-(\d+)", path.name))
+    ]
+    return f"quickstart-{max(numbers, default=0) + 1}"
+
+
+# Stages -------------------------------------------------------------------------------------------
+
+
+def _base(run: _Quickstart) -> None:
+    config = run.config
+    _title(run, "base", "the untouched model")
+    model = setup_run.model_folder(config.policy.model)
+    greedy = Sampling(config.ppo.response_length, 0.0)
+    policy = run.load_policy(dataclasses.replace(config.policy, model=model), config.seed, greedy)
+    run.say(describe(policy.device, policy.compute_dtype))
+    run.say(f"about {format_duration(_estimate(run, policy))} for all four stages on this machine")
+    info = RunInfo("eval", "none", "quickstart-base", config.seed, model, config.task.name)
+    settings = dataclasses.asdict(config)
+    path = run.folder.path / "base"
+    with RunFolder.create(path, info, settings, command=["instructrec", *run.command]) as folder:
+        evaluation = _evaluate(run, policy, folder, 0, greedy, 1, config.eval.limit)
+        _measure(run, "base", policy, folder, 0, evaluation, 0.0)
+        folder.finish("finished", evaluation.metrics())
+
+
+def _train(run: _Quickstart, name: str, model: str) -> str:
+    """Trains and measures one stage; returns its folder, from which another may start."""
+    config = run.config
+    about = {
+        "sft": f"{config.sft.demonstrations} demonstrations, {config.sft.max_steps} steps",
+        "sft-best": "the same start and demonstrations, stopped on the validation loss",
+        "ppo": f"from the short SFT, {config.ppo.num_updates} updates on exact match",
+    }[name]
+    _title(run, name, about)
+    settings = config.stage(name, f"quickstart-{name}", str(run.folder.path), model)
+    evaluation = EvalConfig(
+        limit=config.eval.limit,
+        batch_size=config.eval.batch_size,
+        max_new_tokens=config.ppo.response_length,
+        validation_limit=config.eval.validation_limit,
+    )
+    outcome = run_training(
+        dataclasses.replace(settings, rewards=dict(_REWARDS), eval=evaluation),
+        command=run.command,
+        load_policy=run.load_policy,
+        say=lambda text: None,
+    )
+    summary = outcome.summary
+    greedy = load_evaluation(outcome.folder.path / summary["eval_file"])
+    update = int(summary["best_update"])
+    _measure(run, name, outcome.policy, outcome.folder, update, greedy, summary["train_s"])
+    return str(outcome.folder.path)
+
+
+def _measure(
+    run: _Quickstart,
+    name: str,
+    policy: Policy,
+    folder: RunFolder,
+    update: int,
+    greedy: Evaluation,
+    train_s: float,
+) -> None:
+    """Adds the sampled evaluation, keeps the stage, and says how it did."""
+    config = run.config
+    sampling = Sampling(config.ppo.response_length, config.ppo.temperature)
+    sampled = _evaluate(
+        run, policy, folder, update, sampling, config.eval.samples, config.eval.sampled_limit
+    )
+    run.stages[name] = Stage(name, greedy, sampled, train_s)
+    found = greedy.interval("exact_match")
+    run.say(
+        f"{STAGES[name]}: exact match {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] on "
+        f"{found.n} held-out instructions; {format_duration(time.perf_counter() - run.started)} "
+        "so far"
+    )
+
+
+def _evaluate(
+    run: _Quickstart,
+    policy: Policy,
+    folder: RunFolder,
+    update: int,
+    sampling: Sampling,
+    samples: int,
+    limit: int,
+) -> Evaluation:
+    name = telling.decoding(sampling, samples, limit, run.config.seed)
+    return evaluate(
+        policy,
+        run.test,
+        run.reward,
+        sampling=sampling,
+        samples=samples,
+        batch_size=run.config.eval.batch_size,
+        limit=limit,
+        out=folder.eval_path(run.config.task.name, run.test.split, name, update),
+    )
+
+
+def _estimate(run: _Quickstart, policy: Policy) -> float:
+    """Seconds that everything will take, from the speed of a few responses.
+
+    Work is counted in sampled responses; training on one costs ``TRAIN_TO_DECODE`` of them.
+    """
+    config = run.config
+    number = min(_PROBE, len(run.test))
+    prompts = [run.test[i].prompt for i in range(number)]
+    sampling = Sampling(config.ppo.response_length, 0.0)
+    policy.respond(prompts[:2], sampling=sampling)  # the first call pays for set-up
+    start = time.perf_counter()
+    policy.respond(prompts, sampling=sampling)
+    each = (time.perf_counter() - start) / number
+    measured = min(config.eval.limit, len(run.test))
+    measured += config.eval.samples * min(config.eval.sampled_limit, len(run.test))
+    rollouts = config.ppo.num_updates * config.ppo.episodes_per_update
+    best = config.best_sft
+    examples = config.sft.max_steps * config.sft.batch_size + best.max_steps * best.batch_size
+    validated = best.validation_demonstrations * (
+        1 + best.max_steps // best.eval_every if best.eval_every else 0
+    )
+    epochs = config.ppo.num_ppo_epochs / 2
+    trained = rollouts * (1 + TRAIN_TO_DECODE * epochs) + examples * TRAIN_TO_DECODE
+    return each * (len(STAGES) * measured + trained + validated)
+
+
+# The end ------------------------------------------------------------------------------------------
+
+
+def _conclude(run: _Quickstart) -> None:
+    stages, folder = run.stages, run.folder
+    curve = learning_curve(
+        read_metrics(folder.path / "ppo"),
+        folder.path / "learning_curve.png",
+        reward="exact_match",
+        title="PPO from the short SFT",
+        baselines={stage.title: _baseline(stage) for stage in stages.values()},
+    )
+    sections = {
+        "Held-out exact match": report.results_table(list(stages.values())),
+        "Differences": "\n".join(report.difference_lines(stages)),
+        "Before and after": "\n".join(report.sample_lines(stages, run.config.seed)),
+    }
+    written = report.write_report(folder.path, sections)
+    total = time.perf_counter() - run.started
+    folder.finish("finished", {**report.summary_of(stages), "wall_s": total})
+    for title, text in sections.items():
+        run.say(f"\n{title}\n\n{text}")
+    paths = [("report", written), ("learning curve", curve)]
+    paths += [(STAGES[name], folder.path / name) for name in stages]
+    paths += [("trained policy", folder.path / "ppo" / "policy")]
+    lines = [f"{label:<15}  {path}" for label, path in paths]
+    run.say("\n".join(["", f"{format_duration(total)} in all. Written:", *lines]))
+
+
+def _baseline(stage: Stage) -> Baseline:
+    found = stage.greedy.interval("exact_match")
+    return Baseline(found.mean, found.low, found.high)
+
+
+def _title(run: _Quickstart, name: str, about: str) -> None:
+    number = list(STAGES).index(name) + 1
+    run.say(f"\n{number} of {len(STAGES)}  {STAGES[name]}: {about}")
