@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from instructrec.errors import DataError
+from instructrec.policies.causal_lm import load_policy
+from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.rl.config import SFTConfig
+from instructrec.rl.sft import Demonstration, run_sft
+
+DEMONSTRATIONS = [Demonstration(f"name {letter}", f"{letter}{letter}") for letter in "abcdefgh"]
+FAST = SFTConfig(max_steps=150, batch_size=8, learning_rate=5e-3)
+
+
+def make_policy(**changes):
+    return load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu", **changes), seed=0)
+
+
+def run(policy, config=FAST, validation=(), demonstrations=DEMONSTRATIONS):
+    log = []
+    result = run_sft(policy, demonstrations, validation, config, seed=0, on_step=log.append)
+    return result, log
+
+
+def test_it_learns_the_responses_and_their_end():
+    policy = make_policy()
+    result, log = run(policy)
+    answers = policy.respond(
+        [d.prompt for d in DEMONSTRATIONS], sampling=Sampling(max_new_tokens=8, temperature=0)
+    )
+    assert answers.texts == [d.response for d in DEMONSTRATIONS]
+    assert set(answers.stop_reasons) == {"eos"}
+    assert result.steps == result.best_step == len(log) == 150
+    assert log[-1]["sft/loss"] < 0.1 < log[0]["sft/loss"]
+
+
+def test_the_first_loss_is_that_of_the_responses_alone():
+    policy = make_policy()
+    _, log = run(policy, dataclasses.replace(FAST, max_steps=1))
+    fresh = make_policy()
+    total, count = 0.0, 0
+    for demonstration in DEMONSTRATIONS:
+        (prompt,) = fresh.encode([demonstration.prompt])
+        answer = [*demonstration.response.encode(), fresh.eos_token_ids[0]]
+        with torch.no_grad():
+            logits = fresh.model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)
+        for offset, token in enumerate(answer):
+            total -= float(logits[len(prompt) - 1 + offset, token])
+            count += 1
+    assert log[0]["sft/loss"] == pytest.approx(total / count, rel=1e-4)
+
+
+def test_it_stops_early_and_keeps_the_best_weights():
+    contrary = [Demonstration(d.prompt, "zz") for d in DEMONSTRATIONS]
+    policy = make_policy()
+    before = policy.weights_hash()
+    config = dataclasses.replace(FAST, eval_every=5, early_stopping_patience=2)
+    result, log = run(policy, config, validation=contrary)
+    losses = [step["sft/val_loss"] for step in log if "sft/val_loss" in step]
+    assert result.validation_loss == min(losses)
+    assert result.best_step == 5 * losses.index(min(losses))
+    assert result.steps == result.best_step + 10 < 150
+    assert (policy.weights_hash() == before) == (result.best_step == 0)
+
+
+def test_only_the_chosen_layers_train():
+    policy = make_policy(train="last_layers", num_layers=1)
+    frozen = {n: p.clone() for n, p in policy.model.named_parameters() if not p.requires_grad}
+    run(policy, dataclasses.replace(FAST, max_steps=2))
+    assert frozen
+    assert all(torch.equal(p, frozen[n]) for n, p in policy.model.named_parameters() if n in frozen)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    policies = [make_policy(), make_policy()]
+    for policy in policies:
+        run(policy, dataclasses.replace(FAST, max_steps=3))
+    assert policies[0].weights_hash() == policies[1].weights_hash()
+
+
+def test_the_model_keeps_its_own_forward():
+    policy = make_policy()
+    run(policy, dataclasses.replace(FAST, max_steps=1))
+    assert "forward" not in vars(policy.model)
+
+
+def test_zero_steps_change_nothing():
+    policy = make_policy()
+    before = policy.weights_hash()
+    result, log = run(policy, dataclasses.replace(FAST, max_steps=0))
+    assert (result.steps, log) == (0, [])
+    assert math.isnan(result.loss)
+    assert policy.weights_hash() == before
+
+
+def test_missing_demonstrations_are_errors():
+    with pytest.raises(DataError, match="no demonstrations"):
+        run(make_policy(), demonstrations=[])
+    with pytest.raises(DataError, match="no validation"):
+        run(make_policy(), dataclasses.replace(FAST, eval_every=5))

@@ -1,0 +1,143 @@
+"""What this project relies on in TRL and transformers; each failure says which name broke it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+
+import pytest
+import torch
+import transformers
+import trl
+from trl import GRPOConfig, GRPOTrainer, SFTTrainer
+
+from instructrec.rl import trl_bridge
+from instructrec.rl.config import PPOConfig
+from instructrec.rl.ppo import PPOTrainer
+from instructrec.rl.trl_bridge import PRIVATE_NAMES, RolloutTrainer, learning_rate_factor
+
+VERSIONS = f"trl {trl.__version__}, transformers {transformers.__version__}"
+
+
+def overridden_private_names() -> set[str]:
+    ours = {name for cls in (RolloutTrainer, PPOTrainer) for name in vars(cls)}
+    return {
+        name
+        for name in ours
+        if name.startswith("_")
+        and not name.startswith("__")
+        and callable(getattr(PPOTrainer, name))
+        if hasattr(GRPOTrainer, name)
+    }
+
+
+def test_the_listed_private_names_are_the_overridden_ones_and_at_most_six():
+    assert overridden_private_names() == set(PRIVATE_NAMES)
+    assert len(PRIVATE_NAMES) <= 6
+
+
+def test_no_private_attribute_of_trl_is_read():
+    base = {name for name in dir(GRPOTrainer) if name.startswith("_")}
+    for module in (trl_bridge, inspect.getmodule(PPOTrainer)):
+        tree = ast.parse(inspect.getsource(module))
+        used = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and node.attr.startswith("_")
+        }
+        assert used & base <= set(PRIVATE_NAMES) | {"__dict__"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("_prepare_inputs", ["self", "generation_batch"]),
+        ("_compute_loss", ["self", "model", "inputs"]),
+        ("_clip_grad_norm", ["self", "model"]),
+        ("create_optimizer", ["self", "model"]),
+        ("create_scheduler", ["self", "num_training_steps", "optimizer"]),
+        ("log", ["self", "logs", "start_time"]),
+    ],
+)
+def test_signatures_that_are_overridden_are_those_of_trl(name, parameters):
+    method = getattr(GRPOTrainer, name, None)
+    assert method is not None, f"{VERSIONS} has no GRPOTrainer.{name} any more"
+    actual = list(inspect.signature(method).parameters)
+    assert actual == parameters, f"{VERSIONS} changed the signature of GRPOTrainer.{name}"
+
+
+def test_trl_still_calls_what_is_overridden():
+    called = {
+        "_compute_loss": GRPOTrainer.compute_loss,
+        "_prepare_inputs": transformers.Trainer.training_step,
+        "_clip_grad_norm": transformers.Trainer._run_epoch,
+    }
+    for name, caller in called.items():
+        source = inspect.getsource(caller)
+        assert f"self.{name}(" in source, (
+            f"{VERSIONS}: {caller.__qualname__} no longer calls {name}"
+        )
+
+
+def test_the_loop_still_divides_by_the_accumulation_steps():
+    source = inspect.getsource(transformers.Trainer.training_step)
+    assert "loss / self.current_gradient_accumulation_steps" in source, VERSIONS
+
+
+def test_settings_that_we_pass_exist():
+    fields = set(GRPOConfig.__dataclass_fields__)
+    source = inspect.getsource(trl_bridge.trl_settings)
+    call = next(
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "GRPOConfig"
+    )
+    passed = {keyword.arg for keyword in call.keywords}
+    assert passed <= fields, f"{VERSIONS} removed {passed - fields} from GRPOConfig"
+
+
+def test_settings_leave_to_trl_only_what_it_shall_do(tmp_path):
+    config = PPOConfig(episodes_per_update=32, num_mini_batches=2, num_ppo_epochs=3)
+    settings = trl_bridge.trl_settings(
+        config,
+        micro_batch_size=8,
+        seed=5,
+        num_updates=4,
+        device=torch.device("cpu"),
+        output_dir=tmp_path,
+    )
+    assert settings.gradient_accumulation_steps == 2
+    assert settings.steps_per_generation == 4
+    assert settings.max_steps == 4 * 3 * 2
+    assert settings.num_generations == 1
+    assert settings.beta == 0.0
+    assert settings.disable_dropout
+    assert settings.report_to == []
+    assert str(settings.save_strategy) == "SaveStrategy.NO"
+
+
+def test_several_processes_are_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(trl_bridge.ConfigError, match="expected one process"):
+        trl_bridge.trl_settings(
+            PPOConfig(),
+            micro_batch_size=8,
+            seed=0,
+            num_updates=1,
+            device=torch.device("cpu"),
+            output_dir=tmp_path,
+        )
+
+
+def test_learning_rate_factor_by_hand():
+    assert [learning_rate_factor(s, "constant", 4, 10) for s in (0, 1, 3, 4, 9)] == [
+        0.25, 0.5, 1.0, 1.0, 1.0,
+    ]  # fmt: skip
+    assert learning_rate_factor(5, "linear", 0, 10) == 0.5
+    assert learning_rate_factor(5, "cosine", 0, 10) == pytest.approx(0.5)
+    assert learning_rate_factor(10, "cosine", 0, 10) == pytest.approx(0.0)
+
+
+def test_sft_trainer_still_has_what_is_overridden():
+    assert "compute_loss" in vars(SFTTrainer), VERSIONS
+    assert "skip_prepare_dataset" in inspect.getsource(SFTTrainer), VERSIONS
