@@ -325,3 +325,17 @@ def test_copies_wander_apart():
     assert len(set(obs)) >= 7
     seen = {tuple(env.reset()[0]) for _ in itertools.repeat(None, 5)}
     assert len(seen) == 5
+
+
+def test_gymnasiums_worker_processes_carry_text_without_shared_memory():
+    env = gym.make_vec(
+        "instructrec/Parity-v0",
+        num_envs=2,
+        vectorization_mode="async",
+        vector_kwargs={"shared_memory": False, "autoreset_mode": "SameStep"},
+    )
+    try:
+        assert env.reset(seed=3)[0] == make_vector(2, task="parity").reset(seed=3)[0]
+        assert env.step(("odd", "odd"))[1].shape == (2,)
+    finally:
+        env.close()
