@@ -1,0 +1,288 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.tracking import NullTracker, TrackingConfig, open_tracking
+
+NAMES = {"name": "ppo-parity-s1", "job_type": "train", "group": "ppo-parity"}
+ROWS = [
+    {"update": 1, "id": "a", "prompt": "2?", "response": "even", "parts": {"exact": 1.0}},
+    {"update": 1, "id": "b", "prompt": [{"role": "user", "content": "3?"}], "parts": {}},
+]
+
+
+class FakeRun:
+    url = "https://example.org/run"
+    dir = "/somewhere/offline-run-x/files"
+
+    def __init__(self, broken=()):
+        self.broken = set(broken)
+        self.logged, self.metrics, self.summary, self.exit_code = [], [], {}, None
+
+    def define_metric(self, name, step_metric=None):
+        self._fail("define_metric")
+        self.metrics.append((name, step_metric))
+
+    def log(self, values, **options):
+        self._fail("log")
+        assert not options  # never step=
+        self.logged.append(values)
+
+    def finish(self, exit_code):
+        self._fail("finish")
+        self.exit_code = exit_code
+
+    def _fail(self, what):
+        if what in self.broken:
+            raise RuntimeError(f"{what} is broken")
+
+
+class FakeTable:
+    def __init__(self, columns, log_mode, allow_mixed_types):
+        self.columns, self.log_mode, self.data = columns, log_mode, []
+
+    def add_data(self, *values):
+        self.data.append(values)
+
+
+class FakeWandb:
+    """The part of the module that is used; ``refused`` modes cannot be opened."""
+
+    Table = FakeTable
+
+    def __init__(self, run=None, key=False, refused=()):
+        self.run, self.key, self.refused = run or FakeRun(), key, refused
+        self.inits = []
+
+    def login(self, **options):
+        assert options == {"prompt": False, "verify": False}
+        return self.key
+
+    @staticmethod
+    def Settings(**options):
+        return options
+
+    def init(self, **options):
+        self.inits.append(options)
+        if options["mode"] in self.refused:
+            raise ConnectionError("no way out")
+        return self.run
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch):
+    for name in ("WANDB_MODE", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        os.environ.pop(name, None)
+
+
+def start(folder, wandb, config=None, **options):
+    notes = []
+    config = config or TrackingConfig()
+    tracker = open_tracking(
+        config, folder, **{**NAMES, "note": notes.append, "wandb": wandb, **options}
+    )
+    return tracker, notes
+
+
+@pytest.mark.parametrize(
+    ("config", "env", "key", "mode"),
+    [
+        ("auto", None, False, "offline"),
+        ("auto", None, True, "online"),
+        ("auto", "offline", True, "offline"),
+        ("auto", "dryrun", True, "offline"),
+        ("auto", "online", False, "online"),
+        ("auto", "disabled", True, "disabled"),
+        ("auto", "", True, "online"),
+        ("offline", "online", True, "offline"),
+        ("online", "disabled", False, "online"),
+        ("disabled", "online", True, "disabled"),
+    ],
+)
+def test_the_mode_is_resolved_without_asking(tmp_path, monkeypatch, config, env, key, mode):
+    if env is not None:
+        monkeypatch.setenv("WANDB_MODE", env)
+    wandb = FakeWandb(key=key)
+    tracker, _ = start(tmp_path, wandb, TrackingConfig(mode=config))
+    assert tracker.mode == mode
+    assert [init["mode"] for init in wandb.inits] == ([] if mode == "disabled" else [mode])
+
+
+def test_disabled_tracking_imports_no_wandb(tmp_path):
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from instructrec.experiments.tracking import TrackingConfig, open_tracking\n"
+        "open_tracking(TrackingConfig(mode='disabled'), Path(), name='', job_type='', group='')\n"
+        "assert not {'wandb', 'torch'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_is_named_and_grouped(tmp_path):
+    wandb = FakeWandb()
+    config = TrackingConfig(project="answers", tags=("mine", "ppo"))
+    start(tmp_path, wandb, config, tags=["ppo", "tiny"], run_config={"ppo": {"lam": (1.0,)}})
+    init = wandb.inits[0]
+    assert (init["project"], init["group"], init["name"]) == (
+        "answers",
+        "ppo-parity",
+        "ppo-parity-s1",
+    )
+    assert init["job_type"] == "train"
+    assert init["tags"] == ["ppo", "tiny", "mine"]
+    assert init["config"] == {"ppo": {"lam": [1.0]}}
+    assert init["settings"]["init_timeout"] == 30
+    assert ("*", "train/update") in wandb.run.metrics
+
+
+def test_everything_stays_inside_the_run_folder(tmp_path):
+    wandb = FakeWandb()
+    start(tmp_path / "run", wandb)
+    assert wandb.inits[0]["dir"] == str(tmp_path / "run")
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        assert os.environ[name].startswith(str(tmp_path / "run"))
+    start(tmp_path / "next", FakeWandb())
+    assert os.environ["WANDB_DATA_DIR"].startswith(str(tmp_path / "next"))
+
+
+def test_a_folder_that_the_user_has_set_is_respected(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "mine"))
+    start(tmp_path / "run", FakeWandb())
+    assert os.environ["WANDB_DATA_DIR"] == str(tmp_path / "mine")
+
+
+def test_a_continued_run_keeps_its_id(tmp_path):
+    first, second = FakeWandb(), FakeWandb()
+    start(tmp_path, first)
+    start(tmp_path, second)
+    assert first.inits[0]["id"] == second.inits[0]["id"]
+
+
+def test_an_unreachable_server_means_offline_with_one_line(tmp_path):
+    wandb = FakeWandb(key=True, refused=("online",))
+    tracker, notes = start(tmp_path, wandb)
+    assert tracker.mode == "offline"
+    assert [init["mode"] for init in wandb.inits] == ["online", "offline"]
+    assert wandb.inits[0]["id"] != wandb.inits[1]["id"]
+    assert wandb.inits[0]["settings"] is not wandb.inits[1]["settings"]
+    assert len(notes) == 1
+    assert notes[0].startswith("WARNING")
+    assert "no way out" in notes[0]
+    assert "wandb sync /somewhere/offline-run-x" in notes[0]
+
+
+def test_a_wandb_that_cannot_start_lets_the_run_go_on(tmp_path):
+    with pytest.warns(RuntimeWarning, match="goes on without it .*no way out"):
+        tracker, _ = start(tmp_path, FakeWandb(refused=("online", "offline")))
+    assert isinstance(tracker, NullTracker)
+    tracker.log({"train/update": 1.0})
+    tracker.log_samples(ROWS)
+    tracker.finish("finished", {"eval/total/mean": 0.5})
+
+
+@pytest.mark.parametrize("broken", ["log", "finish"])
+def test_a_failure_on_the_way_is_one_warning_and_then_silence(tmp_path, broken):
+    tracker, _ = start(tmp_path, FakeWandb(FakeRun(broken={broken})))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for update in range(3):
+            tracker.log({"train/update": update})
+            tracker.log_samples(ROWS)
+        tracker.finish("finished")
+    assert len(caught) == 1
+    assert re.search(f"the run goes on .*{broken} is broken", str(caught[0].message))
+
+
+def test_numbers_that_are_missing_are_not_sent(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log({"train/update": 1.0, "ppo/kl_ref": float("nan"), "ppo/lr": 0.1, "x": None})
+    assert wandb.run.logged == [{"train/update": 1.0, "ppo/lr": 0.1}]
+
+
+def test_samples_grow_one_table_on_the_axis_of_updates(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log_samples(ROWS)
+    tracker.log_samples([])
+    tracker.log_samples([{"update": 2, "id": "c", "unknown": 1}])
+    first, second = wandb.run.logged
+    table = first["samples"]
+    assert table is second["samples"]
+    assert table.log_mode == "INCREMENTAL"
+    assert table.columns == ["update", "id", "prompt", "response", "exact"]
+    assert table.data == [
+        (1, "a", "2?", "even", 1.0),
+        (1, "b", "[{'role': 'user', 'content': '3?'}]", None, None),
+        (2, "c", None, None, None),
+    ]
+    assert (first["train/update"], second["train/update"]) == (1, 2)
+
+
+@pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("interrupted", 75)])
+def test_the_end_is_told(tmp_path, status, code):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.finish(status, {"eval/total/mean": 0.5, "eval/total/ci_low": float("nan")})
+    tracker.log({"train/update": 9.0})  # after the end: nothing
+    assert wandb.run.summary == {"status": status, "final/eval/total/mean": 0.5}
+    assert wandb.run.exit_code == code
+    assert wandb.run.logged == []
+
+
+def test_a_project_name_that_wandb_refuses_is_refused_at_once():
+    with pytest.raises(ConfigError, match=r"tracking\.project = 'a/b'"):
+        TrackingConfig(project="a/b")
+
+
+@pytest.mark.slow
+def test_the_real_wandb_records_offline_what_was_logged(tmp_path):
+    code = f"""
+from pathlib import Path
+from instructrec.experiments.tracking import TrackingConfig, open_tracking
+tracker = open_tracking(TrackingConfig(), Path({str(tmp_path)!r}), **{NAMES!r})
+assert tracker.mode == "offline", tracker.mode
+for update in (1, 2):
+    tracker.log({{"train/update": float(update), "reward/total/mean": update / 10}})
+    tracker.log_samples([{{"update": update, "prompt": "2?", "parts": {{"exact": 1.0}}}}])
+tracker.finish("finished", {{"eval/total/mean": 0.5}})
+"""
+    environment = os.environ | {"WANDB_MODE": "offline", "HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    told = subprocess.run(
+        command, check=True, env=environment, capture_output=True, text=True, timeout=120
+    )
+    folder = next((tmp_path / "wandb").glob("offline-run-*"))
+    assert f"wandb sync {folder}" in told.stdout
+    inspected = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
+        check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    records = [json.loads(line) for line in inspected.stdout.splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    curve = [
+        (h["train/update"], h["reward/total/mean"]) for h in history if "samples" not in str(h)
+    ]
+    assert curve == [(1, 0.1), (2, 0.2)]
+    run = next(r["run"] for r in records if r["type"] == "run")
+    assert (run["run_group"], run["job_type"]) == ("ppo-parity", "train")
+    summary = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    assert {"final/eval/total/mean": 0.5, "status": "finished"} in summary
+    assert len(list(folder.glob("files/media/table/samples_*.table.json"))) == 2
+    assert not (tmp_path / "home" / ".local").exists()
