@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -135,13 +134,13 @@ def explain(message: str, keys: Sequence[str]) -> str:
 
 
 def _explain_unknown(key: str, keys: Sequence[str]) -> str:
-    guess = did_you_mean(key, keys)
-    if not guess:  # the right name in the wrong section, e.g. --learning_rate
-        leaf = key.rsplit(".", 1)[-1]
-        leaves = {k.rsplit(".", 1)[-1]: k for k in keys}
-        found = [k for k in keys if k.rsplit(".", 1)[-1] == leaf]
-        found = found or [leaves[m] for m in difflib.get_close_matches(leaf, leaves, n=1)]
-        guess = f" Did you mean {' or '.join(map(repr, found))}?" if found else ""
+    # The right name in the wrong section (--learning_rate) is a closer guess than a similar word.
+    leaf = key.rsplit(".", 1)[-1]
+    found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
+    if found:
+        guess = f" Did you mean {' or '.join(map(repr, found))}?"
+    else:
+        guess = did_you_mean(key, keys)
     return f"unknown key {key!r}.{guess} `--help` lists the options."
 
 

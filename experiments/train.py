@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import RunInterrupted
+from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig, refuse_changed
 from instructrec.experiments.evaluation import evaluate
@@ -91,6 +91,8 @@ def run_training(
         InstructRecError: Settings, data, model or rewards cannot be used; nothing was overwritten.
         RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
     """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
     config = config.resolved()
     path = config.folder
     if resume and not path.exists():

@@ -1,0 +1,267 @@
+"""The command line: layers of files, overrides, plug-ins, and mistakes with suggestions."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from instructrec.errors import ConfigError
+from instructrec.experiments import command_line
+from instructrec.experiments.cli import COMMANDS, command_parser, main
+from instructrec.experiments.config import TrainConfig
+
+
+def train_config(*arguments: str) -> TrainConfig:
+    rest = command_line.recipes_to_config(arguments)
+    values = command_line.parse(command_parser("train"), rest)
+    config: TrainConfig = command_line.as_dataclass(TrainConfig, values)
+    return config
+
+
+def write(file: Path, value: Any) -> str:
+    file.write_text(value if isinstance(value, str) else yaml.safe_dump(value), encoding="utf-8")
+    return str(file)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 2) -> str:
+    """The one line that a mistaken command prints."""
+    assert main(arguments) == code
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    (line,) = printed.err.strip().splitlines()
+    return line
+
+
+# Layers -------------------------------------------------------------------------------------------
+
+
+def test_a_shipped_recipe_is_found_by_name_and_by_path() -> None:
+    by_path = train_config(str(command_line.RECIPES / "short_answers.yaml"))
+    assert train_config("short_answers") == train_config("short-answers") == by_path
+    assert by_path.ppo.episodes_per_update == 128
+
+
+def test_later_files_and_then_the_command_line_win(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.yaml", {"seed": 1, "ppo": {"learning_rate": 1e-3, "lam": 0.9}})
+    second = write(tmp_path / "b.yaml", {"ppo": {"learning_rate": 1e-4}})
+    config = train_config(first, "--config", second, "--ppo.gamma", "0.5", "--seed", "7")
+    assert (config.seed, config.ppo.lam) == (7, 0.9)
+    assert (config.ppo.learning_rate, config.ppo.gamma) == (1e-4, 0.5)
+    assert train_config(first, second).ppo.learning_rate == 1e-4
+
+
+def test_a_file_replaces_the_rewards_and_the_command_line_adds_to_them(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.yaml", {"rewards": {"exact_match": 1.0, "bleu": 0.5}})
+    second = write(tmp_path / "b.yaml", {"rewards": {"bleu": 2.0}})
+    assert train_config(first, second).reward_value() == {"bleu": 2.0}
+    added = train_config(first, "--rewards.politeness", "my_rewards.py:politeness")
+    assert added.reward_value() == {
+        "exact_match": 1.0,
+        "bleu": 0.5,
+        "politeness": "my_rewards.py:politeness",
+    }
+
+
+def test_the_long_form_of_a_reward_is_given_key_by_key() -> None:
+    config = train_config(
+        *("--rewards.kind.use", "my.py:kind"),
+        *("--rewards.kind.weight", "0.3"),
+        *("--rewards.kind.options", "{words: [please]}"),
+    )
+    assert config.reward_value()["kind"] == {
+        "use": "my.py:kind",
+        "weight": 0.3,
+        "options": {"words": ["please"]},
+    }
+
+
+def test_deep_keys_and_mappings_are_overridden() -> None:
+    config = train_config("--policy.lora.r", "4", "--task.options", "{families: [parity], size: 9}")
+    assert config.policy.lora.r == 4
+    assert config.task.options == {"families": ["parity"], "size": 9}
+
+
+def test_printed_configuration_is_a_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "tiny_smoke", "--ppo.lam", "0.5", "--print_config"])
+    assert ended.value.code == 0
+    printed = write(tmp_path / "printed.yaml", capsys.readouterr().out)
+    assert train_config(printed) == train_config("tiny_smoke", "--ppo.lam", "0.5")
+
+
+def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    line = complaint(capsys, "sft", "tiny_smoke")
+    assert "algorithm = 'ppo'" in line and "instructrec train" in line
+
+
+# Mistakes -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
+        (["train", "short_answer"], "Did you mean 'short_answers'?"),
+        (["train", "missing.yaml"], "unknown recipe 'missing.yaml'"),
+        (["train", "--ppo.learing_rate", "1"], "Did you mean 'ppo.learning_rate'?"),
+        (["train", "--learning_rate", "1"], "'ppo.learning_rate' or 'sft.learning_rate'"),
+        (["train", "--ppo.lr", "1"], "unknown key 'ppo.lr'"),
+        (["train", "--seed", "2", "a.yaml"], "recipes come before the options"),
+        (["train", "--seed", "two"], '"seed": Expected a int'),
+        (["train", "--ppo.gamma", "3"], "ppo.gamma = 3.0: expected a number in (0, 1]"),
+        (["train", "--policy.train", "half"], "Got value: half"),
+        (["train", "--rewards", "bleu"], "rewards is a mapping"),
+        (["train", "--rewards.bleu.weigth", "1"], "Did you mean 'weight'?"),
+        (["train", "--rewards.blue", "1"], "unknown reward 'blue'. Did you mean 'bleu'?"),
+        (["train", "--task.name", "paritty"], "Did you mean 'parity'?"),
+        (["train", "--resume", "--overwrite"], "exclude each other"),
+        (["rewards", "lst"], "invalid choice: 'lst'"),
+        (["evaluate"], "required: policy"),
+        (["evaluate", "tiny", "--samples", "2"], "same response every time"),
+        (["quickstart", "--sft.demonstrations", "3"], "unfair"),
+    ],
+)
+def test_a_mistake_is_one_line_that_helps(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ppo: {learing_rate: 1}", "Did you mean 'ppo.learning_rate'?"),
+        ("pppo: {learning_rate: 1}", "unknown key 'pppo.learning_rate'. Did you mean 'ppo."),
+        ("polcy: tiny", "unknown key 'polcy'. Did you mean 'policy'?"),
+        ("ppo: {learning_rate: fast}", "Got value: fast"),
+        ("ppo: [1\n x: :", "is not valid YAML"),
+        ("just a sentence", "holds a str"),
+        ("rewards: {bleu: {weigth: 3}}", "Did you mean 'weight'?"),
+        ("algorithm: sft\nppo: {lam: 0.5}", "ppo.lam given, but algorithm = 'sft'"),
+    ],
+)
+def test_a_mistake_in_a_file_is_one_line_that_helps(
+    text: str, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert expected in complaint(capsys, "train", write(tmp_path / "recipe.yaml", text))
+
+
+def test_a_missing_run_to_start_from_names_the_command_that_makes_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = complaint(
+        capsys, "train", "short_answers", "--policy.model", "runs/short-answers-sft-s2", code=4
+    )
+    assert "instructrec sft short_answers_sft --seed 2" in line
+
+
+def test_a_reward_file_that_does_not_import_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = write(tmp_path / "broken.py", "import nothing_of_this_name\n")
+    line = complaint(capsys, "train", "tiny_smoke", "--rewards.mine", f"{file}:mine")
+    assert "broken.py" in line and "nothing_of_this_name" in line
+
+
+def test_a_column_that_a_reward_needs_is_named_before_a_model_is_loaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f'{{"prompt": "Say {i}.", "answer": "{i}"}}\n' for i in range(60))
+    data = write(tmp_path / "data.jsonl", rows)
+    line = complaint(
+        capsys, "train", "--task.name", data, "--policy.model", "no/such-model", code=3
+    )
+    assert "'reference'" in line and "answer" in line
+
+
+def test_a_malformed_line_of_data_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "data.jsonl", '{"prompt": "a", "reference": "b"}\n{"prompt": \n')
+    line = complaint(capsys, "train", "--task.name", data, code=3)
+    assert "data.jsonl" in line and "2" in line
+
+
+# Help and errors ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: instructrec {command}" in capsys.readouterr().out
+
+
+def test_the_help_of_a_key_is_the_docstring_of_its_field(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    assert "one update is one rollout and its epochs" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_the_overview_lists_the_commands(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("instructrec 0")
+
+
+def test_debug_shows_the_traceback(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["train", "--seed", "two", "--debug"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("INSTRUCTREC_DEBUG", "1")
+    assert main(["trian"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_mistakes_are_found_without_importing_torch() -> None:
+    code = (
+        "import sys; from instructrec.experiments.cli import main; "
+        "code = main(['train', 'short_answers', '--ppo.lam', '7']); "
+        "print(code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "2 False"
+
+
+# Lists --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        ("rewards", ["exact_match", "bleu", "learned"]),
+        ("tasks", ["closed_answers", "arithmetic", "4096 / 512 / 512"]),
+        ("envs", ["instructrec/Arithmetic-v0", "instructrec/Instruction-v0"]),
+    ],
+)
+def test_lists(what: str, expected: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([what, "list"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in expected)
+
+
+def test_explaining_leaves_other_messages_alone() -> None:
+    assert command_line.explain("something\n  else", ["a"]) == "something else"
+    with pytest.raises(ConfigError):
+        command_line.find_recipe("folder/short_answers")

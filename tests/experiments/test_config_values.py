@@ -1,0 +1,170 @@
+"""Configurations: what is refused, what is derived, what survives a round trip."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.command_line import RECIPES, as_dataclass, make_parser, parse
+from instructrec.experiments.config import (
+    EvalConfig,
+    EvaluateConfig,
+    OutputConfig,
+    TaskConfig,
+    TrainConfig,
+    flatten,
+    refuse_changed,
+)
+from instructrec.experiments.quickstart_config import QuickstartConfig
+from instructrec.rewards.combine import RewardSpec
+from instructrec.rl.config import PPOConfig, SFTConfig
+
+
+def read_back(config: TrainConfig, file: Path) -> TrainConfig:
+    file.write_text(yaml.safe_dump(config.to_dict()), encoding="utf-8")
+    parser = make_parser("test", "")
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(TrainConfig)
+    read: TrainConfig = as_dataclass(TrainConfig, parse(parser, ["--config", str(file)]))
+    return read
+
+
+def test_names_are_derived_from_algorithm_task_and_seed() -> None:
+    config = TrainConfig(seed=3)
+    assert config.resolved_variant == "ppo-closed-answers"
+    assert config.folder == Path("runs/ppo-closed-answers-s3")
+
+
+@pytest.mark.parametrize(
+    ("task", "variant"),
+    [("data/my capitals.jsonl", "ppo-my-capitals"), ("my_tasks.py:hard", "ppo-my-tasks")],
+)
+def test_a_task_given_as_a_path_names_a_folder_without_slashes(task: str, variant: str) -> None:
+    assert TrainConfig(task=TaskConfig(name=task)).resolved_variant == variant
+
+
+def test_a_given_name_and_variant_win() -> None:
+    config = TrainConfig(name="first", variant="mine", seed=1)
+    assert (config.resolved_variant, config.resolved_name) == ("mine", "first")
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "", "-x", "a b"])
+def test_a_name_that_is_no_folder_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"name = .*output\.dir"):
+        TrainConfig(name=name)
+
+
+def test_settings_of_the_other_algorithm_are_refused_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"sft\.max_steps, sft\.eval_every given.*'ppo'"):
+        TrainConfig(sft=SFTConfig(max_steps=3, eval_every=1))
+    with pytest.raises(ConfigError, match=r"ppo\.num_updates given.*'sft'"):
+        TrainConfig(algorithm="sft", ppo=PPOConfig(num_updates=3))
+
+
+def test_rewards_must_not_be_empty() -> None:
+    with pytest.raises(ConfigError, match="rewards is empty"):
+        TrainConfig(rewards={})
+
+
+@pytest.mark.parametrize("kind", [EvalConfig, EvaluateConfig])
+def test_several_greedy_samples_are_refused(kind: type) -> None:
+    with pytest.raises(ConfigError, match="same response every time"):
+        kind(samples=4)
+    assert kind(samples=4, temperature=1.0).samples == 4
+
+
+def test_options_without_the_task_they_belong_to_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"eval\.options.*eval\.task"):
+        EvalConfig(options={"size": 3})
+
+
+def test_evaluation_draws_as_many_tokens_as_training_unless_told() -> None:
+    ppo = PPOConfig(response_length=9, stop_strings=("\n",))
+    sampling = TrainConfig(ppo=ppo).eval_sampling
+    assert (sampling.max_new_tokens, sampling.stop_strings, sampling.greedy) == (9, ("\n",), True)
+    told = TrainConfig(ppo=ppo, eval=EvalConfig(max_new_tokens=5, temperature=0.5, top_k=3))
+    assert (told.eval_sampling.max_new_tokens, told.eval_sampling.top_k) == (5, 3)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrainConfig(ppo=PPOConfig(learning_rate=1e-5, stop_strings=("\n",)), seed=4),
+        TrainConfig(algorithm="sft", sft=SFTConfig(max_steps=3)),
+        TrainConfig(
+            rewards={
+                "exact_match": 0.5,
+                "kind": "rewards.py:kind",
+                "long": RewardSpec(use="bleu", weight=2.0, options={"smooth": "exp"}),
+            },
+            task=TaskConfig(options={"families": ["parity"], "size": 10}),
+        ),
+    ],
+)
+def test_a_written_configuration_reads_back_as_the_same_run(
+    config: TrainConfig, tmp_path: Path
+) -> None:
+    resolved = config.resolved()
+    back = read_back(resolved, tmp_path / "config.yaml")
+    assert back.to_dict() == resolved.to_dict()
+    assert back.reward_value() == resolved.reward_value()
+
+
+def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
+    variants = set()
+    recipes = sorted(RECIPES.glob("*.yaml"))
+    assert {"short_answers", "short_answers_sft", "arithmetic", "tiny_smoke"} <= {
+        path.stem for path in recipes
+    }
+    for path in recipes:
+        text = path.read_text(encoding="utf-8")
+        assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
+        parser = make_parser("test", "")
+        parser.add_argument("--config", action="config")
+        parser.add_class_arguments(TrainConfig)
+        config = as_dataclass(TrainConfig, parse(parser, ["--config", str(path)]))
+        variants.add(config.variant)
+    assert len(variants) == len(recipes)
+
+
+def test_the_quickstart_uses_the_settings_of_the_recipe() -> None:
+    recipe = yaml.safe_load((RECIPES / "short_answers.yaml").read_text(encoding="utf-8"))
+    stage = QuickstartConfig().stage("ppo", "v", "runs", "m")
+    given = {k: v for k, v in recipe["ppo"].items() if k not in ("eval_every", "save_every")}
+    assert {k: getattr(stage.ppo, k) for k in given} == given
+    assert stage.policy.train == recipe["policy"]["train"]
+
+
+def test_both_sft_stages_of_the_quickstart_see_the_same_demonstrations() -> None:
+    with pytest.raises(ConfigError, match="unfair"):
+        QuickstartConfig(sft=SFTConfig(demonstrations=10))
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    folder.mkdir(parents=True)
+    text = yaml.safe_dump(config.resolved().to_dict())
+    (folder / "config.yaml").write_text(text, encoding="utf-8")
+
+
+def test_a_run_is_not_continued_with_other_settings(tmp_path: Path) -> None:
+    config = TrainConfig(output=OutputConfig(dir=str(tmp_path)))
+    write_config(config.folder, config)
+    refuse_changed(config, config.folder)
+    faster = dataclasses.replace(config, ppo=PPOConfig(learning_rate=1e-3))
+    with pytest.raises(ConfigError, match=r"ppo\.learning_rate: 2e-05 -> 0\.001"):
+        refuse_changed(faster, config.folder)
+
+
+def test_a_run_may_be_continued_for_longer(tmp_path: Path) -> None:
+    config = TrainConfig(output=OutputConfig(dir=str(tmp_path)))
+    write_config(config.folder, config)
+    longer = dataclasses.replace(config, ppo=PPOConfig(num_updates=99, save_every=3))
+    refuse_changed(longer, config.folder)
+
+
+def test_flatten_keeps_empty_mappings_as_values() -> None:
+    assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
