@@ -1,0 +1,228 @@
+"""The policy of a language model: loading, answering, and everything that training asks of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from instructrec.devices import pick_device, pick_dtype
+from instructrec.errors import PolicyError
+from instructrec.policies.base import Prompt, Responses
+from instructrec.policies.chat import ChatEncoder
+from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.policies.generation import CachedDecoder, Decoded, Decoder
+from instructrec.policies.loading import load_source
+from instructrec.policies.quiet import quiet_transformers
+from instructrec.policies.training_parts import choose_trained_weights
+
+_UNLIMITED = 2**31
+
+
+def load_policy(
+    config: PolicyConfig, *, seed: int = 0, sampling: Sampling | None = None
+) -> CausalLMPolicy:
+    """Loads the policy that a configuration names.
+
+    Args:
+        config: Model, precision, device and which weights train.
+        seed: Seed of the sampling, of new adapters and of the weights of ``tiny``.
+        sampling: How the policy answers when nothing else is asked for; defaults to
+            ``Sampling()``.
+
+    Raises:
+        PolicyError: The model cannot be found, loaded or used.
+        ConfigError: A setting contradicts the model or the machine.
+    """
+    device = pick_device(config.device)
+    compute_dtype = pick_dtype(config.dtype, device)
+    loaded = load_source(config.model, revision=config.revision, seed=seed)
+    model = choose_trained_weights(loaded, config, seed).to(device).eval()
+    return CausalLMPolicy(
+        model,
+        loaded.tokenizer,
+        config=config,
+        compute_dtype=compute_dtype,
+        sampling=sampling or Sampling(),
+        seed=seed,
+        continues_adapter=config.train == "lora" and loaded.adapter is not None,
+    )
+
+
+class CausalLMPolicy:
+    """A causal language model that answers prompts and can be trained.
+
+    The weights are float32 and live in ``model``; forward passes of the trainer run under
+    ``autocast()``. In bfloat16, answers come from a bfloat16 copy: call ``sync()`` after the
+    weights have changed.
+
+    Args:
+        model: Causal language model on its device (a PEFT model for ``lora``), with
+            ``requires_grad`` set.
+        tokenizer: Its tokenizer, with pad token and chat template.
+        config: What it was loaded from.
+        compute_dtype: Precision of the forward passes.
+        sampling: How it answers by default.
+        seed: Seed of its own generator.
+        continues_adapter: Whether ``lora`` trains a saved adapter on. The model without its
+            adapter is then not where training starts from.
+        decoder: Rollout engine; ``CachedDecoder`` when None.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        config: PolicyConfig,
+        compute_dtype: torch.dtype,
+        sampling: Sampling,
+        seed: int = 0,
+        continues_adapter: bool = False,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.name = config.model
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.compute_dtype = compute_dtype
+        self.sampling = sampling
+        self.continues_adapter = continues_adapter
+        self.device = next(model.parameters()).device
+        self.eos_token_ids = _eos_token_ids(model, tokenizer)
+        self.pad_token_id = int(tokenizer.pad_token_id)
+        self.max_length = _max_length(model, tokenizer)
+        _check_vocabulary(model, [*self.eos_token_ids, self.pad_token_id], self.name)
+        self._encoder = ChatEncoder(
+            tokenizer, system_prompt=config.system_prompt, max_length=self.max_length
+        )
+        self._generator = torch.Generator()
+        self._generator.manual_seed(seed)
+        self.decoder: Decoder = decoder or CachedDecoder(
+            model,
+            compute_dtype=compute_dtype,
+            eos_token_ids=self.eos_token_ids,
+            pad_token_id=self.pad_token_id,
+            max_length=self.max_length,
+            detokenize=self._detokenize,
+        )
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Returns the token ids of each prompt, unpadded, up to where the answer begins.
+
+        Raises:
+            PolicyError: A prompt is longer than the window, or the chat template refuses it.
+        """
+        return self._encoder.encode(prompts)
+
+    def respond(
+        self,
+        prompts: Sequence[Prompt],
+        columns: Mapping[str, Sequence[Any]] | None = None,
+        sampling: Sampling | None = None,
+    ) -> Responses:
+        """Answers each prompt once; repeat prompts for several samples (they share their prefill).
+
+        Args:
+            prompts: B prompts.
+            columns: Not used.
+            sampling: How to draw; ``self.sampling`` when None.
+
+        Raises:
+            PolicyError: A prompt and its response do not fit into the window.
+            NumericsError: The model's output is not a number.
+        """
+        sampling = sampling or self.sampling
+        prompt_ids = self.encode(prompts)
+        decoded = self.decoder.generate(prompt_ids, sampling, self._generator)
+        return Responses(
+            texts=[self._text(item, sampling) for item in decoded],
+            prompt_ids=prompt_ids,
+            response_ids=[item.ids for item in decoded],
+            logprobs=[item.logprobs for item in decoded],
+            stop_reasons=[item.stop_reason for item in decoded],
+        )
+
+    def sync(self) -> None:
+        """Makes answers come from the weights as they are now.
+
+        Copies those that train into the decode copy; nothing to do in float32.
+        """
+        self.decoder.sync()
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Returns the context in which forward passes use the compute precision."""
+        enabled = self.compute_dtype != torch.float32
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=enabled)
+
+    def generator_state(self) -> torch.Tensor:
+        """Returns the state of the sampling generator (uint8, on the CPU)."""
+        return self._generator.get_state()
+
+    def set_generator_state(self, state: torch.Tensor) -> None:
+        """Puts the sampling generator back into a state that it had."""
+        self._generator.set_state(state)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes a Hugging Face folder: weights in safetensors, tokenizer, generation settings.
+
+        For ``lora`` the folder holds the adapter and names its base model. ``load_policy`` reads
+        both kinds.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        options = {"save_embedding_layers": False} if self.config.train == "lora" else {}
+        with quiet_transformers():
+            self.model.save_pretrained(folder, **options)
+        self.tokenizer.save_pretrained(folder)
+
+    def weights_hash(self) -> str:
+        """Returns the SHA-256 of all weights and their names, adapters included."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.model.state_dict().items()):
+            flat = tensor.detach().cpu().contiguous()
+            digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
+            digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def with_sampling(self, **changes: Any) -> Sampling:
+        """Returns the policy's sampling with some fields changed."""
+        return dataclasses.replace(self.sampling, **changes)
+
+    def _detokenize(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+    def _text(self, item: Decoded, sampling: Sampling) -> str:
+        """The response without its end token, cut at the first stop string, stripped."""
+        ids = item.ids[:-1] if item.ids[-1] in self.eos_token_ids else item.ids
+        text = self._detokenize(ids)
+        found = [text.find(stop) for stop in sampling.stop_strings if stop in text]
+        return text[: min(found, default=len(text))].strip()
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
+    """The tokenizer's end token first (it ends a turn), then those of the generation settings."""
+    ids = [int(tokenizer.eos_token_id)]
+    settings = getattr(model, "generation_config", None)
+    more = getattr(settings, "eos_token_id", None)
+    more = [more] if isinstance(more, int) else list(more or [])
+    return ids + [int(token) for token in more if token != ids[0]]
+
+
+def _max_length(model: Any, tokenizer: Any) -> int:
+    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return int(min(window or _UNLIMITED, window or tokenizer.model_max_length, _UNLIMITED))
+
+
+def _check_vocabulary(model: Any, ids: Sequence[int], name: str) -> None:
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    if max(ids) >= rows:
+        raise PolicyError(
+            f"model {name!r} has {rows} embeddings, but its tokenizer's end or pad token has "
+            f"id {max(ids)}: the tokenizer belongs to another model."
+        )

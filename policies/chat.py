@@ -1,0 +1,126 @@
+"""Prompts to text to token ids: chat template, system message, and templates that lack things."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from instructrec.errors import PolicyError
+from instructrec.policies.base import Prompt
+
+PLAIN_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'system' %}{% if m['content'] %}{{ m['content'] + '\\n' }}{% endif %}"
+    "{% elif m['role'] == 'assistant' %}{{ 'Assistant: ' + m['content'] + eos_token + '\\n' }}"
+    "{% else %}{{ 'User: ' + m['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""Used for tokenizers without a chat template: ``User: ...`` and ``Assistant:`` lines."""
+
+
+def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
+    """Gives a tokenizer what it may lack: a pad token and a chat template.
+
+    Without pad token the end token is used (masks go by length, so nothing is lost). Without
+    chat template ``PLAIN_TEMPLATE`` is used, after the start token where the tokenizer puts one.
+
+    Args:
+        tokenizer: Changed in place and returned.
+        name: The model's name, for the error.
+
+    Raises:
+        PolicyError: The tokenizer has no end token, so no response could ever end.
+    """
+    if tokenizer.eos_token_id is None:
+        raise PolicyError(
+            f"the tokenizer of {name!r} has no eos token, so that no response could end. "
+            "Set eos_token in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if tokenizer.chat_template is None:
+        starts = tokenizer("a")["input_ids"][:1]
+        has_start = tokenizer.bos_token_id is not None and starts == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if has_start else "") + PLAIN_TEMPLATE
+    return tokenizer
+
+
+class ChatEncoder:
+    """Turns prompts into token ids that end where the answer begins.
+
+    A plain string becomes one user message. Every conversation that does not begin with a system
+    message gets one, even when it is empty: some templates otherwise put in a text of their own.
+    A template that refuses system messages (decided once, here) gets none.
+
+    Args:
+        tokenizer: A prepared tokenizer.
+        system_prompt: Text of the system message.
+        max_length: The model's window in tokens.
+
+    Raises:
+        PolicyError: The template refuses or drops a system prompt that is not empty.
+    """
+
+    def __init__(self, tokenizer: Any, *, system_prompt: str, max_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._system: list[dict[str, str]] = [{"role": "system", "content": system_prompt}]
+        self._max_length = max_length
+        user = {"role": "user", "content": "question"}
+        try:
+            rendered = self._render([[*self._system, user]])[0]
+        except Exception as error:  # templates raise whatever they like
+            if system_prompt:
+                raise PolicyError(
+                    f"the model's chat template refuses system messages ({error}), but "
+                    f"policy.system_prompt = {system_prompt!r}. Set it to '' and put the text "
+                    "into the instructions."
+                ) from error
+            self._system = []
+            return
+        if system_prompt.strip() not in rendered:
+            raise PolicyError(
+                f"the model's chat template drops the system message, but policy.system_prompt = "
+                f"{system_prompt!r}. Set it to '' and put the text into the instructions."
+            )
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Returns the token ids of each prompt, unpadded, generation prompt included.
+
+        Raises:
+            PolicyError: A prompt leaves no room for a response in the window, or the template
+                refuses a conversation.
+        """
+        if not prompts:
+            return []
+        conversations = [self._conversation(prompt) for prompt in prompts]
+        try:
+            texts = self._render(conversations)
+        except Exception as error:  # templates raise whatever they like
+            raise PolicyError(
+                f"the model's chat template refuses a conversation: {error}. It has to alternate "
+                "user and assistant messages and to end with the user's."
+            ) from error
+        encoded: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        for i, ids in enumerate(encoded):
+            if len(ids) >= self._max_length:
+                raise PolicyError(
+                    f"prompt {i} has {len(ids)} tokens, but the model's window holds "
+                    f"{self._max_length} for prompt and response together. It begins "
+                    f"{texts[i][:80]!r}. Shorten it, or use a model with a longer window."
+                )
+        return encoded
+
+    def _conversation(self, prompt: Prompt) -> list[dict[str, str]]:
+        if isinstance(prompt, str):
+            return [*self._system, {"role": "user", "content": prompt}]
+        messages = [dict(message) for message in prompt]
+        if not messages:
+            raise PolicyError("a prompt is an empty conversation: expected at least one message.")
+        has_system = messages[0].get("role") == "system"
+        return messages if has_system else [*self._system, *messages]
+
+    def _render(self, conversations: list[list[dict[str, str]]]) -> list[str]:
+        return self._tokenizer.apply_chat_template(
+            conversations, tokenize=False, add_generation_prompt=True
+        )

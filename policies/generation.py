@@ -1,0 +1,236 @@
+"""Rollout engines behind one seam: prompt ids in, sampled ids with their log-probs out.
+
+``Decoder`` is the seam. ``CachedDecoder`` is the engine that runs everywhere: its own loop over a
+key/value cache, in the process and on the device of the policy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from instructrec.errors import NumericsError, PolicyError
+from instructrec.policies.base import StopReason
+from instructrec.policies.config import Sampling
+from instructrec.policies.decode_copy import DecodeCopy
+from instructrec.policies.kv_cache import select_rows
+from instructrec.policies.prefill import Forward, Prefilled, prefill
+from instructrec.policies.sampling import pick_tokens
+
+_CPU_MEMORY = 3 * 2**29
+_DROP_SHARE = 0.1
+"""Finished rows leave the batch once they are more than this share of it."""
+
+
+class Decoded(NamedTuple):
+    """One response."""
+
+    ids: list[int]
+    """Sampled token ids, the end token included."""
+    logprobs: list[float]
+    """Their log-probs under the distribution that they were drawn from (nats)."""
+    stop_reason: StopReason
+    """Why the response ended."""
+
+
+class Decoder(Protocol):
+    """Whatever turns prompts into responses."""
+
+    def sync(self) -> None:
+        """Takes over the policy's trained weights."""
+        ...
+
+    def generate(
+        self, prompt_ids: Sequence[list[int]], sampling: Sampling, generator: torch.Generator
+    ) -> list[Decoded]:
+        """Answers each prompt once, in order; drawing uses this generator and no other."""
+        ...
+
+
+class CachedDecoder:
+    """Decodes in the policy's own process.
+
+    Every prompt gets its own random numbers before decoding starts. A response therefore
+    depends on the prompt, the weights and the prompt's place in the list, but (beyond float
+    noise) neither on the prompts beside it nor on how the work is cut into batches.
+
+    Args:
+        model: Causal language model, or a PEFT model around one.
+        compute_dtype: float32 decodes with the model itself; any other dtype with a copy.
+        eos_token_ids: Tokens that end a response.
+        pad_token_id: Fills up shorter prompts; may be one of the end tokens.
+        max_length: Most tokens of prompt and response together.
+        detokenize: Token ids -> text without special tokens, for stop strings.
+        memory_bytes: Memory for cache and logits of one batch; None takes 1.5 GiB on a CPU and
+            three tenths of what is free on a GPU.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        compute_dtype: torch.dtype,
+        eos_token_ids: Sequence[int],
+        pad_token_id: int,
+        max_length: int,
+        detokenize: Callable[[list[int]], str],
+        memory_bytes: int | None = None,
+    ) -> None:
+        self._copy = None if compute_dtype == torch.float32 else DecodeCopy(model, compute_dtype)
+        self._forward = Forward(self._copy.model if self._copy else model, pad_token_id)
+        self._eos = frozenset(eos_token_ids)
+        self._max_length = max_length
+        self._detokenize = detokenize
+        self._memory_bytes = memory_bytes
+        self.rows_at_once = 32 if self._forward.device.type == "cpu" else 1024
+        """Prompts in one pass of the prefill."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The module that decodes: the copy, or the policy's own model."""
+        return self._forward.model
+
+    def sync(self) -> None:
+        """Copies the trained weights into the decode copy; nothing to do without one."""
+        if self._copy is not None:
+            self._copy.sync()
+
+    @torch.no_grad()
+    def generate(
+        self, prompt_ids: Sequence[list[int]], sampling: Sampling, generator: torch.Generator
+    ) -> list[Decoded]:
+        """Answers each prompt once.
+
+        Args:
+            prompt_ids: Token ids of B prompts, unpadded.
+            sampling: How to draw, and how long.
+            generator: CPU generator; advances by B x max_new_tokens numbers whatever is drawn,
+                and not at all for greedy decoding.
+
+        Raises:
+            PolicyError: A prompt and its response do not fit into the model's window.
+            NumericsError: The model's output is not a number.
+        """
+        self._check_lengths(prompt_ids, sampling.max_new_tokens)
+        shape = (len(prompt_ids), sampling.max_new_tokens)
+        uniform = None
+        if not sampling.greedy:
+            uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
+        results: dict[int, Decoded] = {}
+        with self._decoding():
+            for rows in self._batches(prompt_ids, sampling.max_new_tokens):
+                batch = prefill(
+                    self._forward, [prompt_ids[i] for i in rows], rows_at_once=self.rows_at_once
+                )
+                uniform_BT = uniform[rows] if uniform is not None else None
+                results |= zip(rows, self._decode(batch, sampling, uniform_BT), strict=True)
+        return [results[i] for i in range(len(prompt_ids))]
+
+    def _decode(
+        self, batch: Prefilled, sampling: Sampling, uniform_BT: Tensor | None
+    ) -> list[Decoded]:
+        """Draws token after token until every row of the batch has ended."""
+        cache, logits, mask = batch.cache, batch.logits, batch.token_mask
+        ids: list[list[int]] = [[] for _ in range(logits.shape[0])]
+        logprobs: list[list[float]] = [[] for _ in ids]
+        reasons: list[StopReason | None] = [None] * len(ids)
+        rows = list(range(len(ids)))  # the row of the batch -> the response it belongs to
+        for step in range(sampling.max_new_tokens):
+            uniform = uniform_BT[rows, step] if uniform_BT is not None else None
+            tokens, token_logprobs = pick_tokens(logits, sampling, uniform)
+            picked = zip(rows, tokens.tolist(), token_logprobs.tolist(), strict=True)
+            for row, token, logprob in picked:
+                if reasons[row] is None:
+                    ids[row].append(token)
+                    logprobs[row].append(_finite(logprob))
+                    reasons[row] = self._stop_reason(ids[row], sampling)
+            alive = [i for i, row in enumerate(rows) if reasons[row] is None]
+            if not alive:
+                break
+            if len(alive) < (1 - _DROP_SHARE) * len(rows):
+                select_rows(cache, alive)
+                rows, tokens, mask = [rows[i] for i in alive], tokens[alive], mask[alive]
+            mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
+            logits = self._forward(tokens[:, None], mask, cache)
+        stopped = [reason or StopReason.LENGTH for reason in reasons]
+        return [Decoded(*parts) for parts in zip(ids, logprobs, stopped, strict=True)]
+
+    def _stop_reason(self, ids: list[int], sampling: Sampling) -> StopReason | None:
+        if ids[-1] in self._eos:
+            return StopReason.EOS
+        if sampling.stop_strings:
+            # Every token carries at least one byte, but for a few that carry none.
+            tail = max(len(text.encode()) for text in sampling.stop_strings) + 8
+            text = self._detokenize(ids[-tail:])
+            if any(stop in text for stop in sampling.stop_strings):
+                return StopReason.STOP_STRING
+        return None
+
+    def _check_lengths(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> None:
+        if not all(prompt_ids):
+            raise PolicyError("a prompt has no token at all: expected at least one.")
+        longest = max(map(len, prompt_ids), default=0)
+        if longest + max_new_tokens > self._max_length:
+            raise PolicyError(
+                f"a prompt of {longest} tokens and a response of up to {max_new_tokens} do not fit "
+                f"into the model's window of {self._max_length} tokens. Shorten the prompt, lower "
+                "the response length, or use a model with a longer window."
+            )
+
+    def _batches(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
+        """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
+        budget = self._memory_bytes or _free_memory(self._forward.device)
+        per_token, per_row = _memory_use(self._forward.config, next(self.model.parameters()).dtype)
+        order = sorted(range(len(prompt_ids)), key=lambda i: (len(prompt_ids[i]), prompt_ids[i]))
+        batch: list[int] = []
+        for i in order:
+            # Sorted by length, so the newcomer is the longest: all rows are padded to it.
+            row = per_row + per_token * (len(prompt_ids[i]) + max_new_tokens)
+            if batch and (len(batch) + 1) * row > budget:
+                yield batch
+                batch = []
+            batch.append(i)
+        if batch:
+            yield batch
+
+    @contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Evaluation mode, and the precision of the decoding module whatever surrounds us."""
+        was_training = self.model.training
+        self.model.eval()  # checkpointing of activations in training mode would forbid a cache
+        try:
+            with torch.autocast(self._forward.device.type, enabled=False):
+                yield
+        finally:
+            self.model.train(was_training)
+
+
+def _finite(logprob: float) -> float:
+    if not math.isfinite(logprob):
+        raise NumericsError(
+            f"the policy gave a sampled token the log-prob {logprob}: its logits are not finite. "
+            "Lower the learning rate, or go back to an earlier checkpoint."
+        )
+    return logprob
+
+
+def _free_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(0.3 * torch.cuda.mem_get_info(device)[0])
+    return _CPU_MEMORY
+
+
+def _memory_use(config: Any, dtype: torch.dtype) -> tuple[int, int]:
+    """Bytes for one cached token (and its activations), and for one row's logits."""
+    config = config.get_text_config(decoder=True)
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    cached = 2 * config.num_hidden_layers * kv_heads * head_size * dtype.itemsize
+    # The cache exists twice while rows are joined or dropped; logits in a few float32 versions.
+    return 2 * cached, 16 * int(config.vocab_size)

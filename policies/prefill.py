@@ -1,0 +1,170 @@
+"""The first pass of decoding: prompts in, cache and next-token logits out.
+
+Three things save work, and none changes a result beyond float noise: tokens that all prompts
+begin with (the chat template's opening) run once; identical prompts run once; prompts of similar
+length run together, so that little padding is computed.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from instructrec.policies.kv_cache import join_at_right, new_cache, select_rows
+
+_SHORTEST_SHARED_PREFIX = 4
+"""A shorter common opening is not worth a pass of its own."""
+
+
+@dataclass
+class Prefilled:
+    """A batch of B prompts, ready to decode."""
+
+    cache: DynamicCache
+    """Keys and values of W columns."""
+    logits: Tensor
+    """Logits of the first new token (B, V)."""
+    token_mask: Tensor
+    """Which columns hold a token of the row (B, W), bool."""
+
+
+class Forward:
+    """One pass of a causal language model that returns the last position's logits.
+
+    Models differ in the arguments that they take; those that a model lacks are left out.
+    """
+
+    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
+        self.model = model
+        self.pad_token_id = pad_token_id
+        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        self.config: Any = plain.config
+        accepted = inspect.signature(plain.forward).parameters
+        self._takes_positions = "position_ids" in accepted
+        self._takes_logits_to_keep = "logits_to_keep" in accepted
+        self.device = next(model.parameters()).device
+
+    def __call__(self, ids_BT: Tensor, token_mask_BW: Tensor, cache: DynamicCache) -> Tensor:
+        """Runs the newest T columns.
+
+        Args:
+            ids_BT: Token ids of the newest columns; padding where the mask says so.
+            token_mask_BW: Which columns hold a token, the cached ones included.
+            cache: Holds the W - T columns before; the new ones are added.
+
+        Returns:
+            Logits after the last column (B, V).
+        """
+        options: dict[str, Any] = {}
+        if self._takes_positions:
+            positions_BW = token_mask_BW.long().cumsum(-1) - 1
+            options["position_ids"] = positions_BW[:, -ids_BT.shape[1] :].clamp(min=0)
+        if self._takes_logits_to_keep:
+            options["logits_to_keep"] = 1
+        padded = not bool(token_mask_BW.all())
+        output = self.model(
+            input_ids=ids_BT,
+            attention_mask=token_mask_BW.long() if padded else None,
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        )
+        return output.logits[:, -1]
+
+
+def prefill(forward: Forward, prompts: Sequence[Sequence[int]], *, rows_at_once: int) -> Prefilled:
+    """Runs prompts up to their first new token.
+
+    Args:
+        forward: The model.
+        prompts: Token ids, sorted by length, identical prompts side by side.
+        rows_at_once: Prompts in one pass; fewer mean less padding.
+    """
+    unique = [p for i, p in enumerate(prompts) if i == 0 or p != prompts[i - 1]]
+    cache, plain = new_cache(forward.config)
+    if not plain:
+        batch = _run(forward, unique, cache)
+    else:
+        batch = _run_shared(forward, unique, rows_at_once)
+    if len(unique) < len(prompts):
+        row, rows = -1, []
+        for i, prompt in enumerate(prompts):
+            row += i == 0 or prompt != prompts[i - 1]
+            rows.append(row)
+        select_rows(batch.cache, rows)
+        batch = Prefilled(batch.cache, batch.logits[rows], batch.token_mask[rows])
+    return batch
+
+
+def _run_shared(forward: Forward, prompts: list[Sequence[int]], rows_at_once: int) -> Prefilled:
+    """Runs the common opening once, then the rest in groups of similar length."""
+    prefix = common_prefix(prompts) if len(prompts) > 1 else 0
+    prefix = prefix if prefix >= _SHORTEST_SHARED_PREFIX else 0
+    shared, _ = new_cache(forward.config)
+    if prefix:
+        ids = torch.tensor([prompts[0][:prefix]], device=forward.device)
+        forward(ids, torch.ones_like(ids, dtype=torch.bool), shared)
+    groups = [prompts[i : i + rows_at_once] for i in range(0, len(prompts), rows_at_once)]
+    parts = []
+    for group in groups:
+        cache = _repeated(shared, len(group), forward.config) if prefix else None
+        parts.append(_run(forward, group, cache or new_cache(forward.config)[0], prefix))
+    if len(parts) == 1:
+        return parts[0]
+    width = max(part.token_mask.shape[1] for part in parts) - prefix
+    masks = [
+        torch.cat(
+            [
+                part.token_mask[:, :prefix],
+                part.token_mask.new_zeros(
+                    part.token_mask.shape[0], prefix + width - part.token_mask.shape[1]
+                ),
+                part.token_mask[:, prefix:],
+            ],
+            dim=1,
+        )
+        for part in parts
+    ]
+    return Prefilled(
+        join_at_right([part.cache for part in parts], prefix, width),
+        torch.cat([part.logits for part in parts]),
+        torch.cat(masks),
+    )
+
+
+def _run(
+    forward: Forward, prompts: list[Sequence[int]], cache: DynamicCache, prefix: int = 0
+) -> Prefilled:
+    """Runs the prompts behind their shared prefix, padded on the left of what is their own."""
+    width = max(map(len, prompts)) - prefix
+    own = [list(prompt[prefix:]) for prompt in prompts]
+    padding = [width - len(ids) for ids in own]
+    ids = [[forward.pad_token_id] * n + row for n, row in zip(padding, own, strict=True)]
+    columns = torch.arange(-prefix, width, device=forward.device)
+    padding_B1 = torch.tensor(padding, device=forward.device)[:, None]
+    token_mask = (columns[None] < 0) | (columns[None] >= padding_B1)
+    logits = forward(torch.tensor(ids, device=forward.device), token_mask, cache)
+    return Prefilled(cache, logits, token_mask)
+
+
+def _repeated(shared: DynamicCache, rows: int, config: Any) -> DynamicCache:
+    """A new cache whose rows all hold the one row of ``shared``."""
+    cache, _ = new_cache(config)
+    for i, layer in enumerate(shared.layers):
+        keys, values = layer.keys, layer.values
+        assert isinstance(keys, Tensor) and isinstance(values, Tensor)
+        cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
+    return cache
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all prompts begin with, one fewer than the shortest at most."""
+    first, last = min(prompts), max(prompts)  # in lexical order these two differ the most
+    limit = min(map(len, prompts)) - 1
+    return next((i for i in range(limit) if first[i] != last[i]), limit)

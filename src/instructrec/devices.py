@@ -1,0 +1,110 @@
+"""Which device and which precision to compute in. Imports torch only inside its functions."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from instructrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = ("auto", "float32", "bfloat16")
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """Resolves a device name.
+
+    Args:
+        name: ``auto`` (CUDA, else Apple's MPS, else the CPU) or a name that torch knows:
+            ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Returns:
+        The device. Under a launcher that sets ``LOCAL_RANK``, ``auto`` and ``cuda`` are the
+        process's own GPU.
+
+    Raises:
+        ConfigError: The name is no device, or this machine does not have it.
+    """
+    import torch
+
+    has_mps = torch.backends.mps.is_available()
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"device = {name!r}: expected auto, cpu, cuda, cuda:<number> or mps."
+        ) from error
+    count = torch.cuda.device_count()
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= count):
+        raise ConfigError(
+            f"device = {name!r}: torch {torch.__version__} sees {count} CUDA devices here. "
+            "Use device: cpu (or auto), or install a CUDA build of torch and check nvidia-smi."
+        )
+    if device.type == "mps" and not has_mps:
+        raise ConfigError(
+            f"device = {name!r}: this machine or this torch build has no MPS. Use device: auto."
+        )
+    if device == torch.device("cuda"):
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count)
+    return device
+
+
+def pick_dtype(name: str = "auto", device: torch.device | str = "cpu") -> torch.dtype:
+    """Resolves the compute precision; weights that train stay float32 whatever it is.
+
+    Args:
+        name: ``auto``, ``float32`` or ``bfloat16``. ``auto`` takes bfloat16 where the hardware
+            multiplies in it (CUDA from Ampere on; CPUs with AVX512-BF16 or AMX), else float32.
+        device: Where the computation runs.
+
+    Raises:
+        ConfigError: The name is none of the three.
+    """
+    import torch
+
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype = {name!r}: expected one of {', '.join(_DTYPES)}.")
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    kind = torch.device(device).type
+    fast = (kind == "cuda" and _cuda_has_bfloat16()) or (kind == "cpu" and _cpu_has_bfloat16())
+    return torch.bfloat16 if fast else torch.float32
+
+
+def describe(device: torch.device | None = None, dtype: torch.dtype | None = None) -> str:
+    """Returns one line for people: ``cpu (2 threads), bfloat16 compute, float32 weights``.
+
+    Args:
+        device: The device in use; what ``auto`` picks when None.
+        dtype: The compute precision in use; what ``auto`` picks there when None.
+    """
+    import torch
+
+    device = device or pick_device()
+    dtype = dtype or pick_dtype("auto", device)
+    detail = ""
+    if device.type == "cpu":
+        threads = torch.get_num_threads()
+        detail = f" ({threads} thread{'s' if threads != 1 else ''})"
+    elif device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        detail = f" ({properties.name}, {properties.total_memory / 2**30:.0f} GiB)"
+    return f"{device}{detail}, {str(dtype).removeprefix('torch.')} compute, float32 weights"
+
+
+def _cuda_has_bfloat16() -> bool:
+    import torch
+
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; False where torch cannot tell."""
+    import torch
+
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
