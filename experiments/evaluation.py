@@ -169,10 +169,8 @@ def evaluate(
             rows of another evaluation.
         PolicyError: The policy returned another number of responses than it was asked for.
     """
-    for name, value in (("samples", samples), ("batch_size", batch_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} = {value}: expected at least 1.")
     start = time.perf_counter()
+    _require_positive(samples=samples, batch_size=batch_size, limit=limit)
     instructions = [task[i] for i in range(min(len(task), limit or len(task)))]
     if not instructions:
         raise DataError(
@@ -225,6 +223,12 @@ def cluster_of(row: Mapping[str, Any]) -> str:
 
 
 # Helpers ------------------------------------------------------------------------------------------
+
+
+def _require_positive(**counts: int | None) -> None:
+    for name, value in counts.items():
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} = {value}: expected at least 1.")
 
 
 def _header(

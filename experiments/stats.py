@@ -234,29 +234,7 @@ def two_level_bootstrap(
     index_N, n_clusters = _cluster_index(clusters, num_items)
     if n_clusters < 2:
         raise DataError(f"{n_clusters} cluster of items: expected at least 2 to resample.")
-    member_NC = np.zeros((num_items, n_clusters))
-    member_NC[np.arange(num_items), index_N] = 1.0
-    sums_SC, sizes_C = matrix_SN @ member_NC, member_NC.sum(0)
-
-    def statistic(seeds: np.ndarray, items: np.ndarray, axis: int = -1) -> np.ndarray:
-        drawn = sums_SC[seeds[..., :, None], items[..., None, :]]
-        return drawn.sum((-1, -2)) / (num_seeds * sizes_C[items].sum(-1))
-
-    if np.ptp(matrix_SN) == 0:
-        low = high = float(matrix_SN[0, 0])
-        method = "constant"
-    else:
-        interval = stats.bootstrap(
-            (np.arange(num_seeds), np.arange(n_clusters)),
-            statistic,
-            vectorized=True,
-            n_resamples=resamples,
-            batch=max(1, _BATCH_ELEMENTS // (num_seeds * n_clusters)),
-            confidence_level=confidence,
-            method="percentile",
-            rng=np.random.default_rng(rng),
-        ).confidence_interval
-        low, high, method = float(interval.low), float(interval.high), "percentile"
+    low, high, method = _two_way_bootstrap(matrix_SN, index_N, confidence, resamples, rng)
     return SeedInterval(
         mean=float(matrix_SN.mean()),
         low=low,
@@ -360,6 +338,36 @@ def _ratio_bootstrap(
         if np.isfinite(interval.low) and np.isfinite(interval.high):
             break
     return float(interval.low), float(interval.high), method
+
+
+def _two_way_bootstrap(
+    matrix_SN: np.ndarray, index_N: np.ndarray, confidence: float, resamples: int, rng: Rng
+) -> tuple[float, float, str]:
+    """Interval of the mean of all entries when rows and clusters of columns are drawn."""
+    if np.ptp(matrix_SN) == 0:
+        return float(matrix_SN[0, 0]), float(matrix_SN[0, 0]), "constant"
+    sizes_C = np.bincount(index_N).astype(np.float64)
+    num_seeds, n_clusters = len(matrix_SN), len(sizes_C)
+    member_NC = np.zeros((len(index_N), n_clusters))
+    member_NC[np.arange(len(index_N)), index_N] = 1.0
+    sums_SC = matrix_SN @ member_NC
+
+    def statistic(seeds: np.ndarray, items: np.ndarray, axis: int = -1) -> np.ndarray:
+        drawn = sums_SC[seeds[..., :, None], items[..., None, :]]
+        return drawn.sum((-1, -2)) / (num_seeds * sizes_C[items].sum(-1))
+
+    # Seeds and clusters are two independent samples of numbers, which scipy draws for us.
+    interval = stats.bootstrap(
+        (np.arange(num_seeds), np.arange(n_clusters)),
+        statistic,
+        vectorized=True,
+        n_resamples=resamples,
+        batch=max(1, _BATCH_ELEMENTS // (num_seeds * n_clusters)),
+        confidence_level=confidence,
+        method="percentile",
+        rng=np.random.default_rng(rng),
+    ).confidence_interval
+    return float(interval.low), float(interval.high), "percentile"
 
 
 def _sign_flip_p(sums_C: np.ndarray, resamples: int, rng: Rng) -> float:

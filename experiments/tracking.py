@@ -21,7 +21,7 @@ from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 
 _INIT_TIMEOUT_S = 30
-_FINISH_TIMEOUT_S = 300
+_FINISH_TIMEOUT_S = 120
 _FLUSH_S = 5
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 _MODES |= {"run": "online", "dryrun": "offline", "shared": "online"}
@@ -119,8 +119,12 @@ class WandbTracker:
         """Writes ``final/<key>`` scalars into the run's summary and closes the run."""
 
         def end(run: Any) -> None:
-            numbers = {f"final/{k}": v for k, v in plain(summary or {}).items() if v is not None}
-            run.summary.update({"status": status, **numbers})
+            final = {
+                f"final/{key}": value
+                for key, value in plain(summary or {}).items()
+                if isinstance(value, bool | int | float | str)
+            }
+            run.summary.update({"status": status, **final})
             run.finish(exit_code=_EXIT_CODES.get(status, 1))
 
         self._safely(end)
@@ -183,11 +187,6 @@ def open_tracking(
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         if wandb is None:
             import wandb
-        mode = _wanted_mode(config)
-        if mode == "auto":
-            stored = wandb.login(prompt=False, verify=False)
-            mode = "online" if stored else "offline"
-        root = Path(config.dir) if config.dir else folder
         arguments = {
             "project": config.project,
             "entity": config.entity,
@@ -196,23 +195,36 @@ def open_tracking(
             "job_type": job_type,
             "tags": _unique_tags([*tags, *config.tags]),
             "config": plain(run_config or {}),
-            "dir": str(_own_folders(root).absolute()),
-            "id": _run_id(folder),
-            "resume": "allow",
-            "reinit": "create_new",
         }
-        run, mode, problem = _start(wandb, arguments, mode, folder)
-        run.define_metric("train/update")
-        run.define_metric("sft/step")
-        run.define_metric("*", step_metric="train/update")
-        run.define_metric("sft/*", step_metric="sft/step")
-        tracker = WandbTracker(wandb, run, mode)
+        tracker, problem = _open(wandb, config, folder, arguments)
     except Exception as error:
         _warn(f"W&B could not be started; the run goes on without it ({_reason(error)})")
         return NullTracker()
     warning = f"WARNING: W&B cannot be reached ({problem}). " if problem else ""
     note(warning + tracker.where)
     return tracker
+
+
+def _open(
+    wandb: Any, config: TrackingConfig, folder: Path, arguments: dict[str, Any]
+) -> tuple[WandbTracker, str]:
+    """Returns the tracker, and why it is not online although it should be (empty if it is)."""
+    mode = _wanted_mode(config)
+    if mode == "auto":
+        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    root = _own_folders(Path(config.dir) if config.dir else folder)
+    arguments |= {
+        "dir": str(root.absolute()),
+        "id": _run_id(folder),
+        "resume": "allow",
+        "reinit": "create_new",
+    }
+    run, mode, problem = _start(wandb, arguments, mode, folder)
+    run.define_metric("train/update")
+    run.define_metric("sft/step")
+    run.define_metric("*", step_metric="train/update")
+    run.define_metric("sft/*", step_metric="sft/step")
+    return WandbTracker(wandb, run, mode), problem
 
 
 def _start(

@@ -235,7 +235,9 @@ def test_samples_grow_one_table_on_the_axis_of_updates(tmp_path):
 def test_the_end_is_told(tmp_path, status, code):
     wandb = FakeWandb()
     tracker, _ = start(tmp_path, wandb)
-    tracker.finish(status, {"eval/total/mean": 0.5, "eval/total/ci_low": float("nan")})
+    tracker.finish(
+        status, {"eval/total/mean": 0.5, "eval/total/ci_low": float("nan"), "ids": ["a"]}
+    )
     tracker.log({"train/update": 9.0})  # after the end: nothing
     assert wandb.run.summary == {"status": status, "final/eval/total/mean": 0.5}
     assert wandb.run.exit_code == code
