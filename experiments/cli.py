@@ -80,7 +80,7 @@ def _build_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "policy",
         help="A run folder, a Hugging Face folder or hub id, a model name (smollm2-135m, tiny), "
-        "or oracle, random, empty.",
+        "oracle, random or empty, or the .jsonl of an earlier evaluation to score it anew.",
     )
     parser.add_class_arguments(EvaluateConfig)
     parser.add_argument(

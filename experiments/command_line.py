@@ -137,10 +137,8 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     # The right name in the wrong section (--learning_rate) is a closer guess than a similar word.
     leaf = key.rsplit(".", 1)[-1]
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
-    if found:
-        guess = f" Did you mean {' or '.join(map(repr, found))}?"
-    else:
-        guess = did_you_mean(key, keys)
+    elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
+    guess = elsewhere if found else did_you_mean(key, keys)
     return f"unknown key {key!r}.{guess} `--help` lists the options."
 
 

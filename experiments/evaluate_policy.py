@@ -16,8 +16,9 @@ from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.policies import scripted
 from instructrec.policies.base import Policy
-from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
 from instructrec.rewards.combine import make_rewards
 
 SCRIPTED = ("oracle", "random", "empty")
@@ -48,8 +49,9 @@ def run_evaluation(
     """Evaluates a policy; the rows go to its run folder, or to one of their own.
 
     Args:
-        policy: A run folder, a Hugging Face folder or hub id, a model name, or one of
-            ``oracle``, ``random``, ``empty``.
+        policy: A run folder, a Hugging Face folder or hub id, a model name, one of ``oracle``,
+            ``random``, ``empty``, or the ``.jsonl`` of an earlier evaluation, whose responses are
+            given again (to measure other rewards on them).
         config: What is measured, and how.
         overwrite: Delete an earlier evaluation in the same place.
         command: The command line after the program's name, for the record.
@@ -132,9 +134,6 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
     rewards = reward_value(config.rewards) if config.rewards else before.get("rewards")
     tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
     tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
-    prompt = config.system_prompt
-    if prompt is None:
-        prompt = before.get("policy", {}).get("system_prompt", "")
     return _Plan(
         task=task,
         options=options,
@@ -147,25 +146,39 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
             top_k=config.top_k,
             stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
         ),
-        policy=PolicyConfig(
-            model=policy if policy in SCRIPTED else setup_run.model_folder(policy),
-            dtype=config.dtype,
-            device=config.device,
-            system_prompt=prompt,
-        ),
+        policy=_policy_config(policy, config, before.get("policy", {})),
     )
 
 
-def _load(policy: str, plan: _Plan, seed: int) -> Policy:
-    if policy not in SCRIPTED:
-        return setup_run.load(plan.policy, seed, plan.sampling)
-    from instructrec.policies import scripted
+def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) -> PolicyConfig:
+    """How the policy is loaded: as it was trained, adapters included, so that its hash agrees."""
+    lora = LoraSettings(**before.get("lora", {}))
+    kept = {key: before[key] for key in ("train", "num_layers", "system_prompt") if key in before}
+    if config.system_prompt is not None:
+        kept["system_prompt"] = config.system_prompt
+    return PolicyConfig(
+        model=policy if _is_scripted(policy) else setup_run.model_folder(policy),
+        dtype=config.dtype,
+        device=config.device,
+        lora=lora,
+        **kept,
+    )
 
+
+def _is_scripted(policy: str) -> bool:
+    return policy in SCRIPTED or policy.endswith(".jsonl")
+
+
+def _load(policy: str, plan: _Plan, seed: int) -> Policy:
     if policy == "oracle":
         return scripted.OraclePolicy()
     if policy == "random":
         return scripted.RandomPolicy(seed=seed)
-    return scripted.EmptyPolicy()
+    if policy == "empty":
+        return scripted.EmptyPolicy()
+    if policy.endswith(".jsonl"):
+        return scripted.ReplayPolicy(policy)
+    return setup_run.load(plan.policy, seed, plan.sampling)
 
 
 def _new_folder(

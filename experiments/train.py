@@ -7,6 +7,7 @@ Also runs by itself, so that a launcher of several processes can start it:
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -244,9 +245,19 @@ def _finish(run: _Run, trained: dict[str, Any]) -> dict[str, Any]:
         "policy_hash": run.policy.weights_hash(),
     }
     if run.config.output.export_policy:
-        run.policy.save(run.folder.policy)
+        _export(run.policy, run.folder.policy)
     run.folder.finish("finished", summary)
     return summary
+
+
+def _export(policy: CausalLMPolicy, folder: Path) -> None:
+    """Writes the policy beside its place and renames, so that the folder is whole or absent."""
+    staging = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    policy.save(staging)
+    if folder.exists():
+        shutil.rmtree(folder)
+    staging.rename(folder)
 
 
 def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Path]:
