@@ -271,6 +271,8 @@ def _kept_rows(path: Path, header: Row, slots: Sequence[tuple[Instruction, int]]
         raise DataError(f"{path} has no {side.name} that says what its rows are. {advice}")
     before = read_json(side)
     changed = [k for k in header if before.get(k) != header[k]]
+    if header["weights_hash"] is not None and "weights_hash" not in changed:
+        changed = [k for k in changed if k != "policy"]  # the same weights under another name
     if changed:
         details = "; ".join(f"{k}: {before.get(k)!r} -> {header[k]!r}" for k in changed)
         raise DataError(f"{path} holds another evaluation ({details}). {advice}")
