@@ -3,3 +3,18 @@ if not __name__.startswith("instructrec."):
         f"import 'instructrec.{__name__}', not {__name__!r}: "
         "the second name would make a second copy of every registry"
     )
+
+# How the policy learns: PPO on TRL's trainer, supervised fine-tuning, and their pure maths.
+from instructrec.lazy import lazy_exports
+
+_exports = {
+    "PPOConfig": "instructrec.rl.config",
+    "PPOTrainer": "instructrec.rl.ppo",
+    "Rollout": "instructrec.rl.rollout",
+    "SFTConfig": "instructrec.rl.config",
+    "Demonstration": "instructrec.rl.sft",
+    "TrainingResult": "instructrec.rl.ppo",
+    "run_sft": "instructrec.rl.sft",
+    "train_ppo": "instructrec.rl.ppo",
+}
+__getattr__, __all__ = lazy_exports(__name__, _exports)

@@ -43,6 +43,10 @@ OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
 """Receives the metrics of an update and its sample rows."""
 
 
+Stopped = Literal["finished", "early_stopping", "interrupted"]
+"""Why a training call ended."""
+
+
 @dataclass(frozen=True)
 class TrainingResult:
     """How a training call ended."""
@@ -53,7 +57,7 @@ class TrainingResult:
     """Update with the best evaluation; the last one when nothing was evaluated."""
     best_score: float | None
     """That evaluation's score, None when nothing was evaluated."""
-    stopped: Literal["finished", "early_stopping", "interrupted"]
+    stopped: Stopped
     """Why it ended."""
 
 
@@ -104,7 +108,7 @@ class PPOTrainer(RolloutTrainer):
         assert config.micro_batch_size is not None, "resolve_micro_batch comes first"
         self.env, self.hooks, self.checkpoint_dir, self.resume = env, hooks, checkpoint_dir, resume
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
-        self.stopped: Literal["finished", "early_stopping", "interrupted"] = "finished"
+        self.stopped: Stopped = "finished"
         self.shuffler = torch.Generator().manual_seed(seed)
         first = self.progress.update * config.episodes_per_update
         last = config.num_updates * config.episodes_per_update
@@ -222,7 +226,7 @@ class PPOTrainer(RolloutTrainer):
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         saving = last or interrupted or early or self._is_best_now()
         if saving or (config.save_every and update % config.save_every == 0):
-            self._save()
+            self._write_checkpoint()
         metrics["time/total_s"] = self.clock.total()
         self.hooks.on_update(metrics, self.rollout.rows(update))
         if interrupted:
@@ -277,7 +281,7 @@ class PPOTrainer(RolloutTrainer):
     def _is_best_now(self) -> bool:
         return self.progress.best_update == self.progress.update
 
-    def _save(self) -> None:
+    def _write_checkpoint(self) -> None:
         if self.checkpoint_dir is None:
             return
         folder = checkpoint_path(self.checkpoint_dir, self.progress.update)
@@ -332,17 +336,16 @@ def train_ppo(
     """Trains a policy with PPO.
 
     Args:
-        policy: The policy as it starts; the KL reference is a copy of exactly this state, on a
-            resumed run too. It ends with the weights of the best evaluation when there are
-            evaluations and a checkpoint folder, else with the last ones.
-        env: Vector environment with ``num_envs == config.episodes_per_update`` and autoreset
-            DISABLED.
+        policy: The policy as it starts, on a resumed run too: the KL reference is a copy of this
+            state. It ends with the weights of the best evaluation when there are evaluations and
+            a checkpoint folder, else with the last ones.
+        env: Vector environment of ``config.episodes_per_update`` episodes, autoreset DISABLED.
         config: Settings.
         seed: Seed of the instruction order and of the shuffles.
         on_update: Called after each update.
         evaluate: Scores the current policy; called every ``config.eval_every`` updates and after
             the last one.
-        best_metric: The evaluation's key by which the best update is chosen (larger is better).
+        best_metric: The evaluation's key that chooses the best update (larger is better).
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True ends the run behind a checkpoint.
@@ -363,20 +366,25 @@ def train_ppo(
     resume = read_checkpoint(resume_from) if resume_from is not None else None
     if resume is not None:
         training_state.check_compatible(resume, config)
-    hooks = Hooks(on_update, evaluate, best_metric, should_stop)
     if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
         training_state.load_weights(policy, resume)
         progress = Progress(**resume.state["progress"])
-        return TrainingResult(
-            progress.update, progress.best_update, progress.best_score, "finished"
+        stopped: Stopped = "finished"
+    else:
+        hooks = Hooks(on_update, evaluate, best_metric, should_stop)
+        trainer = PPOTrainer(
+            policy,
+            env,
+            config,
+            seed=seed,
+            hooks=hooks,
+            checkpoint_dir=checkpoint_dir,
+            resume=resume,
         )
-    trainer = PPOTrainer(
-        policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume
-    )
-    trainer.train()
-    progress = trainer.progress
+        trainer.train()
+        progress, stopped = trainer.progress, trainer.stopped
     best = progress.best_update or progress.update
-    if best != progress.update and checkpoint_dir is not None and trainer.stopped != "interrupted":
+    if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
         training_state.load_weights(policy, read_checkpoint(checkpoint_path(checkpoint_dir, best)))
     policy.sync()
-    return TrainingResult(progress.update, best, progress.best_score, trainer.stopped)
+    return TrainingResult(progress.update, best, progress.best_score, stopped)

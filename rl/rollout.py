@@ -62,7 +62,7 @@ class Rollout:
                 "prompt": self.prompts[i],
                 "response": self.texts[i],
                 "reference": self.references[i],
-                "parts": {k: float(v[i]) for k, v in parts.items() if np.isfinite(v[i])},
+                "parts": {k: float(v[i]) if np.isfinite(v[i]) else None for k, v in parts.items()},
                 "total": float(self.rewards.total[i]) if self.scored[i] else None,
                 "stop_reason": str(self.stop_reasons[i]),
                 "response_len": len(self.response_ids[i]),

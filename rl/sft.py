@@ -57,6 +57,9 @@ class SFTResult:
 class _ResponseTrainer(SFTTrainer):
     """TRL's trainer with the policy's own precision, our schedule, and no logging of its own."""
 
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(self, policy: CausalLMPolicy, config: SFTConfig, **kwargs: Any) -> None:
         self.policy = policy
         self.config = config
@@ -90,7 +93,8 @@ class _Watch(TrainerCallback):
         self.best_weights: dict[str, Tensor] = {}
         self.without_gain = 0
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        logs: dict[str, float] = kwargs["logs"]
         step = {"sft/step": float(state.global_step)}
         if "loss" in logs:
             self.loss = logs["loss"]
@@ -120,7 +124,7 @@ class _Watch(TrainerCallback):
             name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
 
-    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         patience = self.config.early_stopping_patience
         if patience and self.without_gain >= patience:
             control.should_training_stop = True

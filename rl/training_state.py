@@ -28,7 +28,8 @@ _MAY_CHANGE = {
 
 def capture(trainer: PPOTrainer) -> Snapshot:
     """Takes the trained weights, the critic, the optimizer, and all generator states."""
-    tensors = {f"policy.{name}": p for name, p in _trained(trainer.policy).items()}
+    tensors: dict[str, torch.Tensor] = {}
+    tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy).items()}
     tensors |= {f"critic.{name}": t for name, t in trainer.critic.state_dict().items()}
     optimizer = trainer.optimizer.state_dict()
     for index, moments in optimizer["state"].items():

@@ -22,6 +22,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.critic import ValueHead
 from instructrec.rl.config import PPOConfig
 
 PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
@@ -107,7 +108,7 @@ def unchanged_forward(model: nn.Module) -> Iterator[None]:
             causal.forward = before
 
 
-def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float]:
+def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float | None]:
     raise AssertionError("rewards come from the environment, TRL never scores")
 
 
@@ -146,11 +147,14 @@ class RolloutTrainer(GRPOTrainer):
 
     _tag_names = ["instructrec", "ppo"]  # noqa: RUF012 (TRL reads it as a class attribute)
     _name = "PPO"
+    args: Any
+    optimizer: Any
+    lr_scheduler: Any
 
     def __init__(
         self,
         policy: CausalLMPolicy,
-        critic: nn.Module,
+        critic: ValueHead,
         order: Sequence[int],
         config: PPOConfig,
         settings: GRPOConfig,
@@ -197,7 +201,7 @@ class RolloutTrainer(GRPOTrainer):
         """Micro-batches in one update, over all epochs."""
         return self.args.steps_per_generation * self.config.num_ppo_epochs
 
-    def _prepare_inputs(self, generation_batch: list[dict[str, Any]]) -> dict[str, Any]:
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
         """Hands out the next micro-batch; TRL calls it before each forward/backward."""
         if self._slot == 0:
             self._queue = self.begin_update([row[INDEX_COLUMN] for row in generation_batch])
