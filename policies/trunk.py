@@ -30,9 +30,9 @@ class Trunk:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        causal = base_causal_lm(model)
         self.base: Any = causal.base_model
-        self.lm_head: nn.Module = causal.get_output_embeddings()
+        self.lm_head: Any = causal.get_output_embeddings()
         self.num_frozen = _leading_frozen_layers(self.base)
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
@@ -113,12 +113,17 @@ class Trunk:
         causal.train(was_training)
 
 
+def base_causal_lm(model: Any) -> Any:
+    """The causal language model itself, or the one under a PEFT model."""
+    return model.get_base_model() if hasattr(model, "peft_config") else model
+
+
 def _close(actual: Tensor, expected: Tensor) -> bool:
     scale = expected.abs().max().clamp(min=1.0)
     return bool((actual - expected).abs().max() <= 1e-3 * scale)
 
 
-def _leading_frozen_layers(base: nn.Module) -> int:
+def _leading_frozen_layers(base: Any) -> int:
     """Number of layers before the first trained weight; 0 when an embedding is trained."""
     layers = getattr(base, "layers", None)
     if not isinstance(layers, nn.ModuleList) or _trains(base.get_input_embeddings()):
@@ -131,7 +136,7 @@ def _trains(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters())
 
 
-def _layers_from(base: nn.Module, first: int) -> nn.Module:
+def _layers_from(base: Any, first: int) -> nn.Module:
     """A second view of the same weights that holds only the layers from ``first`` on."""
     view = copy.copy(base)
     view._modules = dict(base._modules)

@@ -23,6 +23,7 @@ from trl import GRPOConfig, GRPOTrainer
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import ValueHead
+from instructrec.policies.trunk import base_causal_lm
 from instructrec.rl.config import PPOConfig
 
 PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
@@ -98,7 +99,7 @@ def unchanged_forward(model: nn.Module) -> Iterator[None]:
     TRL's trainers replace it on the instance with one that can fuse the output layer into the
     loss. A policy that goes on to other stages must not carry that along.
     """
-    causal: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+    causal = base_causal_lm(model)
     before = causal.__dict__.get("forward")
     try:
         yield
