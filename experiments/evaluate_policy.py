@@ -63,6 +63,8 @@ def run_evaluation(
     reward = make_rewards(plan.rewards)
     reward.check_columns(task.columns)
     answering = _load(policy, plan, config.seed)
+    if run is not None:
+        answering.name = setup_run.policy_name(run.info())
     decoding = telling.decoding(plan.sampling, config.samples, config.limit, config.seed)
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command)

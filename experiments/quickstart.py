@@ -33,6 +33,8 @@ from instructrec.rewards.combine import CombinedReward, make_rewards
 
 TRAIN_TO_DECODE = 5.5
 """Rough cost of training on an episode (both passes of an update) over the cost of sampling it."""
+_SETUP_S = 10.0
+"""Seconds that a stage takes besides: loading, writing, imports."""
 _PROBE = 24
 _REWARDS = {"exact_match": 1.0}
 
@@ -113,7 +115,8 @@ def _base(run: _Quickstart) -> None:
     with RunFolder.create(path, info, settings, command=["instructrec", *run.command]) as folder:
         evaluation = _evaluate(run, policy, folder, 0, greedy, 1, config.eval.limit)
         _measure(run, "base", policy, folder, 0, evaluation, 0.0)
-        folder.finish("finished", evaluation.metrics())
+        name = evaluation.path.name if evaluation.path else ""
+        folder.finish("finished", {**evaluation.metrics(), "eval_file": f"eval/{name}"})
 
 
 def _train(run: _Quickstart, name: str, model: str) -> str:
@@ -214,7 +217,7 @@ def _estimate(run: _Quickstart, policy: Policy) -> float:
     )
     epochs = config.ppo.num_ppo_epochs / 2
     trained = rollouts * (1 + TRAIN_TO_DECODE * epochs) + examples * TRAIN_TO_DECODE
-    return each * (len(STAGES) * measured + trained + validated)
+    return len(STAGES) * _SETUP_S + each * (len(STAGES) * measured + trained + validated)
 
 
 # The end ------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.errors import DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.runfolder import RunInfo
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
@@ -130,6 +131,11 @@ def answer(instruction: Instruction) -> str:
             "fine-tuning needs a text to imitate in the column 'reference'."
         )
     return first
+
+
+def policy_name(info: RunInfo) -> str:
+    """What a trained policy is called, wherever its run folder lies."""
+    return info.variant if info.seed is None else f"{info.variant}-s{info.seed}"
 
 
 def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:

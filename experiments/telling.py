@@ -90,9 +90,8 @@ def conclude(
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
     lines = ["", first + "."]
-    lines += [
-        measured(name, summary) for name in [*config.rewards, "total"] if measured(name, summary)
-    ]
+    shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
+    lines += [line for name in shown if (line := measured(name, summary))]
     lines += [
         "",
         f"summary      {folder.path / 'summary.json'}",

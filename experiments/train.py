@@ -107,9 +107,11 @@ def run_training(
         policy = load_policy(
             dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
         )
+        info = _info(config, model)
+        policy.name = setup_run.policy_name(info)
         folder = RunFolder.create(
             path,
-            _info(config, model),
+            info,
             config.to_dict(),
             resume=resume,
             overwrite=overwrite,

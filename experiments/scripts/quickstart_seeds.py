@@ -1,0 +1,240 @@
+"""Puts the quickstarts of several seeds together: every seed shown, intervals over seeds and items.
+
+Run it after ``instructrec quickstart --seed S`` for each seed::
+
+    python experiments/scripts/quickstart_seeds.py runs/quickstart-* --name quickstart
+
+It reads the greedy evaluations of the run folders and writes ``<name>.json`` and ``<name>.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrec.errors import DataError, InstructRecError
+from instructrec.experiments.evaluation import cluster_of, load_evaluation
+from instructrec.experiments.jsonl import Row, write_atomic, write_json
+from instructrec.experiments.progress import format_duration
+from instructrec.experiments.quickstart_report import STAGES
+from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.stats import SeedInterval, paired_difference, two_level_bootstrap
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+DIFFERENCES = (("ppo", "sft"), ("ppo", "sft-best"))
+
+
+class Quickstart:
+    """One finished quickstart folder.
+
+    Raises:
+        DataError: It has not finished, or a stage has no greedy evaluation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = RunFolder.open(path)
+        self.record = self.folder.record()
+        if self.record["status"] != "finished" or self.record["variant"] != "quickstart":
+            raise DataError(
+                f"{path} is a {self.record['status']} {self.record['variant']} run: expected a "
+                "finished quickstart."
+            )
+        self.seed = int(self.record["seed"])
+        self.summary = self.folder.summary()
+        self.rows = {name: self._greedy(name) for name in STAGES}
+
+    def _greedy(self, stage: str) -> dict[str, Row]:
+        """Rows of the stage's greedy test evaluation by instruction, those with a score."""
+        named = RunFolder.open(self.path / stage).summary().get("eval_file")
+        if named is None:
+            raise DataError(f"{self.path / stage} has no evaluation in its summary.json.")
+        rows = load_evaluation(self.path / stage / named).rows
+        return {row["id"]: row for row in rows if row["parts"].get("exact_match") is not None}
+
+    def scores(self, stage: str, ids: Sequence[str]) -> np.ndarray:
+        """Exact match of a stage, (len(ids),)."""
+        return np.array([self.rows[stage][key]["parts"]["exact_match"] for key in ids])
+
+
+def aggregate(runs: Sequence[Quickstart]) -> dict[str, Any]:
+    """All numbers of the report.
+
+    Args:
+        runs: Quickstarts of two or more different seeds, on the same test instructions.
+
+    Raises:
+        DataError: A seed appears twice, or the instructions or settings differ.
+    """
+    ids, clusters = _common_items(runs)
+    _check_alike(runs)
+    stages, seeds = {}, [run.seed for run in runs]
+    for stage in STAGES:
+        matrix = np.stack([run.scores(stage, ids) for run in runs])
+        stages[stage] = asdict(two_level_bootstrap(matrix, clusters))
+        stages[stage]["train_s"] = [run.summary["stages"][stage]["train_s"] for run in runs]
+        for kind in ("greedy", "sampled"):
+            stages[stage][kind] = [run.summary["stages"][stage][kind] for run in runs]
+    differences = {f"{a}-{b}": _difference(runs, a, b, ids, clusters) for a, b in DIFFERENCES}
+    return {
+        "seeds": seeds,
+        "instructions": len(ids),
+        "items": len(set(clusters)),
+        "wall_s": [run.summary["wall_s"] for run in runs],
+        "stages": stages,
+        "differences": differences,
+        "commands": [" ".join(run.record["command"]) for run in runs],
+        "machine": runs[0].record["machine"],
+        "versions": runs[0].record["versions"],
+        "git_commit": runs[0].record["git_commit"],
+    }
+
+
+def _common_items(runs: Sequence[Quickstart]) -> tuple[list[str], list[str]]:
+    ids = list(runs[0].rows["base"])
+    for run in runs:
+        for stage, rows in run.rows.items():
+            if rows.keys() != set(ids):
+                raise DataError(
+                    f"{run.path / stage} was measured on other instructions than {runs[0].path}: "
+                    "the test split and its limit must be the same for all seeds."
+                )
+    return ids, [cluster_of(runs[0].rows["base"][key]) for key in ids]
+
+
+def _check_alike(runs: Sequence[Quickstart]) -> None:
+    seeds = [run.seed for run in runs]
+    if len(set(seeds)) < len(seeds):
+        raise DataError(f"seeds {seeds}: expected each seed once; name fewer folders.")
+    own = {"seed", "name", "output", "tracking"}
+    first = {k: v for k, v in runs[0].folder.config().items() if k not in own}
+    for run in runs[1:]:
+        config = {k: v for k, v in run.folder.config().items() if k not in own}
+        odd = [key for key in first if config.get(key) != first[key]]
+        if odd:
+            raise DataError(
+                f"{run.path} and {runs[0].path} differ in {', '.join(odd)}: seeds of one setting "
+                "are put together, nothing else."
+            )
+
+
+def _difference(
+    runs: Sequence[Quickstart], a: str, b: str, ids: Sequence[str], clusters: Sequence[str]
+) -> dict[str, Any]:
+    matrix = np.stack([run.scores(a, ids) - run.scores(b, ids) for run in runs])
+    both: SeedInterval = two_level_bootstrap(matrix, clusters)
+    each = [
+        asdict(paired_difference(run.scores(a, ids), run.scores(b, ids), clusters)) for run in runs
+    ]
+    return {**asdict(both), "each_seed": each}
+
+
+def to_markdown(results: dict[str, Any], name: str) -> str:
+    """The report for people."""
+    seeds = results["seeds"]
+    lines = [
+        f"# {name}",
+        "",
+        f"Exact match of greedy decoding on {results['instructions']} held-out instructions about "
+        f"{results['items']} items, seeds {', '.join(map(str, seeds))}. Intervals (95 %) resample "
+        "seeds and items; those of a single seed resample items.",
+        "",
+        "| policy | mean | interval | " + " | ".join(f"seed {s}" for s in seeds) + " | training |",
+        "| --- | --- | --- |" + " --- |" * (len(seeds) + 1),
+    ]
+    for stage, found in results["stages"].items():
+        each = " | ".join(f"{mean:.3f}" for mean in found["seed_means"])
+        mean_s = float(np.mean(found["train_s"]))
+        duration = format_duration(mean_s) if mean_s else "-"
+        )
+        lines.append(
+            f"| {STAGES[stage]} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
+            f"| {each} | {duration} |"
+        )
+    lines += [
+        "",
+        "| difference | mean | interval | " + " | ".join(f"seed {s}" for s in seeds) + " |",
+        "| --- | --- | --- |" + " --- |" * len(seeds),
+    ]
+    for key, found in results["differences"].items():
+        a, _, b = key.partition("-")
+        each = " | ".join(
+            f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})" for d in found["each_seed"]
+        )
+        lines.append(
+            f"| {STAGES[a]} - {STAGES[b]} | {found['mean']:+.3f} | {found['low']:+.3f} to "
+            f"{found['high']:+.3f} | {each} |"
+        )
+    lines += ["", *_sampled_table(results), "", *_circumstances(results), ""]
+    return "\n".join(lines)
+
+
+def _sampled_table(results: dict[str, Any]) -> list[str]:
+    """Means over seeds of what sampling and lengths say."""
+    first = results["stages"]["base"]["sampled"][0]
+    passes = [key for key in first if key.startswith("eval/pass_at_")]
+    best = max(passes, key=lambda key: int(key.rpartition("_")[2]), default="")
+    columns = [
+        ("sampled exact match", "sampled", "eval/exact_match/mean"),
+        (best.removeprefix("eval/").replace("pass_at_", "pass@"), "sampled", best),
+        ("entropy (nats/token)", "sampled", "eval/entropy"),
+        ("response length (tokens)", "greedy", "eval/response_len"),
+    ]
+    lines = [
+        "| policy | " + " | ".join(title for title, _, key in columns if key) + " |",
+        "| --- |" + " --- |" * sum(bool(key) for _, _, key in columns),
+    ]
+    for stage, found in results["stages"].items():
+        cells = []
+        for _, kind, key in columns:
+            values = [metrics[key] for metrics in found[kind] if key in metrics]
+            if key:
+                cells.append(f"{np.mean(values):.3f}" if values else "-")
+        lines.append(f"| {STAGES[stage]} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _circumstances(results: dict[str, Any]) -> list[str]:
+    machine = results["machine"]
+    walls = ", ".join(format_duration(wall) for wall in results["wall_s"])
+    return [
+        f"Wall time of each whole quickstart: {walls}. Machine: {machine['cpu']}, "
+        f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}. "
+        f"torch {results['versions'].get('torch')}, trl {results['versions'].get('trl')}; "
+        f"commit {results['git_commit']}.",
+        "",
+        "```console",
+        *(f"$ {command}" for command in results["commands"]),
+        "```",
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Writes the results of the named folders; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("folders", nargs="+", type=Path, help="finished quickstart folders")
+    parser.add_argument("--name", default="quickstart", help="name of the files written")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="where they go")
+    given = parser.parse_args(arguments)
+    try:
+        runs = sorted((Quickstart(path) for path in given.folders), key=lambda run: run.seed)
+        results = aggregate(runs)
+    except InstructRecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(given.out / f"{given.name}.json", results)
+    write_atomic(given.out / f"{given.name}.md", to_markdown(results, given.name))
+    print(to_markdown(json.loads((given.out / f"{given.name}.json").read_text()), given.name))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Whole commands on the tiny model, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from instructrec.experiments.cli import main
+from instructrec.experiments.jsonl import read_rows
+from instructrec.experiments.runfolder import RunFolder, read_metrics
+
+pytestmark = pytest.mark.slow
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "instructrec.experiments.cli", *arguments]
+
+
+def test_the_smoke_recipe_trains_evaluates_and_can_be_evaluated_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "tiny_smoke"]) == 0
+    folder = RunFolder.open("runs/tiny-smoke-s0")
+    assert [row["train/update"] for row in read_metrics(folder.path)] == [1, 2]
+    assert len(read_rows(folder.samples_path)) == 16
+    assert (folder.policy / "model.safetensors").is_file()
+    assert (folder.path / "wandb").is_dir()
+    again = ["evaluate", "runs/tiny-smoke-s0", "--limit", "10"]
+    assert main(again) == 0 and main([*again, "--overwrite"]) == 0
+    assert len(list((folder.path / "eval").glob("*-test-*.jsonl"))) == 1
+    assert "exact_match" in capsys.readouterr().out
+
+
+def test_a_supervised_run_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--policy.model", "tiny", "--policy.train", "full", "--eval.limit", "10"]
+    steps = ["--sft.max_steps", "3", "--sft.batch_size", "4", "--sft.eval_every", "1"]
+    assert main(["sft", "short_answers_sft", *tiny, *steps]) == 0
+    start = RunFolder.open("runs/short-answers-sft-s0")
+    rows = read_metrics(start.path)
+    assert [row["sft/step"] for row in rows] == [0, 1, 2, 3]
+    assert all("sft/val_loss" in row for row in rows) and "sft/loss" in rows[-1]
+    ppo = ["--policy.model", str(start.path), "--ppo.num_updates", "1"]
+    assert main(["train", "tiny_smoke", *ppo]) == 0
+    assert RunFolder.open("runs/tiny-smoke-s0").info().parent == str(start.path)
+
+
+def test_an_extended_run_equals_a_longer_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # A random model never matches exactly; this reward tells its answers apart, so that it learns.
+    reward = (
+        "def score(completions, **columns):\n    return [len(set(c)) / 9 for c in completions]\n"
+    )
+    Path("letters.py").write_text(reward)
+    train = ["train", "tiny_smoke", "--rewards.letters", "letters.py:score"]
+    assert main([*train, "--name", "extended"]) == 0
+    assert main([*train, "--name", "extended", "--ppo.num_updates", "3", "--resume"]) == 0
+    assert main([*train, "--name", "straight", "--ppo.num_updates", "3"]) == 0
+
+    def weights(name: str, update: int) -> str:
+        file = f"runs/{name}/eval/closed_answers-validation-greedy_first10-{update}.json"
+        return str(json.loads(Path(file).read_text())["weights_hash"])
+
+    assert weights("extended", 3) == weights("straight", 3) != weights("straight", 2)
+    extended, straight = (read_metrics(f"runs/{name}") for name in ("extended", "straight"))
+    assert [row["reward/letters/mean"] for row in extended] == [
+        row["reward/letters/mean"] for row in straight
+    ]
+
+
+def interrupt(folder: Path, process: subprocess.Popen[str], times: int) -> tuple[int, str]:
+    """Waits for the first finished update, sends SIGINT, and waits for the end."""
+    metrics = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    for _ in range(times):
+        os.kill(process.pid, signal.SIGINT)
+        time.sleep(0.02)
+    _, error = process.communicate(timeout=120)
+    return process.returncode, error
+
+
+@pytest.mark.parametrize(("times", "code"), [(1, 75), (2, 130)])
+def test_ctrl_c_leaves_a_folder_that_reads_and_resumes(
+    tmp_path: Path, times: int, code: int
+) -> None:
+    arguments = ["train", "tiny_smoke", "--ppo.num_updates", "400", "--ppo.num_ppo_epochs", "4"]
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    folder = tmp_path / "runs" / "tiny-smoke-s0"
+    returned, error = interrupt(folder, process, times)
+    assert returned == code, error
+    assert "interrupted" in error and "Traceback" not in error
+    record = RunFolder.open(folder).record()
+    assert record["status"] == "interrupted"
+    done = len(read_metrics(folder))
+    assert 1 <= done < 400
+    if times == 1:
+        resumed = command(*arguments, "--resume", "--ppo.num_updates", str(done + 1))
+        ended = subprocess.run(resumed, cwd=tmp_path, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr
+        assert [row["train/update"] for row in read_metrics(folder)] == list(range(1, done + 2))
+        assert RunFolder.open(folder).record()["status"] == "finished"
