@@ -153,7 +153,6 @@ def to_markdown(results: dict[str, Any], name: str) -> str:
         each = " | ".join(f"{mean:.3f}" for mean in found["seed_means"])
         mean_s = float(np.mean(found["train_s"]))
         duration = format_duration(mean_s) if mean_s else "-"
-        )
         lines.append(
             f"| {STAGES[stage]} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
             f"| {each} | {duration} |"
