@@ -148,6 +148,7 @@ class RolloutTrainer(GRPOTrainer):
 
     _tag_names = ["instructrec", "ppo"]  # noqa: RUF012 (TRL reads it as a class attribute)
     _name = "PPO"
+    loss_is_scaled_for_ga = True  # the loop must not divide by the accumulation steps
     args: Any
     optimizer: Any
     lr_scheduler: Any
@@ -210,9 +211,8 @@ class RolloutTrainer(GRPOTrainer):
         return {"micro_batch": next(self._queue)}
 
     def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Our loss, undoing the division by the accumulation steps that follows in the loop."""
-        loss = self.micro_batch_loss(inputs["micro_batch"])
-        return loss * self.current_gradient_accumulation_steps
+        """Our loss: its micro-batches add up to that of the minibatch."""
+        return self.micro_batch_loss(inputs["micro_batch"])
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Clips policy and critic by one norm; a norm that is not finite stops the run."""

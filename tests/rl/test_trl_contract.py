@@ -81,9 +81,10 @@ def test_trl_still_calls_what_is_overridden():
         )
 
 
-def test_the_loop_still_divides_by_the_accumulation_steps():
+def test_the_loop_still_asks_whether_the_loss_is_scaled_for_accumulation():
     source = inspect.getsource(transformers.Trainer.training_step)
-    assert "loss / self.current_gradient_accumulation_steps" in source, VERSIONS
+    assert "self.loss_is_scaled_for_ga" in source, f"{VERSIONS} scales losses in another way"
+    assert RolloutTrainer.loss_is_scaled_for_ga is True
 
 
 def test_settings_that_we_pass_exist():
