@@ -6,6 +6,7 @@ Hugging Face folder in the user's cache and loaded from there as any other model
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -111,7 +112,6 @@ def _convert(source: Path, folder: Path) -> None:
         config = packed.config
         if hasattr(config, "quantization_config"):
             del config.quantization_config
-        config.name_or_path = "HuggingFaceTB/SmolLM2-135M-Instruct"
         model = type(packed)(config)
         model.load_state_dict(weights)
         model.generation_config = GenerationConfig(
@@ -161,10 +161,8 @@ def _put_in_place(staged: Path, folder: Path, digest: str) -> None:
         # Something incomplete holds the name (files were deleted by hand): move it away first,
         # because only a rename is atomic.
         broken = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder.parent))
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
             os.rename(folder, broken)
-        except FileNotFoundError:
-            pass  # another process was quicker
         shutil.rmtree(broken, ignore_errors=True)
     raise PolicyError(f"cannot put the converted model at {folder}. Delete that folder.")
 

@@ -157,8 +157,8 @@ class CachedDecoder:
                 rows, tokens, mask = [rows[i] for i in alive], tokens[alive], mask[alive]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(tokens[:, None], mask, cache)
-        stopped = [reason or StopReason.LENGTH for reason in reasons]
-        return [Decoded(*parts) for parts in zip(ids, logprobs, stopped, strict=True)]
+        ended = [reason for reason in reasons if reason is not None]  # all of them, by now
+        return [Decoded(*parts) for parts in zip(ids, logprobs, ended, strict=True)]
 
     def _stop_reason(self, ids: list[int], sampling: Sampling) -> StopReason | None:
         if ids[-1] in self._eos:
@@ -169,7 +169,7 @@ class CachedDecoder:
             text = self._detokenize(ids[-tail:])
             if any(stop in text for stop in sampling.stop_strings):
                 return StopReason.STOP_STRING
-        return None
+        return StopReason.LENGTH if len(ids) == sampling.max_new_tokens else None
 
     def _check_lengths(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> None:
         if not all(prompt_ids):

@@ -29,6 +29,7 @@ class RoomyLayer(DynamicLayer):
         """Appends keys and values (B, heads, new, D); returns all of them (B, heads, all, D)."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        assert self.keys is not None and self.values is not None
         self.keys, self._key_buffer = _append(self.keys, self._key_buffer, key_states)
         self.values, self._value_buffer = _append(self.values, self._value_buffer, value_states)
         return self.keys, self.values
@@ -111,6 +112,6 @@ def _join_tensors(parts: Sequence[Tensor], prefix: int, width: int) -> Tensor:
 
 def select_rows(cache: DynamicCache, rows: Sequence[int]) -> None:
     """Keeps (and may repeat) rows of the batch, in the given order, in place."""
-    first = next((layer.keys for layer in cache.layers if layer.is_initialized), None)
-    device = first.device if isinstance(first, Tensor) else None
+    layers: Sequence[Any] = cache.layers
+    device = next((layer.device for layer in layers if hasattr(layer, "device")), None)
     cache.batch_select_indices(torch.tensor(rows, dtype=torch.long, device=device))

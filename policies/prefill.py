@@ -40,8 +40,8 @@ class Forward:
     Models differ in the arguments that they take; those that a model lacks are left out.
     """
 
-    def __init__(self, model: nn.Module, pad_token_id: int) -> None:
-        self.model = model
+    def __init__(self, model: Any, pad_token_id: int) -> None:
+        self.model: nn.Module = model
         self.pad_token_id = pad_token_id
         plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
         self.config: Any = plain.config
@@ -156,15 +156,15 @@ def _run(
 def _repeated(shared: DynamicCache, rows: int, config: Any) -> DynamicCache:
     """A new cache whose rows all hold the one row of ``shared``."""
     cache, _ = new_cache(config)
-    for i, layer in enumerate(shared.layers):
+    layers: Sequence[Any] = shared.layers
+    for i, layer in enumerate(layers):
         keys, values = layer.keys, layer.values
-        assert isinstance(keys, Tensor) and isinstance(values, Tensor)
         cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), i)
     return cache
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all prompts begin with, one fewer than the shortest at most."""
-    first, last = min(prompts), max(prompts)  # in lexical order these two differ the most
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # in lexical order these two differ the most
     limit = min(map(len, prompts)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from instructrec.devices import describe, pick_device, pick_dtype
+from instructrec.errors import ConfigError
+
+
+def test_importing_the_module_does_not_import_torch() -> None:
+    code = "import sys, instructrec.devices; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_named_device_is_taken() -> None:
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+def test_auto_picks_a_device_that_computes() -> None:
+    assert torch.ones(2, device=pick_device("auto")).sum() == 2
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:many", ""])
+def test_a_wrong_device_name_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="expected auto, cpu, cuda"):
+        pick_device(name)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="sees 0 CUDA devices.*device: cpu"):
+        pick_device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx512_bf16": True}, torch.bfloat16),
+        ({"amx_bf16": True, "avx512_bf16": False}, torch.bfloat16),
+        ({"avx2": True}, torch.float32),
+    ],
+)
+def test_the_cpu_computes_in_bfloat16_only_where_hardware_does(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert pick_dtype("auto", torch.device("cpu")) == expected
+
+
+def test_a_torch_that_cannot_tell_gets_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert pick_dtype("auto", "cpu") == torch.float32
+
+
+def test_apple_gpus_compute_in_float32_unless_asked() -> None:
+    assert pick_dtype("auto", "mps") == torch.float32
+    assert pick_dtype("bfloat16", "mps") == torch.bfloat16
+
+
+def test_an_unknown_dtype_is_refused() -> None:
+    with pytest.raises(ConfigError, match="float16.*expected one of auto, float32, bfloat16"):
+        pick_dtype("float16")
+
+
+def test_the_description_names_device_threads_and_both_precisions() -> None:
+    line = describe(torch.device("cpu"), torch.bfloat16)
+    count = torch.get_num_threads()
+    assert line == (
+        f"cpu ({count} thread{'s' if count > 1 else ''}), bfloat16 compute, float32 weights"
+    )
+    assert "compute, float32 weights" in describe()
