@@ -6,16 +6,18 @@ runs, so that help, completion and mistakes answer at once.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from jsonargparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 import instructrec
 from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, unknown_name
-from instructrec.experiments import command_line
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 _DEBUG_HELP = "Show the full traceback of an error (also INSTRUCTREC_DEBUG=1)."
 
@@ -47,6 +49,7 @@ def _add_folder_flags(parser: ArgumentParser) -> None:
 
 
 def _build_train(parser: ArgumentParser) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.config import TrainConfig
 
     command_line.add_config_file(parser)
@@ -60,6 +63,7 @@ def _build_sft(parser: ArgumentParser) -> None:
 
 
 def _run_train(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.config import TrainConfig
 
     config = command_line.as_dataclass(TrainConfig, values)
@@ -74,6 +78,7 @@ def _run_train(values: Namespace, command: list[str]) -> None:
 
 
 def _build_evaluate(parser: ArgumentParser) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.config import EvaluateConfig
 
     command_line.add_config_file(parser)
@@ -89,6 +94,7 @@ def _build_evaluate(parser: ArgumentParser) -> None:
 
 
 def _run_evaluate(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.config import EvaluateConfig
     from instructrec.experiments.evaluate_policy import run_evaluation
 
@@ -97,6 +103,7 @@ def _run_evaluate(values: Namespace, command: list[str]) -> None:
 
 
 def _build_quickstart(parser: ArgumentParser) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.quickstart_config import QuickstartConfig
 
     command_line.add_config_file(parser)
@@ -104,6 +111,7 @@ def _build_quickstart(parser: ArgumentParser) -> None:
 
 
 def _run_quickstart(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import command_line
     from instructrec.experiments.quickstart import run_quickstart
     from instructrec.experiments.quickstart_config import QuickstartConfig
 
@@ -152,6 +160,8 @@ COMMANDS = {
 
 def command_parser(name: str) -> ArgumentParser:
     """Makes the parser of one command."""
+    from instructrec.experiments import command_line
+
     command = COMMANDS[name]
     parser = command_line.make_parser(f"instructrec {name}", command.help)
     command.build(parser)
@@ -160,7 +170,9 @@ def command_parser(name: str) -> ArgumentParser:
 
 
 def full_parser() -> ArgumentParser:
-    """Makes the parser with all commands: the overview, and what shell completion reads."""
+    """Makes the parser with all commands, which shell completion reads."""
+    from instructrec.experiments import command_line
+
     parser = command_line.make_parser("instructrec", instructrec.__doc__ or "")
     parser.add_argument(
         "--version", action="version", version=f"instructrec {instructrec.__version__}"
@@ -182,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         interruption before anything was saved.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
-    rest, debug = command_line.wants_debug(given)
+    rest, debug = wants_debug(given)
     try:
         _dispatch(rest)
     except InstructRecError as error:
@@ -197,6 +209,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         return 141
     return 0
+
+
+def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Takes ``--debug`` out of the arguments.
+
+    Returns:
+        The other arguments, and whether errors shall show their traceback.
+    """
+    rest = [argument for argument in arguments if argument != "--debug"]
+    from_environment = os.environ.get("INSTRUCTREC_DEBUG", "") not in ("", "0")
+    return rest, len(rest) < len(arguments) or from_environment
 
 
 def overview() -> str:
@@ -220,10 +243,16 @@ def overview() -> str:
 def _dispatch(arguments: list[str]) -> None:
     if arguments in ([], ["-h"], ["--help"]):
         print(overview())
-    elif arguments[0].startswith("-"):
-        command_line.parse(full_parser(), arguments)
-    elif arguments[0] not in COMMANDS:
+        return
+    if arguments == ["--version"]:
+        print(f"instructrec {instructrec.__version__}")
+        return
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         raise ConfigError(unknown_name("command", arguments[0], COMMANDS))
+    from instructrec.experiments import command_line
+
+    if arguments[0].startswith("-"):
+        command_line.parse(full_parser(), arguments)
     else:
         command, rest = COMMANDS[arguments[0]], arguments[1:]
         if command.takes_recipe:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,17 +151,6 @@ def _explain_reward(key: str, message: str) -> str:
     given = re.findall(r"(?:Got|Given) value: (.+)", message)
     what = f" = {given[-1].strip()}" if given else ""
     return f"{key}{what}: {expected}; rewards is a mapping of such entries."
-
-
-def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """Takes ``--debug`` out of the arguments.
-
-    Returns:
-        The other arguments, and whether errors shall show their traceback.
-    """
-    rest = [argument for argument in arguments if argument != "--debug"]
-    from_environment = os.environ.get("INSTRUCTREC_DEBUG", "") not in ("", "0")
-    return rest, len(rest) < len(arguments) or from_environment
 
 
 def as_dataclass(kind: type[Any], values: jsonargparse.Namespace) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -33,13 +34,13 @@ def row(number: int, score: float | None, item: str = "", sample: int = 0) -> Ro
     }
 
 
-def greedy(scores: list[float | None], items: list[str] | None = None) -> Evaluation:
+def greedy(scores: Sequence[float | None], items: list[str] | None = None) -> Evaluation:
     items = items or [""] * len(scores)
     rows = [row(i, s, item) for i, (s, item) in enumerate(zip(scores, items, strict=True))]
     return Evaluation(rows, {"sampling": {"temperature": 0.0}, "samples": 1})
 
 
-def stage(name: str, scores: list[float | None], train_s: float = 0.0) -> Stage:
+def stage(name: str, scores: Sequence[float | None], train_s: float = 0.0) -> Stage:
     sampled = Evaluation(
         [row(0, float(k < 2), sample=k) for k in range(4)],
         {"sampling": {"temperature": 1.0}, "samples": 4},
@@ -48,7 +49,7 @@ def stage(name: str, scores: list[float | None], train_s: float = 0.0) -> Stage:
 
 
 def four() -> dict[str, Stage]:
-    scores: dict[str, list[float | None]] = {
+    scores: dict[str, list[float]] = {
         "base": [0.0] * 8,
         "sft": [0, 0, 0, 0, 1, 1, 0, 1],
         "sft-best": [0, 0, 1, 0, 1, 1, 0, 1],
@@ -72,7 +73,7 @@ def test_differences_pair_by_instruction_and_not_by_place() -> None:
 
 
 def test_differences_are_clustered_by_item() -> None:
-    scores: list[float | None] = [1.0] * 10 + [0.0] * 10
+    scores = [1.0] * 10 + [0.0] * 10
     alone = report.difference(greedy(scores), greedy([0.0] * 20))
     items = ["a"] * 5 + ["b"] * 5 + ["c"] * 5 + ["d"] * 5
     clustered = report.difference(greedy(scores, items), greedy([0.0] * 20, items))

@@ -117,13 +117,20 @@ def small(folder: Path, **changes: Any) -> TrainConfig:
     return dataclasses.replace(config, **changes)
 
 
-def train(config: TrainConfig, learner: FakeLearner | None = None, **flags: bool) -> Outcome:
+def train(
+    config: TrainConfig,
+    learner: FakeLearner | None = None,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Outcome:
     return run_training(
         config,
-        load_policy=lambda *_: Echo(),  # type: ignore[arg-type, return-value]
+        load_policy=lambda *_: Echo(),  # type: ignore[arg-type]
         train_ppo=learner or FakeLearner(),
         say=lambda text: None,
-        **flags,
+        resume=resume,
+        overwrite=overwrite,
     )
 
 
@@ -247,7 +254,7 @@ def test_resuming_where_nothing_is_begins(tmp_path: Path) -> None:
     run_training(
         small(tmp_path),
         resume=True,
-        load_policy=lambda *_: Echo(),  # type: ignore[arg-type, return-value]
+        load_policy=lambda *_: Echo(),  # type: ignore[arg-type]
         train_ppo=FakeLearner(),
         say=said.append,
     )
@@ -310,7 +317,7 @@ def test_a_run_says_what_it_does_and_ends_with_words_and_paths(tmp_path: Path) -
     said: list[str] = []
     run_training(
         small(tmp_path),
-        load_policy=lambda *_: Echo(),  # type: ignore[arg-type, return-value]
+        load_policy=lambda *_: Echo(),  # type: ignore[arg-type]
         train_ppo=FakeLearner(),
         say=said.append,
     )
