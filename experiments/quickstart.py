@@ -16,6 +16,7 @@ from pathlib import Path
 
 from instructrec.devices import describe
 from instructrec.envs.tasks.base import Task, make_task
+from instructrec.errors import RunInterrupted
 from instructrec.experiments import quickstart_report as report
 from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import EvalConfig
@@ -52,6 +53,7 @@ class _Quickstart:
     command: list[str]
     started: float = field(default_factory=time.perf_counter)
     stages: dict[str, Stage] = field(default_factory=dict)
+    tracking: str = ""
 
 
 def run_quickstart(
@@ -83,7 +85,13 @@ def run_quickstart(
         _base(run)
         sft = _train(run, "sft", config.policy.model)
         _train(run, "sft-best", config.policy.model)
-        _train(run, "ppo", sft)
+        try:
+            _train(run, "ppo", sft)
+        except RunInterrupted as error:
+            raise RunInterrupted(
+                "the quickstart was stopped during PPO and will not be compared; start it again. "
+                f"PPO alone goes on with: instructrec train {path / 'ppo' / 'config.yaml'} --resume"
+            ) from error
         _conclude(run)
     return folder
 
@@ -141,6 +149,7 @@ def _train(run: _Quickstart, name: str, model: str) -> str:
         load_policy=run.load_policy,
         say=lambda text: None,
     )
+    run.tracking = outcome.tracking
     summary = outcome.summary
     greedy = load_evaluation(outcome.folder.path / summary["eval_file"])
     update = int(summary["best_update"])
@@ -246,6 +255,7 @@ def _conclude(run: _Quickstart) -> None:
     paths += [(STAGES[name], folder.path / name) for name in stages]
     paths += [("trained policy", folder.path / "ppo" / "policy")]
     lines = [f"{label:<15}  {path}" for label, path in paths]
+    lines += [f"{'tracking of PPO':<15}  {run.tracking}"] if run.tracking else []
     run.say("\n".join(["", f"{format_duration(total)} in all. Written:", *lines]))
 
 

@@ -45,6 +45,8 @@ class Outcome:
     """Content of its ``summary.json``."""
     policy: CausalLMPolicy
     """The trained policy."""
+    tracking: str
+    """Where the run's mirror is, or how to send it; empty when there is none."""
 
 
 @dataclass(frozen=True)
@@ -120,11 +122,12 @@ def run_training(
         with folder:
             run = _Run(config, folder, materials, policy, stop, say)
             telling.announce(config, materials, policy, path, say)
-            summary = _train(run, resume, train_ppo)
-    return Outcome(folder, summary, policy)
+            summary, tracking = _train(run, resume, train_ppo)
+    return Outcome(folder, summary, policy, tracking)
 
 
-def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> dict[str, Any]:
+def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
+    """Trains and evaluates; returns the summary and where the mirror is."""
     start = time.perf_counter()
     checkpoint = latest_checkpoint(run.folder.checkpoints) if resume else None
     resumed_update = None
@@ -153,7 +156,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> dict[str, Any
         trained["train_s"] = time.perf_counter() - start
         recorder.summary = _finish(run, trained)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
-    return recorder.summary
+    return recorder.summary, recorder.where
 
 
 def _ppo(
