@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from instructrec.rl.advantages import (
@@ -19,6 +21,8 @@ from instructrec.rl.kl import k1, token_rewards
 
 def estimate_advantages(experience: Experience, config: PPOConfig) -> dict[str, float]:
     """Fills in returns and advantages; returns the metrics of this step.
+
+    There is no explained variance when all returns are equal: nothing was there to explain.
 
     While the critic explains nothing of the returns (its explained variance is not above 0), the
     mean return of the batch stands in for it: a useless baseline would only add noise.
@@ -47,8 +51,9 @@ def estimate_advantages(experience: Experience, config: PPOConfig) -> dict[str, 
     experience.returns_BT = returns_BT
     experience.advantages_BT = torch.where(mask_BT, advantages_BT * weights_BT, 0.0)
     drift = measure_drift(sampler_BT, trainer_BT, mask_BT)
+    known = {} if math.isnan(variance) else {"ppo/explained_variance": variance}
     return {
-        "ppo/explained_variance": variance,
+        **known,
         "ppo/critic_used": float(critic_used),
         "ppo/drift_mean": drift.mean,
         "ppo/drift_p99": drift.p99,

@@ -363,26 +363,27 @@ def train_ppo(
             "lower that setting."
         )
     config = resolve_micro_batch(config, policy.device)
-    resume = read_checkpoint(resume_from) if resume_from is not None else None
-    if resume is not None:
+    resume = None
+    if resume_from is not None:
+        resume = read_checkpoint(resume_from)
         training_state.check_compatible(resume, config)
-    if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
-        training_state.load_weights(policy, resume)
-        progress = Progress(**resume.state["progress"])
-        stopped: Stopped = "finished"
-    else:
-        hooks = Hooks(on_update, evaluate, best_metric, should_stop)
-        trainer = PPOTrainer(
-            policy,
-            env,
-            config,
-            seed=seed,
-            hooks=hooks,
-            checkpoint_dir=checkpoint_dir,
-            resume=resume,
-        )
-        trainer.train()
-        progress, stopped = trainer.progress, trainer.stopped
+        if resume.state["progress"]["update"] >= config.num_updates:
+            training_state.load_weights(policy, resume)
+            return _conclude(
+                policy, Progress(**resume.state["progress"]), "finished", checkpoint_dir
+            )
+    hooks = Hooks(on_update, evaluate, best_metric, should_stop)
+    trainer = PPOTrainer(
+        policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume
+    )
+    trainer.train()
+    return _conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
+
+
+def _conclude(
+    policy: CausalLMPolicy, progress: Progress, stopped: Stopped, checkpoint_dir: Path | None
+) -> TrainingResult:
+    """Leaves the best weights in the policy, where they are known and the run is over."""
     best = progress.best_update or progress.update
     if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
         training_state.load_weights(policy, read_checkpoint(checkpoint_path(checkpoint_dir, best)))

@@ -24,7 +24,7 @@ from instructrec.errors import DataError, NumericsError
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.rl.config import SFTConfig
-from instructrec.rl.trl_bridge import learning_rate_factor, unchanged_forward
+from instructrec.rl.trl_bridge import learning_rate_factor, quiet_settings, unchanged_forward
 
 OnStep = Callable[[dict[str, float]], None]
 """Receives the metrics of an optimizer step."""
@@ -196,33 +196,34 @@ def _trl_settings(
             f"sft.micro_batch_size = {micro_batch_size}: expected a divisor of sft.batch_size = "
             f"{config.batch_size}."
         )
-    return TRLSFTConfig(
-        output_dir=output_dir,
-        per_device_train_batch_size=micro_batch_size,
-        per_device_eval_batch_size=micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // micro_batch_size,
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        max_length=None,
-        dataset_kwargs={"skip_prepare_dataset": True},
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=policy.device.type == "cpu",
-        seed=seed,
-        dataloader_pin_memory=False,
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        eval_strategy="steps" if config.eval_every else "no",
-        eval_steps=config.eval_every or None,
-        eval_on_start=bool(config.eval_every),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    with quiet_settings():
+        return TRLSFTConfig(
+            output_dir=output_dir,
+            per_device_train_batch_size=micro_batch_size,
+            per_device_eval_batch_size=micro_batch_size,
+            gradient_accumulation_steps=config.batch_size // micro_batch_size,
+            max_steps=config.max_steps,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            max_grad_norm=config.max_grad_norm,
+            max_length=None,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            train_sampling_strategy="sequential",
+            remove_unused_columns=False,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=policy.device.type == "cpu",
+            seed=seed,
+            dataloader_pin_memory=False,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            eval_strategy="steps" if config.eval_every else "no",
+            eval_steps=config.eval_every or None,
+            eval_on_start=bool(config.eval_every),
+            save_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
 
 
 def _encode(

@@ -9,6 +9,7 @@ list to what this module really uses and says which one an upstream release brok
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,38 +59,47 @@ def trl_settings(
             "of the critic are not shared between processes yet. Launch without torchrun or "
             "accelerate launch."
         )
-    settings = GRPOConfig(
-        output_dir=str(output_dir),
-        per_device_train_batch_size=micro_batch_size,
-        gradient_accumulation_steps=config.mini_batch_size // micro_batch_size,
-        steps_per_generation=config.episodes_per_update // micro_batch_size,
-        num_iterations=config.num_ppo_epochs,
-        num_generations=config.episodes_per_update,
-        max_steps=num_updates * config.steps_per_update,
-        max_completion_length=config.response_length,
-        temperature=config.temperature,
-        beta=0.0,
-        learning_rate=config.learning_rate,
-        max_grad_norm=config.max_grad_norm,
-        disable_dropout=True,
-        shuffle_dataset=False,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=device.type == "cpu",
-        seed=seed,
-        remove_unused_columns=False,
-        dataloader_pin_memory=False,
-        logging_nan_inf_filter=False,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-    )
+    with quiet_settings():
+        settings = GRPOConfig(
+            output_dir=str(output_dir),
+            per_device_train_batch_size=micro_batch_size,
+            gradient_accumulation_steps=config.mini_batch_size // micro_batch_size,
+            steps_per_generation=config.episodes_per_update // micro_batch_size,
+            num_iterations=config.num_ppo_epochs,
+            num_generations=config.episodes_per_update,
+            max_steps=num_updates * config.steps_per_update,
+            max_completion_length=config.response_length,
+            temperature=config.temperature,
+            beta=0.0,
+            learning_rate=config.learning_rate,
+            max_grad_norm=config.max_grad_norm,
+            disable_dropout=True,
+            shuffle_dataset=False,
+            gradient_checkpointing=False,
+            bf16=False,
+            use_cpu=device.type == "cpu",
+            seed=seed,
+            remove_unused_columns=False,
+            dataloader_pin_memory=False,
+            logging_nan_inf_filter=False,
+            logging_strategy="no",
+            save_strategy="no",
+            eval_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
     # TRL refuses one response per prompt because its own advantage needs a group. Ours does not,
     # and its sampler repeats each index this many times.
     settings.num_generations = 1
     return settings
+
+
+@contextmanager
+def quiet_settings() -> Iterator[None]:
+    """Hides the deprecation of a default of TRL's own that every construction would report."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import torch
 
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import CheckpointError, DataError, RewardError
+from instructrec.metrics import lookup
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import LoraSettings, PolicyConfig
 from instructrec.rl.config import PPOConfig
@@ -290,11 +291,17 @@ def test_stop_strings_end_responses(task):
     assert any(row["stop_reason"] == "stop_string" for row in log[0][1])
 
 
-def test_every_logged_number_is_finite_or_absent_by_meaning(task):
-    _, _, log = train(task, dataclasses.replace(FAST, kl_coef=0.1))
-    for metrics, _ in log:
-        odd = {key for key, value in metrics.items() if not math.isfinite(value)}
-        assert odd <= {"ppo/explained_variance"}
+def test_every_logged_number_is_finite_and_every_key_is_defined(task):
+    def always(completions, **columns):
+        return [1.0] * len(completions)
+
+    for reward, kl_coef in ((early_letters, 0.1), (always, 0.0)):
+        _, _, log = train(task, dataclasses.replace(FAST, kl_coef=kl_coef), reward=reward)
+        for metrics, _ in log:
+            assert all(math.isfinite(value) for value in metrics.values())
+            for key in metrics:
+                assert lookup(key).meaning
+    assert "ppo/explained_variance" not in log[0][0]  # all returns are equal
 
 
 def test_pad_equal_to_eos_trains_the_end_token(task):
