@@ -356,12 +356,7 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    if len(env.task) < config.episodes_per_update:
-        raise DataError(
-            f"the training split has {len(env.task)} instructions, fewer than the "
-            f"ppo.episodes_per_update = {config.episodes_per_update} of one rollout. Add data or "
-            "lower that setting."
-        )
+    _check_size(len(env.task), config.episodes_per_update)
     config = resolve_micro_batch(config, policy.device)
     resume = None
     if resume_from is not None:
@@ -378,6 +373,16 @@ def train_ppo(
     )
     trainer.train()
     return _conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
+
+
+def _check_size(num_instructions: int, episodes_per_update: int) -> None:
+    """Refuses a task that would not fill one rollout; TRL would run 0 steps and report success."""
+    if num_instructions < episodes_per_update:
+        raise DataError(
+            f"the training split has {num_instructions} instructions, fewer than the "
+            f"ppo.episodes_per_update = {episodes_per_update} of one rollout. Add data or lower "
+            "that setting."
+        )
 
 
 def _conclude(
