@@ -204,7 +204,8 @@ class CachedDecoder:
         was_training = self.model.training
         self.model.eval()  # checkpointing of activations in training mode would forbid a cache
         try:
-            with torch.autocast(self._forward.device.type, enabled=False):
+            autocast_off = torch.autocast(self._forward.device.type, enabled=False)
+            with autocast_off, self._forward.compact_head_input():
                 yield
         finally:
             self.model.train(was_training)

@@ -193,7 +193,8 @@ def _why_not(name: str, path: str, error: Exception) -> str:
     return (
         f"model {name!r} is no known name ({', '.join(KNOWN_NAMES)}) and no folder here, and the "
         f"hub did not give it: {_first_line(error)} Check the spelling, the network, "
-        "HF_HUB_OFFLINE and (for gated models) `hf auth login`; models that need code of their own are refused."
+        "HF_HUB_OFFLINE and (for gated models) `hf auth login`; models that need code of their "
+        "own are refused."
     )
 
 

@@ -8,7 +8,8 @@ length run together, so that little padding is computed.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +50,25 @@ class Forward:
         self._takes_positions = "position_ids" in accepted
         self._takes_logits_to_keep = "logits_to_keep" in accepted
         self.device = next(model.parameters()).device
+        self._head: nn.Module | None = plain.get_output_embeddings()
+
+    @contextmanager
+    def compact_head_input(self) -> Iterator[None]:
+        """Lets the output layer see its input in one piece of memory.
+
+        The last position is a strided view; multiplied by weights that need no gradient, torch
+        takes the view as a batch of vectors and copies the weights once for each row.
+        """
+        if self._head is None:
+            yield
+            return
+        handle = self._head.register_forward_pre_hook(
+            lambda _module, inputs: (inputs[0].contiguous(), *inputs[1:])
+        )
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def __call__(self, ids_BT: Tensor, token_mask_BW: Tensor, cache: DynamicCache) -> Tensor:
         """Runs the newest T columns.
@@ -165,6 +185,7 @@ def _repeated(shared: DynamicCache, rows: int, config: Any) -> DynamicCache:
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all prompts begin with, one fewer than the shortest at most."""
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # in lexical order these two differ the most
+    # In lexical order the first and the last differ the most.
+    first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)

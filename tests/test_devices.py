@@ -31,7 +31,7 @@ def test_a_wrong_device_name_is_refused(name: str) -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ConfigError, match="sees 0 CUDA devices.*device: cpu"):
+    with pytest.raises(ConfigError, match=r"sees 0 CUDA devices.*device: cpu"):
         pick_device("cuda")
 
 
@@ -61,7 +61,7 @@ def test_apple_gpus_compute_in_float32_unless_asked() -> None:
 
 
 def test_an_unknown_dtype_is_refused() -> None:
-    with pytest.raises(ConfigError, match="float16.*expected one of auto, float32, bfloat16"):
+    with pytest.raises(ConfigError, match=r"float16.*expected one of auto, float32, bfloat16"):
         pick_dtype("float16")
 
 

@@ -171,7 +171,8 @@ def test_a_sampled_end_token_ends_the_response_and_belongs_to_it(model: str) -> 
     often(policy, 257, 5.0)
     responses = policy.respond(PROMPTS * 4, sampling=Sampling(max_new_tokens=30))
     ended = [
-        ids for ids, r in zip(responses.response_ids, responses.stop_reasons, strict=True)
+        ids
+        for ids, r in zip(responses.response_ids, responses.stop_reasons, strict=True)
         if r == StopReason.EOS
     ]
     assert ended and all(ids[-1] == 257 and 257 not in ids[:-1] for ids in ended)
