@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -189,10 +188,6 @@ class CausalLMPolicy:
             digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
             digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-    def with_sampling(self, **changes: Any) -> Sampling:
-        """Returns the policy's sampling with some fields changed."""
-        return dataclasses.replace(self.sampling, **changes)
 
     def _detokenize(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)

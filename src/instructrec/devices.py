@@ -106,5 +106,5 @@ def _cpu_has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; False where torch cannot tell."""
     import torch
 
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

@@ -77,7 +77,7 @@ def test_dropout_is_off_in_configuration_and_modules(tmp_path: Path) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng(devices=[]):
-        sizes = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
+        sizes: Any = {"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}
         model = GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=256, eos_token_id=257))
     model.save_pretrained(tmp_path)
     tiny().tokenizer.save_pretrained(tmp_path)
