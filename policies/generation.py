@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -83,6 +83,7 @@ class CachedDecoder:
     ) -> None:
         self._copy = None if compute_dtype == torch.float32 else DecodeCopy(model, compute_dtype)
         self._forward = Forward(self._copy.model if self._copy else model, pad_token_id)
+        self._dtype = compute_dtype
         self._eos = frozenset(eos_token_ids)
         self._max_length = max_length
         self._detokenize = detokenize
@@ -185,7 +186,7 @@ class CachedDecoder:
     def _batches(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
         """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
         budget = self._memory_bytes or _free_memory(self._forward.device)
-        per_token, per_row = _memory_use(self._forward.config, next(self.model.parameters()).dtype)
+        per_token, per_row = _memory_use(self._forward.config, self._dtype)
         order = sorted(range(len(prompt_ids)), key=lambda i: (len(prompt_ids[i]), prompt_ids[i]))
         batch: list[int] = []
         for i in order:
@@ -198,14 +199,18 @@ class CachedDecoder:
         if batch:
             yield batch
 
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self._copy is not None:
+            return self._copy.autocast()
+        return torch.autocast(self._forward.device.type, enabled=False)
+
     @contextmanager
     def _decoding(self) -> Iterator[None]:
         """Evaluation mode, and the precision of the decoding module whatever surrounds us."""
         was_training = self.model.training
         self.model.eval()  # checkpointing of activations in training mode would forbid a cache
         try:
-            autocast_off = torch.autocast(self._forward.device.type, enabled=False)
-            with autocast_off, self._forward.compact_head_input():
+            with self._autocast(), self._forward.compact_head_input():
                 yield
         finally:
             self.model.train(was_training)

@@ -94,15 +94,35 @@ def test_sync_makes_the_decode_copy_answer_with_the_trained_weights(train: Any) 
     policy = tiny(train=train, num_layers=1, dtype="bfloat16")
     ids = torch.tensor([policy.encode(["what now?"])[0]])
     decoding: Any = policy.decoder
-    assert {p.dtype for p in decoding.model.parameters()} == {torch.bfloat16}
     disturb(policy, 0.05)
-    with torch.no_grad():
+    with torch.no_grad(), policy.autocast():
         target = policy.model(ids).logits
         stale = (decoding.model(ids).logits - target).abs().max()
         policy.sync()
         fresh = (decoding.model(ids).logits - target).abs().max()
     assert stale > 5 * fresh
     assert fresh < 0.03 * (1 + target.abs().max())
+
+
+def test_the_decode_copy_keeps_matrices_in_bfloat16_and_everything_else_in_float32() -> None:
+    decoding: Any = tiny(dtype="bfloat16").decoder
+    for name, tensor in [*decoding.model.named_parameters(), *decoding.model.named_buffers()]:
+        expected = torch.bfloat16 if "_proj" in name else torch.float32
+        assert tensor.dtype == expected, name
+
+
+def test_the_decode_copy_repeats_the_arithmetic_of_the_trainer_but_for_the_output_layer() -> None:
+    policy = tiny(dtype="bfloat16")
+    disturb(policy, 0.05)
+    policy.sync()
+    decoding: Any = policy.decoder
+    ids = torch.tensor([policy.encode(["what now?"])[0]])
+    with torch.no_grad(), policy.autocast():
+        own = policy.model.model(ids).last_hidden_state
+        copied = decoding.model.model(ids).last_hidden_state
+        assert torch.equal(copied, own)
+        logits = decoding.model(ids).logits
+    assert torch.equal(logits, torch.nn.functional.linear(own, policy.model.lm_head.weight))
 
 
 @pytest.mark.parametrize("train", ["full", "last_layers"])
@@ -113,12 +133,7 @@ def test_sync_copies_each_weight_as_it_is(train: Any) -> None:
     decoding: Any = policy.decoder
     own = dict(policy.model.named_parameters())
     for name, copied in decoding.model.named_parameters():
-        assert torch.equal(copied, own[name].to(torch.bfloat16)), name
-
-
-def test_the_decode_copy_keeps_rotary_frequencies_in_float32() -> None:
-    decoding: Any = tiny(dtype="bfloat16").decoder
-    assert {buffer.dtype for buffer in decoding.model.buffers()} == {torch.float32}
+        assert torch.equal(copied, own[name].to(copied.dtype)), name
 
 
 def test_in_float32_the_model_itself_decodes() -> None:
