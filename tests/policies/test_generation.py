@@ -278,3 +278,30 @@ def test_models_with_sliding_windows_decode_together_as_alone() -> None:
         ids = torch.tensor([prompt])
         theirs = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=0)
         assert item.ids == theirs[0, len(prompt) :].tolist()[: len(item.ids)]
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_bfloat16_samples_have_the_trainers_logprobs_up_to_rounding(train: Any) -> None:
+    policy = tiny(train=train, dtype="bfloat16")
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.mul_(20)  # logits of a trained model's size
+    policy = load_like(policy)
+    responses = policy.respond(PROMPTS * 4, sampling=Sampling(max_new_tokens=16))
+    drift = []
+    rows = zip(responses.prompt_ids, responses.response_ids, responses.logprobs, strict=True)
+    for prompt, ids, logprobs in rows:
+        with policy.autocast():
+            expected = plain_logprobs(policy, prompt, ids, 1.0)
+        drift.append((torch.tensor(logprobs) - expected.float()).abs())
+    assert torch.cat(drift).mean() < 0.02
+
+
+def load_like(policy: CausalLMPolicy) -> CausalLMPolicy:
+    """The same model as a new policy, so that its decode copy holds the weights of now."""
+    return CausalLMPolicy(
+        policy.model,
+        policy.tokenizer,
+        config=policy.config,
+        compute_dtype=policy.compute_dtype,
+        sampling=policy.sampling,
+    )
