@@ -79,11 +79,15 @@ class Trunk:
     ) -> tuple[Tensor, Tensor]:
         """Log-probs of the given tokens and entropies, from the states before those tokens.
 
+        The output layer runs in float32 whatever the precision around it: rounded logits would
+        be the largest part of the difference between sampler and trainer.
+
         Returns:
             ``log softmax(logits / temperature)`` at the tokens (N,), and the entropy of that
             distribution in nats (N,) without gradient.
         """
-        logits_NV = self.lm_head(hidden_NH).float()
+        with torch.autocast(hidden_NH.device.type, enabled=False):
+            logits_NV = self.lm_head(hidden_NH.float())
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
         all_logprobs_NV = logits_NV.log_softmax(-1)

@@ -125,7 +125,9 @@ class PPOTrainer(RolloutTrainer):
         critic = ValueHead(hidden_size, detach=config.critic_detach).to(policy.device)
         order = instruction_order(len(env.task), seed, first, last)
         self.trunk = Trunk(policy.model)
-        self.reference = make_reference(self.trunk, config.temperature) if config.kl_coef else None
+        self.reference = (
+            make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
+        )
         super().__init__(policy, critic, order, config, settings)
         self.loss_settings = LossSettings(
             config.cliprange, config.cliprange_high, config.cliprange_value, config.vf_coef

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.experience import Packed
 
@@ -52,8 +53,14 @@ class FrozenReference:
         )[0]
 
 
-def make_reference(trunk: Trunk, temperature: float) -> AdapterReference | FrozenReference:
-    """Adapters switched off where the policy has adapters, else a frozen copy."""
-    if hasattr(trunk.model, "peft_config"):
+def make_reference(
+    policy: CausalLMPolicy, trunk: Trunk, temperature: float
+) -> AdapterReference | FrozenReference:
+    """Adapters switched off where the policy starts with fresh ones, else a frozen copy.
+
+    With adapters that were trained before, switching them off would give the policy of an earlier
+    stage and not the one at update 0.
+    """
+    if hasattr(trunk.model, "peft_config") and not policy.continues_adapter:
         return AdapterReference(trunk, temperature)
     return FrozenReference(trunk.model, temperature)
