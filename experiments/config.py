@@ -251,6 +251,16 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Takes over what the run chose for itself at its start: the micro-batch size."""
+    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    chosen = (saved.get("ppo") or {}).get("micro_batch_size")
+    if config.ppo.micro_batch_size is not None or chosen is None:
+        return config
+    ppo = dataclasses.replace(config.ppo, micro_batch_size=chosen)
+    return dataclasses.replace(config, ppo=ppo)
+
+
 def refuse_changed(config: TrainConfig, folder: Path) -> None:
     """Checks that a run can be continued under ``config``.
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling
-from instructrec.experiments.config import TrainConfig, refuse_changed
+from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.progress import Progress
@@ -96,19 +96,17 @@ def run_training(
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    config = config.resolved()
+    config, resume = _continued(config.resolved(), resume, say)
     path = config.folder
-    if resume and not path.exists():
-        say(f"nothing to resume in {path}: starting from the beginning")
-        resume = False
-    if resume:
-        refuse_changed(config, path)
     materials = setup_run.make_materials(config)
     model = setup_run.model_folder(config.policy.model)
     with StopRequest() as stop:
         policy = load_policy(
             dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
         )
+        if config.algorithm == "ppo":
+            ppo = config.ppo.with_micro_batch_size(policy.device.type)
+            config = dataclasses.replace(config, ppo=ppo)
         info = _info(config, model)
         policy.name = setup_run.policy_name(info)
         folder = RunFolder.create(
@@ -124,6 +122,17 @@ def run_training(
             telling.announce(config, materials, policy, path, say)
             summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
+
+
+def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[TrainConfig, bool]:
+    """Holds the settings of a continued run against its folder; no folder, nothing to continue."""
+    if resume and not config.folder.exists():
+        say(f"nothing to resume in {config.folder}: starting from the beginning")
+        return config, False
+    if resume:
+        config = keep_chosen(config, config.folder)
+        refuse_changed(config, config.folder)
+    return config, resume
 
 
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:

@@ -6,7 +6,7 @@ The string under each field is its help text on the command line. Names are thos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from instructrec.errors import ConfigError
@@ -132,6 +132,23 @@ class PPOConfig:
     def steps_per_update(self) -> int:
         """Optimizer steps in one update."""
         return self.num_ppo_epochs * self.num_mini_batches
+
+    def with_micro_batch_size(self, device_type: str) -> PPOConfig:
+        """Fills in a micro-batch size that was left open.
+
+        The largest divisor of the minibatch that stays within a fixed budget of tokens, a
+        sequence being counted as 64 tokens and twice the response length.
+
+        Args:
+            device_type: ``cuda``, ``cpu``, ...; a GPU gets the larger budget.
+        """
+        if self.micro_batch_size is not None:
+            return self
+        budget = 16_384 if device_type == "cuda" else 4_096
+        most = max(1, budget // (2 * self.response_length + 64))
+        size = self.mini_batch_size
+        best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
+        return replace(self, micro_batch_size=best)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ advantages, then a few epochs of clipped updates on reshuffled minibatches, and 
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -105,7 +104,7 @@ class PPOTrainer(RolloutTrainer):
         checkpoint_dir: Path | None = None,
         resume: Snapshot | None = None,
     ) -> None:
-        assert config.micro_batch_size is not None, "resolve_micro_batch comes first"
+        assert config.micro_batch_size is not None, "with_micro_batch_size comes first"
         self.env, self.hooks, self.checkpoint_dir, self.resume = env, hooks, checkpoint_dir, resume
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
@@ -307,21 +306,6 @@ class _Clock:
         return time.perf_counter() - self.start
 
 
-def resolve_micro_batch(config: PPOConfig, device: torch.device) -> PPOConfig:
-    """Fills in a micro-batch size that was left open.
-
-    The largest divisor of the minibatch whose logits stay within a fixed budget of tokens, twice
-    the response length being allowed for the whole sequence.
-    """
-    if config.micro_batch_size is not None:
-        return config
-    budget = 16_384 if device.type == "cuda" else 4_096
-    most = max(1, budget // (2 * config.response_length + 64))
-    size = config.mini_batch_size
-    best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
-    return dataclasses.replace(config, micro_batch_size=best)
-
-
 def train_ppo(
     policy: CausalLMPolicy,
     env: InstructionVectorEnv,
@@ -359,7 +343,7 @@ def train_ppo(
         CheckpointError: A checkpoint cannot be read or written.
     """
     _check_size(len(env.task), config.episodes_per_update)
-    config = resolve_micro_batch(config, policy.device)
+    config = config.with_micro_batch_size(policy.device.type)
     resume = None
     if resume_from is not None:
         resume = read_checkpoint(resume_from)
