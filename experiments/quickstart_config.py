@@ -57,11 +57,12 @@ class QuickstartConfig:
     )
     """The best SFT on the same demonstrations: stopped on the validation loss."""
     ppo: PPOConfig = PPOConfig(
-        num_updates=16,
+        num_updates=32,
         episodes_per_update=128,
         num_mini_batches=4,
-        num_ppo_epochs=2,
-        learning_rate=2e-5,
+        num_ppo_epochs=1,
+        learning_rate=6e-5,
+        lr_schedule="linear",
         warmup_steps=8,
         response_length=8,
         kl_coef=0.0,

@@ -12,13 +12,12 @@ PHRASINGS = (
     "Is {a_word} {a_x}, {a_y} or {a_z}?",
     "What is {a_word}: {a_x}, {a_y} or {a_z}?",
     "Would you call {a_word} {a_x}, {a_y} or {a_z}?",
-    "Which kind is {a_word}: {x}, {y} or {z}?",
-    "What kind of thing is {a_word}: {x}, {y} or {z}?",
-    "Choose one for {word}: {x}, {y} or {z}.",
-    "Does {word} belong to {x}, {y} or {z}?",
-    "Sort {word} into {x}, {y} or {z}.",
-    "The word {word} names: {x}, {y} or {z}?",
-    "{x}, {y} or {z}: which fits {word}?",
+    "Is {a_word} best called {a_x}, {a_y} or {a_z}?",
+    "Tell me: is {a_word} {a_x}, {a_y} or {a_z}?",
+    "Say what {a_word} is: {a_x}, {a_y} or {a_z}.",
+    "Decide: is {a_word} {a_x}, {a_y} or {a_z}?",
+    "Do you think {a_word} is {a_x}, {a_y} or {a_z}?",
+    "Choose what {a_word} is: {a_x}, {a_y} or {a_z}.",
 )
 
 

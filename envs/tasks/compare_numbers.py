@@ -11,13 +11,13 @@ from instructrec.envs.tasks.procedural import Problem, ProceduralTask
 PHRASINGS = (
     "Which number is {larger}, {a} or {b}?",
     "Which is {larger}: {a} or {b}?",
-    "Which one is the {larger} number: {a} or {b}?",
-    "Write the {larger} number: {a} or {b}",
-    "Pick the {larger} of {a} and {b}.",
-    "Of {a} and {b}, which is {larger}?",
-    "{a} or {b}: which is {larger}?",
-    "Name the {larger} one: {a}, {b}",
-    "Choose the {larger} number from {a} and {b}.",
+    "Which one is {larger}: {a} or {b}?",
+    "Which number is the {larger} one: {a} or {b}?",
+    "Tell me which is {larger}: {a} or {b}.",
+    "Say which number is {larger}: {a} or {b}.",
+    "Pick the {larger} number: {a} or {b}.",
+    "Write the {larger} number: {a} or {b}.",
+    "Name the {larger} number: {a} or {b}.",
 )
 
 

@@ -11,28 +11,28 @@ from instructrec.envs.tasks.vocabulary import CATEGORIES, with_article, words_in
 PHRASINGS = (
     "Which one is not a kind of {kind}: {x}, {y} or {z}?",
     "Which one is not {a_kind}: {x}, {y} or {z}?",
-    "Which word does not name {a_kind}: {x}, {y} or {z}?",
-    "Find the one that is not {a_kind}: {x}, {y}, {z}",
-    "Pick the word that is not {a_kind}: {x}, {y} or {z}.",
-    "Name the one that is not {a_kind}: {x}, {y}, {z}",
-    "Two are kinds of {kind}. Which is not: {x}, {y} or {z}?",
-    "Which does not belong to {kind}: {x}, {y} or {z}?",
-    "Of {x}, {y} and {z}, which is not {a_kind}?",
+    "Which word is not {a_kind}: {x}, {y} or {z}?",
+    "Which of these is not {a_kind}: {x}, {y} or {z}?",
+    "Tell me which one is not {a_kind}: {x}, {y} or {z}.",
+    "Find the one that is not {a_kind}: {x}, {y} or {z}.",
+    "Pick the one that is not {a_kind}: {x}, {y} or {z}.",
+    "Name the one that is not {a_kind}: {x}, {y} or {z}.",
+    "Say which one is not {a_kind}: {x}, {y} or {z}.",
 )
 
 
 @register_task("odd_one_out")
 class OddOneOut(ProceduralTask):
-    """Finds the one of three nouns that is not of the kind named."""
+    """Finds the one of three short nouns that is not of the kind named."""
 
     name = "odd_one_out"
 
     def keys(self) -> Sequence[tuple[str, str]]:
         """Returns every ``(odd word, its category)`` of the split."""
-        return words_in(self.split)
+        return words_in(self.split, short=True)
 
     def _num_pairs(self, kind: str) -> int:
-        count = len(words_of(kind, self.split))
+        count = len(words_of(kind, self.split, short=True))
         return count * (count - 1)
 
     def num_variants(self, key: tuple[str, str]) -> int:
@@ -49,7 +49,7 @@ class OddOneOut(ProceduralTask):
             if rest < self._num_pairs(kind):
                 break
             rest -= self._num_pairs(kind)
-        words = list(choose_pair(rest, words_of(kind, self.split)))
+        words = list(choose_pair(rest, words_of(kind, self.split, short=True)))
         words.insert(place, odd)
         x, y, z = words
         prompt = PHRASINGS[phrasing].format(kind=kind, a_kind=with_article(kind), x=x, y=y, z=z)

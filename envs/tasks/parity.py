@@ -10,14 +10,14 @@ from instructrec.envs.tasks.procedural import Problem, ProceduralTask
 
 PHRASINGS = (
     "Is {n} even or odd?",
-    "Is {n} odd or even?",
     "Is the number {n} even or odd?",
-    "{n}: even or odd?",
-    "Even or odd: {n}",
-    "Say whether {n} is odd or even.",
-    "Tell me if {n} is even or odd.",
-    "What is {n}, odd or even?",
-    "Decide: is {n} odd or even?",
+    "Tell me: is {n} even or odd?",
+    "Would you call {n} even or odd?",
+    "Say if {n} is even or odd.",
+    "Decide: is {n} even or odd?",
+    "Do you think {n} is even or odd?",
+    "Is {n} an even or odd number?",
+    "What is {n}: even or odd?",
 )
 
 

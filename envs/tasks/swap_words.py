@@ -23,13 +23,13 @@ PHRASINGS = (
 
 @register_task("swap_words")
 class SwapWords(ProceduralTask):
-    """Writes two nouns in the opposite order, with one space between them."""
+    """Writes two short nouns in the opposite order, with one space between them."""
 
     name = "swap_words"
 
     def keys(self) -> Sequence[str]:
-        """Returns the split's words: each is the first word in turn."""
-        return [word for word, _ in words_in(self.split)]
+        """Returns the split's short words: each is the first word in turn."""
+        return [word for word, _ in words_in(self.split, short=True)]
 
     def num_variants(self, key: str) -> int:
         """Returns phrasings x other words."""

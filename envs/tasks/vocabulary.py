@@ -37,24 +37,24 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
     ),
     "tool": _words(
         """
-        anvil axe broom brush caliper chainsaw chisel clamp corkscrew crowbar drill
+        axe broom brush bucket chainsaw chisel clamp compass corkscrew crowbar drill
         dustpan flashlight fork funnel grater grinder hacksaw hammer handsaw hatchet hoe
-        jackhammer knife ladder ladle lathe lever machete mallet microscope mop needle
-        paintbrush peeler pencil pickaxe pitchfork plow plunger pulley rake ratchet
-        razor sander saw scalpel scraper screwdriver shovel sickle sieve sledgehammer
-        spade spanner spatula sponge spoon stapler telescope thermometer trowel vise
-        whisk winch wrench
+        hose jackhammer knife ladder ladle lathe lever machete mallet microscope mop
+        needle paintbrush peeler pencil pickaxe pitchfork plow plunger pulley rake
+        ratchet razor saw scalpel scraper screwdriver scythe shovel sickle sieve
+        sledgehammer spade spanner spatula sponge spoon stapler telescope thermometer
+        toothbrush tripod whisk wrench
         """
     ),
-    "clothing": _words(
+    "place": _words(
         """
-        apron bandana bathrobe beret bikini blazer blouse bonnet bowtie bra cap cape
-        cardigan cloak coat corset dress fedora garter glove gown hat headscarf hoodie
-        jacket jersey jumpsuit kilt kimono miniskirt mitten moccasin necktie nightgown
-        overcoat parka poncho pullover raincoat robe sandal sari sarong scarf shawl
-        shirt shoe skirt slipper sneaker sock sombrero stocking sundress sweater
-        sweatshirt swimsuit toga tunic turban tuxedo undershirt uniform vest waistcoat
-        windbreaker
+        airport apartment aquarium arena bakery barn basement bathroom bedroom brewery
+        cabin cafe casino castle cathedral cave chapel church cinema city classroom
+        clinic college cottage desert factory farm forest garage garden gym harbor
+        hospital hotel island kitchen laboratory lake library lighthouse mall mansion
+        market meadow monastery mosque mountain museum office palace park pharmacy
+        prison restaurant school shop stadium store temple theater town university
+        valley village warehouse zoo
         """
     ),
     "vehicle": _words(
@@ -83,26 +83,35 @@ CATEGORIES: dict[str, tuple[str, ...]] = {
 }
 """Category -> its nouns."""
 
-_WITHOUT_ARTICLE = frozenset({"clothing"})
-_CONSONANT_SOUND = frozenset({"unicycle", "uniform"})
+_CONSONANT_SOUND = frozenset({"unicycle", "university"})
 
 
 def with_article(word: str) -> str:
-    """Returns ``"a whale"``, ``"an axe"``, ``"a uniform"``; mass nouns (clothing) stay bare."""
-    if word in _WITHOUT_ARTICLE:
-        return word
+    """Returns ``"a whale"``, ``"an axe"``, ``"a university"``."""
     vowel = word[0] in "aeiou" and word not in _CONSONANT_SOUND
     return f"{'an' if vowel else 'a'} {word}"
 
 
+_SHORT = 7
 _SPLITS = {category: split_words(words) for category, words in CATEGORIES.items()}
 
 
-def words_of(category: str, split: str) -> tuple[str, ...]:
-    """Returns the nouns of a category that belong to a split, in a fixed order."""
-    return _SPLITS[category][split]
+def words_of(category: str, split: str, *, short: bool = False) -> tuple[str, ...]:
+    """Returns the nouns of a category that belong to a split, in a fixed order.
+
+    Args:
+        category: Key of ``CATEGORIES``.
+        split: Name of the split.
+        short: Only those of at most seven letters: everyday words that are easy to copy.
+    """
+    words = _SPLITS[category][split]
+    return tuple(word for word in words if not short or len(word) <= _SHORT)
 
 
-def words_in(split: str) -> tuple[tuple[str, str], ...]:
-    """Returns every ``(word, category)`` of a split, in a fixed order."""
-    return tuple((word, category) for category in CATEGORIES for word in words_of(category, split))
+def words_in(split: str, *, short: bool = False) -> tuple[tuple[str, str], ...]:
+    """Returns every ``(word, category)`` of a split, in a fixed order; see ``words_of``."""
+    return tuple(
+        (word, category)
+        for category in CATEGORIES
+        for word in words_of(category, split, short=short)
+    )

@@ -28,11 +28,11 @@ NOUNS = frozenset(word for words in CATEGORIES.values() for word in words)
 
 # Changing words, phrasings or their order changes results: raise procedural.VERSION with these.
 GOLDEN = [
-    "Which kind is a kangaroo: animal, tool or vehicle?",
-    "Which one is not clothing: bathrobe, fedora or pig?",
-    "Write these two words in reverse order: barge raisin",
-    "Write the larger number: 35 or 54",
-    "Say whether 207 is odd or even.",
+    "Is a kangaroo best called a tool, a vehicle or an animal?",
+    "Which one is not a kind of tool: muffin, hoe or wrench?",
+    "Swap the two words: sailor doctor",
+    "Which number is the larger one: 35 or 54?",
+    "Decide: is 207 even or odd?",
     "Calculate 145 minus 91.",
 ]
 
@@ -278,7 +278,7 @@ def test_arithmetic_answers_are_right():
 
 @pytest.mark.parametrize(
     ("word", "expected"),
-    [("whale", "a whale"), ("axe", "an axe"), ("uniform", "a uniform"), ("clothing", "clothing")],
+    [("whale", "a whale"), ("axe", "an axe"), ("university", "a university"), ("island", "an island")],
 )
 def test_articles(word, expected):
     assert with_article(word) == expected
