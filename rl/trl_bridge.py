@@ -258,6 +258,7 @@ class RolloutTrainer(GRPOTrainer):
                 groups,
                 betas=(config.adam_beta1, config.adam_beta2),
                 weight_decay=config.weight_decay,
+                fused=self.policy.device.type in ("cpu", "cuda"),
             )
         return self.optimizer
 
