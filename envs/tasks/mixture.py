@@ -13,7 +13,7 @@ from instructrec.envs.tasks.base import (
     register_task,
 )
 from instructrec.envs.tasks.partition import SPLITS
-from instructrec.envs.tasks.procedural import VERSION, check_size, fingerprint_of
+from instructrec.envs.tasks.procedural import DEFAULT_SIZES, VERSION, check_size, fingerprint_of
 from instructrec.errors import ConfigError, unknown_name
 
 CLOSED_FAMILIES = ("category", "odd_one_out", "swap_words", "compare_numbers", "parity")
@@ -46,7 +46,7 @@ class ClosedAnswers:
         self.name = "closed_answers"
         self.split = check_split(split, SPLITS)
         self.seed = seed
-        self.size = check_size(size, split)
+        self.size = check_size(size, default=DEFAULT_SIZES[self.split])
         self.families = _check_families(families)
         each = -(-self.size // len(self.families))
         self._tasks = [

@@ -1,4 +1,4 @@
-"""Even or odd: "Is 357 even or odd?" -> odd."""
+"""Even or odd: "Is 57 even or odd?" -> odd."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PHRASINGS = (
 
 @register_task("parity")
 class Parity(ProceduralTask):
-    """Tells whether a three-digit number is even or odd."""
+    """Tells whether a two-digit number is even or odd."""
 
     name = "parity"
 
     def keys(self) -> Sequence[int]:
-        """Returns the split's three-digit numbers, half of them even."""
-        return numbers_of(self.split, 100, 999)
+        """Returns the split's two-digit numbers, half of them even."""
+        return numbers_of(self.split, 10, 99)
 
     def num_variants(self, key: int) -> int:
         """Returns the number of phrasings."""

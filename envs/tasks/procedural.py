@@ -17,7 +17,7 @@ from instructrec.errors import ConfigError
 DEFAULT_SIZES = {"train": 4096, "validation": 512, "test": 512}
 """Items per split when ``size`` is not given."""
 
-VERSION = 2
+VERSION = 3
 """Part of every fingerprint: raised when words, phrasings or the order of items change."""
 
 
@@ -43,7 +43,8 @@ class ProceduralTask(ABC):
         split: ``train``, ``validation`` or ``test``. Which words and numbers belong to a split is
             fixed; the seed has no say in it.
         seed: Chooses the order of items and variants.
-        size: Number of items; `DEFAULT_SIZES` when None. A longer task starts with the same items.
+        size: Number of items. None takes `DEFAULT_SIZES`, or all prompts that differ where a family
+            has fewer. A longer task starts with the same items.
     """
 
     name: str
@@ -52,8 +53,8 @@ class ProceduralTask(ABC):
     def __init__(self, *, split: str = "train", seed: int = 0, size: int | None = None) -> None:
         self.split = check_split(split, SPLITS)
         self.seed = seed
-        self.size = check_size(size, split)
         self._keys = self.keys()
+        self.size = check_size(size, default=min(DEFAULT_SIZES[split], self.num_unique))
 
     @abstractmethod
     def keys(self) -> Sequence[Any]:
@@ -104,14 +105,14 @@ class ProceduralTask(ABC):
         return self  # immutable: specs and spaces that hold it need no copy
 
 
-def check_size(size: int | None, split: str) -> int:
-    """Returns the number of items of a split.
+def check_size(size: int | None, *, default: int) -> int:
+    """Returns the number of items of a split, the default when None is given.
 
     Raises:
         ConfigError: The size is not a positive integer.
     """
     if size is None:
-        return DEFAULT_SIZES[split]
+        return default
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ConfigError(f"size is the number of items, an integer >= 1, not {size!r}")
     return size

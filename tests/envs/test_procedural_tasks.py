@@ -32,7 +32,7 @@ GOLDEN = [
     "Which one is not a kind of tool: muffin, hoe or wrench?",
     "Swap the two words: sailor doctor",
     "Which number is the larger one: 35 or 54?",
-    "Decide: is 207 even or odd?",
+    "Would you call 54 even or odd?",
     "Calculate 145 minus 91.",
 ]
 
@@ -111,16 +111,17 @@ def test_every_family_has_eight_phrasings(phrasings):
 
 @pytest.mark.parametrize("name", ALL_NAMES)
 @pytest.mark.parametrize("split", SPLITS)
-def test_the_first_512_prompts_are_short_and_all_different(name, split):
-    prompts = [i.prompt for i in iterate(make_task(name, split=split, size=512))]
-    assert len(set(prompts)) == 512
+def test_the_first_prompts_are_short_and_all_different(name, split):
+    task = make_task(name, split=split)
+    prompts = [task[i].prompt for i in range(min(512, len(task)))]
+    assert len(set(prompts)) == len(prompts) >= 144
     assert max(len(prompt.split()) for prompt in prompts) <= 14
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_default_item_within_num_unique_is_different(name):
+def test_a_task_of_default_size_repeats_no_prompt(name):
     task = make_task(name)
-    assert len({i.prompt for i in iterate(task)}) == len(task) <= task.num_unique
+    assert len({i.prompt for i in iterate(task)}) == len(task) == min(4096, task.num_unique)
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)
