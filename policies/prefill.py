@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from instructrec.policies.kv_cache import join_at_right, new_cache, select_rows
 
-_SHORTEST_SHARED_PREFIX = 4
+SHORTEST_SHARED_PREFIX = 4
 """A shorter common opening is not worth a pass of its own."""
 
 
@@ -124,8 +124,8 @@ def prefill(forward: Forward, prompts: Sequence[Sequence[int]], *, rows_at_once:
 
 def _run_shared(forward: Forward, prompts: list[Sequence[int]], rows_at_once: int) -> Prefilled:
     """Runs the common opening once, then the rest in groups of similar length."""
-    prefix = common_prefix(prompts) if len(prompts) > 1 else 0
-    prefix = prefix if prefix >= _SHORTEST_SHARED_PREFIX else 0
+    prefix = common_prefix(prompts)
+    prefix = prefix if prefix >= SHORTEST_SHARED_PREFIX else 0
     shared, _ = new_cache(forward.config)
     if prefix:
         ids = torch.tensor([prompts[0][:prefix]], device=forward.device)
@@ -184,7 +184,12 @@ def _repeated(shared: DynamicCache, rows: int, config: Any) -> DynamicCache:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts begin with, one fewer than the shortest at most."""
+    """Number of tokens that all prompts begin with, one fewer than the shortest at most.
+
+    A single prompt shares nothing with others: 0.
+    """
+    if len(prompts) < 2:
+        return 0
     # In lexical order the first and the last differ the most.
     first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1

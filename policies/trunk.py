@@ -1,21 +1,39 @@
 """One pass over packed sequences: hidden states, log-probs and entropy at chosen positions.
 
 The trainer needs no generation, so sequences are padded on the right: with a causal mask no
-token ever sees the padding, and no attention mask is needed. When the lowest layers are frozen,
-their output is the same in every epoch: it is taken once and the passes with gradient start at
-the first trained layer.
+token ever sees the padding, and no attention mask is needed. Two things save work without
+changing a result beyond float noise. When the lowest layers are frozen, their output is the same
+in every epoch: it is taken once and the passes with gradient start at the first trained layer.
+And tokens that all sequences begin with (the chat template's opening) run once for all rows;
+gradients reach them through the keys and values that the rows share.
+
+Shape suffixes: B rows, L columns, P columns that all rows share, S = L - P columns of their own,
+H hidden size, N chosen positions, V vocabulary.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
 from instructrec.errors import PolicyError
+from instructrec.policies.kv_cache import new_cache
+
+
+@dataclass(frozen=True)
+class CutStates:
+    """The states that enter the first trained layer."""
+
+    own_BSH: Tensor
+    """Those of each row's own columns."""
+    shared_1PH: Tensor | None
+    """Those of the columns that all rows share; None when there are none."""
 
 
 class Trunk:
@@ -36,6 +54,10 @@ class Trunk:
         self.num_frozen = _leading_frozen_layers(self.base)
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
+        self.can_share = (
+            causal.config._attn_implementation == "sdpa" and new_cache(causal.config)[1]
+        )
+        """Whether rows may share their first columns: plain attention over the whole context."""
         self._check(causal)
 
     @property
@@ -43,36 +65,42 @@ class Trunk:
         """Width of the hidden states."""
         return int(self.base.config.get_text_config().hidden_size)
 
-    def full(self, ids_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+    def full(self, ids_BL: Tensor, shared: int = 0) -> tuple[Tensor, CutStates | None]:
         """Runs all layers.
 
         Args:
-            ids_BT: Token ids, padded on the right.
+            ids_BL: Token ids, padded on the right.
+            shared: First columns that are the same in all rows and run once (0 where
+                ``can_share`` is False).
 
         Returns:
-            Final hidden states (B, T, H), and those that enter the first trained layer
-            (B, T, H), or None when nothing is frozen.
+            Final hidden states of the other columns (B, S, H), and the states that enter the
+            first trained layer, or None when nothing is frozen.
         """
-        if not self.num_frozen:
-            return self.base(input_ids=ids_BT, use_cache=False).last_hidden_state, None
         captured: list[Tensor] = []
-        layer = self.base.layers[self.num_frozen]
-        hook = layer.register_forward_pre_hook(
-            lambda _module, args, kwargs: captured.append(
-                args[0] if args else kwargs["hidden_states"]
-            ),
-            with_kwargs=True,
-        )
+        hook = None
+        if self.num_frozen:
+            hook = self.base.layers[self.num_frozen].register_forward_pre_hook(
+                lambda _module, args, kwargs: captured.append(
+                    args[0] if args else kwargs["hidden_states"]
+                ),
+                with_kwargs=True,
+            )
         try:
-            final = self.base(input_ids=ids_BT, use_cache=False).last_hidden_state
+            final_BSH = _run(
+                self.base, "input_ids", ids_BL[:, shared:], ids_BL[:1, :shared] if shared else None
+            )
         finally:
-            hook.remove()
-        return final, captured[0]
+            if hook is not None:
+                hook.remove()
+        if not captured:
+            return final_BSH, None
+        return final_BSH, CutStates(captured[-1], captured[0] if shared else None)
 
-    def upper(self, cut_BTH: Tensor) -> Tensor:
-        """Runs the layers from the cut on, given the states that enter them: (B, T, H)."""
+    def upper(self, cut: CutStates) -> Tensor:
+        """Runs the layers from the cut on, given the states that enter them: (B, S, H)."""
         assert self._upper is not None, "upper() needs a trunk with frozen layers"
-        return self._upper(inputs_embeds=cut_BTH, use_cache=False).last_hidden_state
+        return _run(self._upper, "inputs_embeds", cut.own_BSH, cut.shared_1PH)
 
     def token_logprobs(
         self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float
@@ -114,7 +142,48 @@ class Trunk:
             )
         if cut is not None and not _close(self.lm_head(self.upper(cut)).float(), expected):
             self.num_frozen, self._upper = 0, None  # e.g. position embeddings added at the bottom
+        if self.can_share:
+            self.can_share = self._shares_correctly(vocabulary, causal)
         causal.train(was_training)
+
+    def _shares_correctly(self, vocabulary: int, causal: nn.Module) -> bool:
+        """Whether rows with a common beginning give the same states with and without sharing."""
+        ids_BL = torch.arange(14, device=self.lm_head.weight.device).reshape(2, 7) % vocabulary
+        ids_BL[1, :3] = ids_BL[0, :3]
+        whole, _ = self.full(ids_BL)
+        own, cut = self.full(ids_BL, shared=3)
+        parts = [own] if cut is None else [own, self.upper(cut)]
+        return all(_close(part, whole[:, 3:]) for part in parts)
+
+
+def _run(base: Any, name: str, own: Tensor, shared: Tensor | None) -> Tensor:
+    """Runs a transformer; returns its last hidden states of the rows' own columns (B, S, H).
+
+    Args:
+        base: The transformer.
+        name: ``input_ids`` or ``inputs_embeds``.
+        own: The rows' own columns.
+        shared: The columns before them (one row), which all rows share.
+    """
+    if shared is None:
+        return base(**{name: own}, use_cache=False).last_hidden_state
+    before, columns = shared.shape[1], own.shape[1]
+    cache = DynamicCache()
+    base(**{name: shared}, past_key_values=cache, use_cache=True)
+    layers: Sequence[Any] = cache.layers
+    for layer in layers:
+        if layer.is_initialized:  # a view that starts above layer 0 leaves the lower ones empty
+            layer.keys = layer.keys.expand(own.shape[0], -1, -1, -1)
+            layer.values = layer.values.expand(own.shape[0], -1, -1, -1)
+    mask = torch.ones(columns, before + columns, dtype=torch.bool, device=own.device).tril(before)
+    positions = torch.arange(before, before + columns, device=own.device)
+    return base(
+        **{name: own},
+        attention_mask=mask[None, None].expand(own.shape[0], 1, -1, -1),
+        position_ids=positions[None],
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state
 
 
 def base_causal_lm(model: Any) -> Any:

@@ -1,7 +1,8 @@
 """A rollout as tensors, the trainer's own pass over it, and its minibatches.
 
 Shape suffixes: B episodes, T response positions padded on the right, L positions of a whole
-sequence (prompt and response), N action tokens of a micro-batch, packed.
+sequence (prompt and response), P of which all sequences share and S are a row's own, N action
+tokens of a micro-batch, packed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor
 
 from instructrec.policies.critic import ValueHead
-from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
+from instructrec.policies.trunk import CutStates, Trunk, pad_right
 from instructrec.rl.losses import LossBatch
 from instructrec.rl.rollout import Rollout
 
@@ -23,7 +25,7 @@ from instructrec.rl.rollout import Rollout
 class Reference(Protocol):
     """The policy that the KL penalty pulls towards."""
 
-    def logprobs(self, sequences: Packed, cut_BLH: Tensor | None) -> Tensor:
+    def logprobs(self, sequences: Packed, cut: CutStates | None) -> Tensor:
         """Log-probs of the packed action tokens (N,)."""
 
 
@@ -36,16 +38,18 @@ class Packed:
     row_N: Tensor
     """Row of each action token."""
     state_N: Tensor
-    """Position of the hidden state from which the token was predicted: one before it."""
+    """Own column of the hidden state from which the token was predicted: one before it."""
+    shared: int
+    """First columns of ids_BL that all rows share; hidden states start behind them."""
 
     @property
     def tokens_N(self) -> Tensor:
         """Ids of the action tokens."""
-        return self.ids_BL[self.row_N, self.state_N + 1]
+        return self.ids_BL[self.row_N, self.shared + self.state_N + 1]
 
-    def states(self, hidden_BLH: Tensor) -> Tensor:
+    def states(self, hidden_BSH: Tensor) -> Tensor:
         """Picks the states that predict the action tokens: (N, H)."""
-        return hidden_BLH[self.row_N, self.state_N]
+        return hidden_BSH[self.row_N, self.state_N]
 
 
 @dataclass
@@ -72,8 +76,12 @@ class Experience:
     """Set by the estimator."""
     returns_BT: Tensor | None = None
     """Set by the estimator."""
+    shared: int = 0
+    """Tokens that all sequences begin with and that run once for all of them (P)."""
     cut_states: list[Tensor] | None = None
-    """States that enter the first trained layer, (L_i, H) for each episode."""
+    """States that enter the first trained layer, (S_i, H) for each episode."""
+    shared_cut_1PH: Tensor | None = None
+    """The same of the shared tokens."""
 
     def pack(self, rows: Sequence[int]) -> Packed:
         """Pads and packs the given episodes."""
@@ -81,13 +89,13 @@ class Experience:
         row_N, t_N = mask_BT.nonzero(as_tuple=True)
         starts_B = torch.tensor([self.prompt_lengths[i] for i in rows], device=mask_BT.device)
         ids_BL = pad_right([self.sequences[i] for i in rows])
-        return Packed(ids_BL, row_N, starts_B[row_N] + t_N - 1)
+        return Packed(ids_BL, row_N, starts_B[row_N] + t_N - 1 - self.shared, self.shared)
 
-    def cut(self, rows: Sequence[int]) -> Tensor | None:
-        """Padded states at the cut for the given episodes (B, L, H), or None."""
+    def cut(self, rows: Sequence[int]) -> CutStates | None:
+        """Padded states at the cut for the given episodes, or None."""
         if self.cut_states is None:
             return None
-        return pad_right([self.cut_states[i] for i in rows])
+        return CutStates(pad_right([self.cut_states[i] for i in rows]), self.shared_cut_1PH)
 
     def loss_batch(self, rows: Sequence[int]) -> LossBatch:
         """The loss's side of the given episodes, packed like ``pack(rows)``."""
@@ -155,25 +163,30 @@ def trainer_pass(
     mask_BT = experience.action_mask_BT
     if reference is not None:
         experience.ref_logprobs_BT = torch.zeros_like(experience.old_logprobs_BT)
+    prompts = zip(experience.sequences, experience.prompt_lengths, strict=True)
+    common = common_prefix([ids[:length].tolist() for ids, length in prompts])
+    experience.shared = common if trunk.can_share and common >= SHORTEST_SHARED_PREFIX else 0
     cut_states: list[Tensor | None] = [None] * len(experience.sequences)
     entropy_sum = 0.0
     for rows in _by_length(experience, range(len(experience.sequences)), micro_batch_size):
         packed = experience.pack(rows)
         with autocast:
-            final_BLH, cut_BLH = trunk.full(packed.ids_BL)
-            states_NH = packed.states(final_BLH)
+            final_BSH, cut = trunk.full(packed.ids_BL, packed.shared)
+            states_NH = packed.states(final_BSH)
             logprobs_N, entropy_N = trunk.token_logprobs(states_NH, packed.tokens_N, temperature)
             values_N = critic(states_NH)
             if reference is not None:
                 assert experience.ref_logprobs_BT is not None
-                ref_N = reference.logprobs(packed, cut_BLH)
+                ref_N = reference.logprobs(packed, cut)
                 _scatter(experience.ref_logprobs_BT, mask_BT, rows, ref_N)
         _scatter(experience.old_logprobs_BT, mask_BT, rows, logprobs_N)
         _scatter(experience.values_BT, mask_BT, rows, values_N)
         entropy_sum += float(entropy_N.sum())
-        if cut_BLH is not None:
+        if cut is not None:
+            experience.shared_cut_1PH = cut.shared_1PH
             for place, i in enumerate(rows):
-                cut_states[i] = cut_BLH[place, : len(experience.sequences[i])].clone()
+                own = len(experience.sequences[i]) - experience.shared
+                cut_states[i] = cut.own_BSH[place, :own].clone()
     if any(state is not None for state in cut_states):
         experience.cut_states = [state for state in cut_states if state is not None]
     return entropy_sum / max(experience.num_tokens, 1)

@@ -188,13 +188,13 @@ class PPOTrainer(RolloutTrainer):
     def micro_batch_loss(self, micro_batch: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy."""
         packed = self.experience.pack(micro_batch)
-        cut_BLH = self.experience.cut(micro_batch)
+        cut = self.experience.cut(micro_batch)
         with self.policy.autocast():
-            if cut_BLH is not None:
-                hidden_BLH = self.trunk.upper(cut_BLH)
+            if cut is not None:
+                hidden_BSH = self.trunk.upper(cut)
             else:
-                hidden_BLH, _ = self.trunk.full(packed.ids_BL)
-            states_NH = packed.states(hidden_BLH)
+                hidden_BSH, _ = self.trunk.full(packed.ids_BL, packed.shared)
+            states_NH = packed.states(hidden_BSH)
             logprobs_N, entropy_N = self.trunk.token_logprobs(
                 states_NH, packed.tokens_N, self.config.temperature
             )

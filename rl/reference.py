@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.trunk import Trunk
+from instructrec.policies.trunk import CutStates, Trunk
 from instructrec.rl.experience import Packed
 
 
@@ -21,13 +21,13 @@ class AdapterReference:
         self.temperature = temperature
 
     @torch.no_grad()
-    def logprobs(self, sequences: Packed, cut_BLH: Tensor | None) -> Tensor:
+    def logprobs(self, sequences: Packed, cut: CutStates | None) -> Tensor:
         """See Reference.logprobs."""
         peft_model: Any = self.trunk.model
         with peft_model.disable_adapter():
-            final_BLH, _ = self.trunk.full(sequences.ids_BL)
+            final_BSH, _ = self.trunk.full(sequences.ids_BL, sequences.shared)
             return self.trunk.token_logprobs(
-                sequences.states(final_BLH), sequences.tokens_N, self.temperature
+                sequences.states(final_BSH), sequences.tokens_N, self.temperature
             )[0]
 
 
@@ -42,14 +42,14 @@ class FrozenReference:
         clone.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def logprobs(self, sequences: Packed, cut_BLH: Tensor | None) -> Tensor:
+    def logprobs(self, sequences: Packed, cut: CutStates | None) -> Tensor:
         """See Reference.logprobs."""
-        if cut_BLH is not None:
-            final_BLH = self.trunk.upper(cut_BLH)
+        if cut is not None:
+            final_BSH = self.trunk.upper(cut)
         else:
-            final_BLH, _ = self.trunk.full(sequences.ids_BL)
+            final_BSH, _ = self.trunk.full(sequences.ids_BL, sequences.shared)
         return self.trunk.token_logprobs(
-            sequences.states(final_BLH), sequences.tokens_N, self.temperature
+            sequences.states(final_BSH), sequences.tokens_N, self.temperature
         )[0]
 
 

@@ -259,7 +259,7 @@ def test_compared_numbers_have_the_right_answer():
 def test_parity_answers_are_right():
     for instruction in iterate(make_task("parity", size=600)):
         number = int(re.search(r"\d+", instruction.prompt)[0])
-        assert 100 <= number <= 999
+        assert 10 <= number <= 99
         assert instruction.columns["reference"] == ("odd" if number % 2 else "even")
 
 
