@@ -24,7 +24,7 @@ class QuickstartEval:
     batch_size: int = 100
     """Responses decoded together."""
     validation_limit: int = 100
-    """Validation instructions of an evaluation during PPO (if ppo.eval_every is above 0)."""
+    """Validation instructions by which the best SFT is chosen."""
 
     def __post_init__(self) -> None:
         for name in ("limit", "sampled_limit", "samples", "batch_size", "validation_limit"):
@@ -52,16 +52,17 @@ class QuickstartConfig:
         batch_size=16,
         learning_rate=1e-4,
         validation_demonstrations=50,
-        eval_every=4,
-        early_stopping_patience=4,
+        eval_every=8,
+        best_by="reward",
+        early_stopping_patience=3,
     )
-    """The best SFT on the same demonstrations: stopped on the validation loss."""
+    """The best SFT on the same demonstrations: stopped on exact match of validation responses."""
     ppo: PPOConfig = PPOConfig(
         num_updates=32,
         episodes_per_update=128,
         num_mini_batches=4,
         num_ppo_epochs=1,
-        learning_rate=6e-5,
+        learning_rate=1.2e-4,
         lr_schedule="linear",
         warmup_steps=8,
         response_length=8,

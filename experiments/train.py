@@ -234,12 +234,13 @@ def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
         config,
         seed=run.config.seed,
         on_step=recorder.on_step,
+        evaluate=lambda step: _evaluate(run, "validation", step)[0],
     )
     recorder.flush_step()
     return {
         "updates": result.steps,
         "best_update": result.best_step,
-        "best_score": result.validation_loss,
+        "best_score": result.best_score,
         "stopped": "finished" if result.steps == config.max_steps else "early_stopping",
         "demonstrations": [item.id for item in taken],
         "loss": result.loss,

@@ -176,9 +176,11 @@ class SFTConfig:
     validation_demonstrations: int = 50
     """Demonstrations of the validation split on which the loss is watched."""
     eval_every: int = 0
-    """Steps between two validation losses; 0 never evaluates and keeps the last weights."""
+    """Steps between two validations; 0 never validates and keeps the last weights."""
+    best_by: Literal["loss", "reward"] = "loss"
+    """What validations go by: loss on validation demonstrations, or mean reward of responses."""
     early_stopping_patience: int = 0
-    """Validation losses without improvement after which training stops; 0 never stops early."""
+    """Validations without improvement after which training stops; 0 never stops early."""
 
     def __post_init__(self) -> None:
         _require(self.demonstrations >= 1, "sft.demonstrations", self.demonstrations, "at least 1")

@@ -29,6 +29,12 @@ from instructrec.rl.trl_bridge import learning_rate_factor, quiet_settings, unch
 OnStep = Callable[[dict[str, float]], None]
 """Receives the metrics of an optimizer step."""
 
+Evaluate = Callable[[int], dict[str, float]]
+"""Measures the policy's responses after a step; the metrics hold ``REWARD_KEY``."""
+
+REWARD_KEY = "eval/total/mean"
+"""The metric by which ``best_by = "reward"`` goes (larger is better)."""
+
 
 @dataclass(frozen=True)
 class Demonstration:
@@ -50,8 +56,8 @@ class SFTResult:
     """Step whose weights the policy now has."""
     loss: float
     """Training loss of the last step (nats per response token)."""
-    validation_loss: float | None
-    """Best validation loss, None when nothing was evaluated."""
+    best_score: float | None
+    """Best validation: loss or mean reward, None when nothing was validated."""
 
 
 class _ResponseTrainer(SFTTrainer):
@@ -85,10 +91,12 @@ class _ResponseTrainer(SFTTrainer):
 class _Watch(TrainerCallback):
     """Reports each step, keeps the best weights, and stops when they stay the best."""
 
-    def __init__(self, model: nn.Module, config: SFTConfig, on_step: OnStep) -> None:
-        self.model, self.config, self.on_step = model, config, on_step
+    def __init__(
+        self, model: nn.Module, config: SFTConfig, on_step: OnStep, evaluate: Evaluate | None
+    ) -> None:
+        self.model, self.config, self.on_step, self.evaluate = model, config, on_step, evaluate
         self.loss = math.nan
-        self.best_loss: float | None = None
+        self.best_score: float | None = None
         self.best_step = 0
         self.best_weights: dict[str, Tensor] = {}
         self.without_gain = 0
@@ -112,14 +120,20 @@ class _Watch(TrainerCallback):
                 }
             )
         elif "eval_loss" in logs:
-            self._note(state.global_step, logs["eval_loss"])
-            self.on_step(step | {"sft/val_loss": logs["eval_loss"]})
+            measured = {"sft/val_loss": logs["eval_loss"]}
+            if self.evaluate is not None:
+                measured |= self.evaluate(state.global_step)
+            self._note(state.global_step, measured)
+            self.on_step(step | measured)
 
-    def _note(self, step: int, loss: float) -> None:
-        if self.best_loss is not None and loss >= self.best_loss:
+    def _note(self, step: int, measured: dict[str, float]) -> None:
+        by_loss = self.evaluate is None
+        score = measured["sft/val_loss" if by_loss else REWARD_KEY]
+        best = self.best_score
+        if best is not None and (score >= best if by_loss else score <= best):
             self.without_gain += 1
             return
-        self.best_loss, self.best_step, self.without_gain = loss, step, 0
+        self.best_score, self.best_step, self.without_gain = score, step, 0
         self.best_weights = {
             name: p.detach().clone() for name, p in self.model.named_parameters() if p.requires_grad
         }
@@ -139,17 +153,19 @@ def run_sft(
     *,
     seed: int,
     on_step: OnStep,
+    evaluate: Evaluate | None = None,
 ) -> SFTResult:
     """Trains a policy on demonstrations.
 
     Args:
         policy: The policy; its trained weights change in place. It ends with the weights of the
-            lowest validation loss when ``config.eval_every`` is above 0, else with the last ones.
+            best validation when ``config.eval_every`` is above 0, else with the last ones.
         demonstrations: What to imitate.
         validation: Demonstrations on which the loss is watched; not trained on.
         config: Settings.
         seed: Seed of the order.
-        on_step: Called after each optimizer step and each validation loss.
+        on_step: Called after each optimizer step and each validation.
+        evaluate: Measures the policy when ``config.best_by`` is ``reward``.
 
     Raises:
         DataError: There are no demonstrations, or none to validate on although it was asked for.
@@ -166,7 +182,11 @@ def run_sft(
         return SFTResult(0, 0, math.nan, None)
     encoded = _encode(policy, demonstrations)
     order = _order(len(encoded), config.max_steps * config.batch_size, seed)
-    watch = _Watch(policy.model, config, on_step)
+    scored = None
+    if config.best_by == "reward" and config.eval_every:
+        assert evaluate is not None, "best_by = 'reward' needs a way to evaluate"
+        scored = _synced(policy, evaluate)
+    watch = _Watch(policy.model, config, on_step, scored)
     with tempfile.TemporaryDirectory() as unused_dir, unchanged_forward(policy.model):
         trainer = _ResponseTrainer(
             policy,
@@ -184,7 +204,20 @@ def run_sft(
         _load(policy.model, watch.best_weights)
     policy.sync()
     best_step = watch.best_step if watch.best_weights else steps
-    return SFTResult(steps, best_step, watch.loss, watch.best_loss)
+    return SFTResult(steps, best_step, watch.loss, watch.best_score)
+
+
+def _synced(policy: CausalLMPolicy, evaluate: Evaluate) -> Evaluate:
+    """The evaluation of the weights as they are at that moment, in the mode of the trainer."""
+
+    def measure(step: int) -> dict[str, float]:
+        training = policy.model.training
+        policy.sync()
+        metrics = evaluate(step)
+        policy.model.train(training)
+        return metrics
+
+    return measure
 
 
 def _trl_settings(

@@ -61,7 +61,7 @@ def test_it_stops_early_and_keeps_the_best_weights():
     config = dataclasses.replace(FAST, eval_every=5, early_stopping_patience=2)
     result, log = run(policy, config, validation=contrary)
     losses = [step["sft/val_loss"] for step in log if "sft/val_loss" in step]
-    assert result.validation_loss == min(losses)
+    assert result.best_score == min(losses)
     assert result.best_step == 5 * losses.index(min(losses))
     assert result.steps == result.best_step + 10 < 150
     assert (policy.weights_hash() == before) == (result.best_step == 0)
@@ -102,3 +102,35 @@ def test_missing_demonstrations_are_errors():
         run(make_policy(), demonstrations=[])
     with pytest.raises(DataError, match="no validation"):
         run(make_policy(), dataclasses.replace(FAST, eval_every=5))
+
+
+def test_weights_can_be_chosen_by_the_reward_of_responses():
+    policy = make_policy()
+    rewards, hashes = {0: 0.1, 2: 0.3, 4: 0.9, 6: 0.9, 8: 0.2}, {}
+
+    def evaluate(step):
+        hashes[step] = policy.weights_hash()
+        policy.respond(["a prompt"], sampling=Sampling(max_new_tokens=2))
+        return {"eval/total/mean": rewards[step]}
+
+    log = []
+    config = SFTConfig(
+        max_steps=20, batch_size=4, eval_every=2, best_by="reward", early_stopping_patience=2
+    )
+    result = run_sft(
+        policy,
+        DEMONSTRATIONS,
+        DEMONSTRATIONS,
+        config,
+        seed=0,
+        on_step=log.append,
+        evaluate=evaluate,
+    )
+    assert (result.steps, result.best_step, result.best_score) == (8, 4, 0.9)
+    assert policy.weights_hash() == hashes[4] != hashes[8]
+    logged = [row["eval/total/mean"] for row in log if "eval/total/mean" in row]
+    assert logged == list(rewards.values())
+    plain = make_policy()  # measuring in between must not change what is learned
+    config = SFTConfig(max_steps=4, batch_size=4)
+    run_sft(plain, DEMONSTRATIONS, [], config, seed=0, on_step=log.append)
+    assert plain.weights_hash() == hashes[4]
