@@ -1,7 +1,7 @@
 """Supervised fine-tuning on demonstrations, with TRL's ``SFTTrainer``.
 
-The loss is on the responses alone. Prompts are encoded by the policy itself, so that training and
-generation see the same tokens.
+The loss is on the responses alone, and so is the output layer. Prompts are encoded by the policy
+itself, so that training and generation see the same tokens.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trl import SFTTrainer
 from instructrec.errors import DataError, NumericsError
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.trunk import Trunk
 from instructrec.rl.config import SFTConfig
 from instructrec.rl.trl_bridge import learning_rate_factor, quiet_settings, unchanged_forward
 
@@ -61,7 +62,7 @@ class SFTResult:
 
 
 class _ResponseTrainer(SFTTrainer):
-    """TRL's trainer with the policy's own precision, our schedule, and no logging of its own."""
+    """TRL's trainer with the policy's own precision and pass, our schedule, and no own logging."""
 
     optimizer: Any
     lr_scheduler: Any
@@ -69,11 +70,26 @@ class _ResponseTrainer(SFTTrainer):
     def __init__(self, policy: CausalLMPolicy, config: SFTConfig, **kwargs: Any) -> None:
         self.policy = policy
         self.config = config
+        self.trunk = Trunk(policy.model)
         super().__init__(model=policy.model, processing_class=policy.tokenizer, **kwargs)
 
-    def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Mean cross-entropy of the response tokens behind one optimizer step."""
+        labels_BL = inputs["labels"]
+        row_N, position_N = (labels_BL[:, 1:] != -100).nonzero(as_tuple=True)
         with self.policy.autocast():
-            return super().compute_loss(*args, **kwargs)
+            hidden_BLH, _ = self.trunk.full(inputs["input_ids"])
+            logprobs_N, _ = self.trunk.token_logprobs(
+                hidden_BLH[row_N, position_N], labels_BL[row_N, position_N + 1], 1.0
+            )
+        loss = -logprobs_N.sum() / (num_items_in_batch or len(row_N))
+        return (loss, {"loss": loss}) if return_outputs else loss
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

@@ -38,12 +38,15 @@ def test_it_learns_the_responses_and_their_end():
     assert log[-1]["sft/loss"] < 0.1 < log[0]["sft/loss"]
 
 
-def test_the_first_loss_is_that_of_the_responses_alone():
+@pytest.mark.parametrize("micro_batch_size", [8, 2])
+def test_the_first_loss_is_that_of_the_responses_alone(micro_batch_size):
+    uneven = [*DEMONSTRATIONS[:7], Demonstration("a longer instruction", "with a longer answer")]
     policy = make_policy()
-    _, log = run(policy, dataclasses.replace(FAST, max_steps=1))
+    config = dataclasses.replace(FAST, max_steps=1, micro_batch_size=micro_batch_size)
+    _, log = run(policy, config, demonstrations=uneven)
     fresh = make_policy()
     total, count = 0.0, 0
-    for demonstration in DEMONSTRATIONS:
+    for demonstration in uneven:
         (prompt,) = fresh.encode([demonstration.prompt])
         answer = [*demonstration.response.encode(), fresh.eos_token_ids[0]]
         with torch.no_grad():
@@ -134,3 +137,17 @@ def test_weights_can_be_chosen_by_the_reward_of_responses():
     config = SFTConfig(max_steps=4, batch_size=4)
     run_sft(plain, DEMONSTRATIONS, [], config, seed=0, on_step=log.append)
     assert plain.weights_hash() == hashes[4]
+
+
+def test_neither_loss_nor_step_depends_on_the_micro_batch():
+    uneven = [*DEMONSTRATIONS[:3], Demonstration("a longer instruction", "with a longer answer")]
+    runs = []
+    for micro_batch_size in (4, 2, 1):
+        policy = make_policy()
+        config = SFTConfig(max_steps=1, batch_size=4, micro_batch_size=micro_batch_size)
+        result, _ = run(policy, config, demonstrations=uneven)
+        runs.append((result.loss, policy.model.state_dict()))
+    for loss, weights in runs[1:]:
+        assert loss == pytest.approx(runs[0][0], rel=1e-5)
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, runs[0][1][name], atol=2e-5, rtol=1e-4)
