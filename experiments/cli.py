@@ -102,6 +102,25 @@ def _run_evaluate(values: Namespace, command: list[str]) -> None:
     run_evaluation(values.policy, config, overwrite=values.overwrite, command=command)
 
 
+def _build_probe(parser: ArgumentParser) -> None:
+    from instructrec.experiments import command_line
+    from instructrec.experiments.config import TrainConfig
+    from instructrec.experiments.probe import ProbeConfig
+
+    command_line.add_config_file(parser)
+    parser.add_class_arguments(TrainConfig)
+    parser.add_class_arguments(ProbeConfig, "probe")
+
+
+def _run_probe(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import command_line
+    from instructrec.experiments.config import TrainConfig
+    from instructrec.experiments.probe import ProbeConfig, run_probe
+
+    probe = command_line.as_dataclass(ProbeConfig, values.probe)
+    run_probe(command_line.as_dataclass(TrainConfig, values), probe)
+
+
 def _build_quickstart(parser: ArgumentParser) -> None:
     from instructrec.experiments import command_line
     from instructrec.experiments.quickstart_config import QuickstartConfig
@@ -145,6 +164,12 @@ COMMANDS = {
     "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
     "evaluate": Command(
         "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate
+    ),
+    "probe": Command(
+        "Before training: is there anything to learn, and what will it cost?",
+        _build_probe,
+        _run_probe,
+        True,
     ),
     "quickstart": Command(
         "Show on the embedded model that PPO improves it; compare with SFT.",

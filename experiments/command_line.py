@@ -17,6 +17,7 @@ import jsonargparse
 import yaml
 
 from instructrec.errors import ConfigError, did_you_mean, unknown_name
+from instructrec.rl.trl_names import explain_trl_name
 
 RECIPES = Path(__file__).parent / "recipes"
 _UNKNOWN = (
@@ -138,6 +139,8 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
     elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
+    if not found and (known := explain_trl_name(leaf)):
+        guess = f" {known[0].upper()}{known[1:]}."
     return f"unknown key {key!r}.{guess} `--help` lists the options."
 
 

@@ -58,13 +58,14 @@ class QuickstartConfig:
     )
     """The best SFT on the same demonstrations: stopped on exact match of validation responses."""
     ppo: PPOConfig = PPOConfig(
-        num_updates=32,
+        num_updates=40,
         episodes_per_update=128,
         num_mini_batches=4,
         num_ppo_epochs=1,
         learning_rate=1.2e-4,
         lr_schedule="linear",
         warmup_steps=8,
+        entropy_coef=0.03,
         response_length=8,
         kl_coef=0.0,
     )

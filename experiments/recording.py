@@ -24,6 +24,7 @@ class Recorder:
         job_type: As in ``run.json``.
         resumed_update: Update that the run continues from; what was recorded after it is dropped.
         show: Called with each row of metrics.
+        warn: Shows a warning to people.
         say: Receives lines for people.
     """
 
@@ -35,12 +36,16 @@ class Recorder:
         job_type: str,
         resumed_update: int | None,
         show: Show,
+        warn: Callable[[str], None],
         say: Callable[[str], None],
     ) -> None:
         self._config = config
         self._show = show
+        self._warn = warn
         self._metrics = folder.metrics_log(resumed_update)
         self._samples = folder.samples_log(resumed_update)
+        self._warnings = folder.warnings_log(resumed_update)
+        self._update = resumed_update or 0
         self._step: dict[str, float] = {}
         self.summary: dict[str, Any] | None = None
         """Final numbers; set it before the end."""
@@ -63,12 +68,18 @@ class Recorder:
     def on_update(self, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
         """Records an update of PPO and the first of its responses."""
         kept = rows[: self._config.output.samples_per_update]
+        self._update = int(metrics["train/update"])
         self._metrics.write(metrics)
         if kept:
             self._samples.write(*kept)
         self._tracker.log(metrics)
         self._tracker.log_samples(kept)
         self._show(metrics)
+
+    def on_warning(self, message: str) -> None:
+        """Records what looked wrong in the update at hand."""
+        self._warnings.write({"update": self._update, "message": message})
+        self._warn(f"warning after update {self._update}: {message}")
 
     def on_step(self, metrics: Mapping[str, float]) -> None:
         """Records a step of supervised training; its losses may come in two calls."""
@@ -100,4 +111,5 @@ class Recorder:
         self.flush_step()
         self._metrics.close()
         self._samples.close()
+        self._warnings.close()
         self._tracker.finish(status, self.summary)

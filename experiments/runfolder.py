@@ -7,6 +7,7 @@
       run.json          what ran: algorithm, variant, seed, model, task, versions, machine, status
       metrics.jsonl     one line per update
       samples.jsonl     sampled responses of the rollouts
+      warnings.jsonl    what looked wrong: update and sentence
       eval/             <task>-<split>-<decoding>-<update>.jsonl, one row per response
       summary.json      the final numbers
       checkpoints/      states to continue from
@@ -209,9 +210,16 @@ class RunFolder:
 
     def samples_log(self, resumed_update: int | None = None) -> JsonlWriter:
         """Opens ``samples.jsonl``; rows whose ``update`` is after the resumed one are dropped."""
+        return self._rows_log("samples.jsonl", resumed_update)
+
+    def warnings_log(self, resumed_update: int | None = None) -> JsonlWriter:
+        """Opens ``warnings.jsonl``, in the same way."""
+        return self._rows_log("warnings.jsonl", resumed_update)
+
+    def _rows_log(self, name: str, resumed_update: int | None) -> JsonlWriter:
         if resumed_update is not None:
-            keep_rows(self.samples_path, lambda row: row.get("update", 0) <= resumed_update)
-        return JsonlWriter(self.samples_path)
+            keep_rows(self.path / name, lambda row: row.get("update", 0) <= resumed_update)
+        return JsonlWriter(self.path / name)
 
     def finish(
         self,

@@ -29,7 +29,7 @@ from instructrec.rl.checkpoint import latest_checkpoint
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
-    from instructrec.rl.ppo import TrainingResult
+    from instructrec.rl.run_state import TrainingResult
 
 TrainPPO = Callable[..., "TrainingResult"]
 """``instructrec.rl.ppo.train_ppo``, or something with its signature."""
@@ -157,6 +157,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         job_type=run.folder.info().job_type,
         resumed_update=resumed_update,
         show=progress.update,
+        warn=progress.note,
         say=run.say,
     )
     with recorder:
@@ -199,6 +200,7 @@ def _ppo(
             checkpoint_dir=run.folder.checkpoints,
             resume_from=checkpoint,
             should_stop=lambda: run.stop.requested,
+            on_warning=recorder.on_warning,
         )
     if run.stop.requested:
         raise RunInterrupted(

@@ -103,7 +103,12 @@ class Trunk:
         return _run(self._upper, "inputs_embeds", cut.own_BSH, cut.shared_1PH)
 
     def token_logprobs(
-        self, hidden_NH: Tensor, tokens_N: Tensor, temperature: float
+        self,
+        hidden_NH: Tensor,
+        tokens_N: Tensor,
+        temperature: float,
+        *,
+        entropy_gradient: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Log-probs of the given tokens and entropies, from the states before those tokens.
 
@@ -112,7 +117,7 @@ class Trunk:
 
         Returns:
             ``log softmax(logits / temperature)`` at the tokens (N,), and the entropy of that
-            distribution in nats (N,) without gradient.
+            distribution in nats (N,), with gradient only where ``entropy_gradient`` asks for it.
         """
         with torch.autocast(hidden_NH.device.type, enabled=False):
             logits_NV = self.lm_head(hidden_NH.float())
@@ -120,7 +125,7 @@ class Trunk:
             logits_NV = logits_NV / temperature
         all_logprobs_NV = logits_NV.log_softmax(-1)
         logprobs_N = all_logprobs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
-        with torch.no_grad():
+        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
             entropy_N = -(all_logprobs_NV.exp() * all_logprobs_NV).sum(-1)
         return logprobs_N, entropy_N
 

@@ -13,7 +13,7 @@ _exports = {
     "Rollout": "instructrec.rl.rollout",
     "SFTConfig": "instructrec.rl.config",
     "Demonstration": "instructrec.rl.sft",
-    "TrainingResult": "instructrec.rl.ppo",
+    "TrainingResult": "instructrec.rl.run_state",
     "run_sft": "instructrec.rl.sft",
     "train_ppo": "instructrec.rl.ppo",
 }

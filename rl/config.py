@@ -6,8 +6,9 @@ The string under each field is its help text on the command line. Names are thos
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from instructrec.errors import ConfigError
 
@@ -25,6 +26,8 @@ class PPOConfig:
     """Updates to run; one update is one rollout and its epochs."""
     episodes_per_update: int = 128
     """Episodes (responses) collected for each update."""
+    num_generations: int = 1
+    """Episodes of one rollout that answer the same instruction (rloo and group need 2 or more)."""
     num_ppo_epochs: int = 2
     """Passes over the rollout in each update; it is reshuffled before every pass."""
     num_mini_batches: int = 4
@@ -34,13 +37,13 @@ class PPOConfig:
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
     critic_learning_rate: float = 1e-3
-    """Peak learning rate of the value head."""
+    """Peak learning rate of the critic."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the learning rate after the warm-up."""
     warmup_steps: int = 8
     """Optimizer steps over which the learning rate rises from 0."""
     weight_decay: float = 0.0
-    """AdamW weight decay of the policy (the value head has none)."""
+    """AdamW weight decay of the policy (the critic has none)."""
     adam_beta1: float = 0.9
     """AdamW first-moment decay."""
     adam_beta2: float = 0.95
@@ -53,12 +56,20 @@ class PPOConfig:
     """Sampling temperature of the rollouts; log-probs everywhere are at this temperature."""
     stop_strings: tuple[str, ...] = ()
     """A response ends once it contains one of these strings."""
+    on_length: Literal["terminal", "penalty", "mask"] = "terminal"
+    """A response cut by response_length: just ends, pays missing_eos_penalty, or is left out."""
+    missing_eos_penalty: float | None = None
+    """Subtracted from the score of a response that was cut (on_length penalty)."""
     gamma: float = 1.0
-    """Discount per token, in (0, 1]."""
-    lam: float = 1.0
-    """Lambda of generalised advantage estimation, in [0, 1]."""
-    advantage: Literal["gae", "batch_mean"] = "gae"
-    """Advantage estimator: the critic's (gae), or the return minus the mean return of the batch."""
+    """Discount per step, in (0, 1]."""
+    lam_policy: float = 1.0
+    """Lambda of the advantages, in [0, 1]."""
+    lam_value: float = 1.0
+    """Lambda of the value targets, in [0, 1]."""
+    gae_level: Literal["token", "turn"] = "token"
+    """What counts as a step for gamma and lambda: a token, or a whole turn."""
+    advantage: Literal["gae", "rloo", "group", "batch_mean"] = "gae"
+    """Baseline: critic, others of the prompt, its group's mean and std, or the batch's mean."""
     whiten_advantages: Literal["none", "scale", "whiten"] = "scale"
     """Once per rollout: leave as they are, divide by their root mean square, or centre as well."""
     advantage_std_floor: float = 0.2
@@ -69,16 +80,36 @@ class PPOConfig:
     """Upper clip of the probability ratio: 1 + cliprange_high."""
     cliprange_value: float | None = None
     """Clip of the value change in return units; None (default) does not clip."""
+    dual_clip: float | None = None
+    """Largest ratio that counts against a token of negative advantage, e.g. 3; None: no bound."""
+    target_kl: float | None = None
+    """Ends an update at a minibatch that is this far from the rollout's policy (nats/token)."""
+    entropy_coef: float = 0.0
+    """Weight of an entropy bonus; where it starts when entropy_target is set."""
+    entropy_target: float | None = None
+    """Entropy that the bonus keeps up, in nats per token; None keeps entropy_coef fixed."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
+    critic: Literal["shared", "separate"] = "shared"
+    """A value head on the policy's own trunk, or a critic with a model of its own."""
+    critic_model: str | None = None
+    """Model that a separate critic starts from, e.g. a reward model; None: the policy's start."""
     critic_detach: bool = True
     """Whether the value loss trains the head alone and leaves the shared trunk to the policy."""
+    critic_warmup_updates: int = 0
+    """First updates in which only the critic learns."""
     kl_coef: float = 0.05
-    """Weight of the per-token KL (k1) in the reward; 0 loads no reference model."""
-    missing_eos_penalty: float | None = None
-    """Subtracted from the score of a response that was cut by response_length."""
+    """Weight of the KL to the reference; 0 loads no reference model."""
+    kl_penalty: Literal["reward", "loss"] = "reward"
+    """Where the KL stands: per token in the reward (k1), or in the loss (k2)."""
+    kl_target: float | None = None
+    """KL that an adaptive coefficient aims at, in nats per response; None keeps kl_coef fixed."""
+    kl_horizon: int = 10_000
+    """Episodes over which an adaptive KL coefficient adapts."""
     importance_cap: float = 2.0
     """Cap of the weight that corrects the sampler's log-probs to the trainer's."""
+    max_drift: float = 0.3
+    """Stop when sampler and trainer differ by more than this, in nats per token."""
     max_error_frac: float = 0.2
     """Stop when more than this share of a rollout has a failed reward."""
     max_reward: float = 1e4
@@ -93,35 +124,95 @@ class PPOConfig:
     """Newest checkpoints kept on disk, the best one apart."""
 
     def __post_init__(self) -> None:
-        for field in ("num_updates", "episodes_per_update", "num_ppo_epochs", "num_mini_batches"):
-            _require(getattr(self, field) >= 1, f"ppo.{field}", getattr(self, field), "at least 1")
-        for field in ("response_length", "keep_checkpoints"):
-            _require(getattr(self, field) >= 1, f"ppo.{field}", getattr(self, field), "at least 1")
-        for field in ("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm"):
-            _require(getattr(self, field) > 0, f"ppo.{field}", getattr(self, field), "more than 0")
-        for field in ("eval_every", "early_stopping_patience", "save_every", "warmup_steps"):
-            _require(getattr(self, field) >= 0, f"ppo.{field}", getattr(self, field), "0 or more")
-        for field in ("kl_coef", "vf_coef", "weight_decay", "advantage_std_floor"):
-            _require(getattr(self, field) >= 0, f"ppo.{field}", getattr(self, field), "0 or more")
-        _require(0 < self.gamma <= 1, "ppo.gamma", self.gamma, "a number in (0, 1]")
-        _require(0 <= self.lam <= 1, "ppo.lam", self.lam, "a number in [0, 1]")
-        _require(0 < self.cliprange < 1, "ppo.cliprange", self.cliprange, "a number in (0, 1)")
-        _require(self.cliprange_high > 0, "ppo.cliprange_high", self.cliprange_high, "more than 0")
-        _require(self.importance_cap >= 1, "ppo.importance_cap", self.importance_cap, "1 or more")
-        _require(
-            self.episodes_per_update % self.num_mini_batches == 0,
-            "ppo.episodes_per_update",
-            self.episodes_per_update,
-            f"a multiple of ppo.num_mini_batches = {self.num_mini_batches}",
+        counts: tuple[str, ...] = (
+            "num_updates",
+            "episodes_per_update",
+            "num_generations",
+            "num_ppo_epochs",
         )
+        counts += ("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon")
+        positive: tuple[str, ...] = (
+            "learning_rate",
+            "critic_learning_rate",
+            "temperature",
+            "max_grad_norm",
+        )
+        positive += ("max_drift", "cliprange_high", "target_kl", "entropy_target", "kl_target")
+        not_negative: tuple[str, ...] = (
+            "eval_every",
+            "early_stopping_patience",
+            "save_every",
+            "warmup_steps",
+        )
+        not_negative += ("kl_coef", "vf_coef", "weight_decay", "advantage_std_floor")
+        not_negative += ("entropy_coef", "critic_warmup_updates")
+        for field in counts:
+            self._check(field, lambda value: value >= 1, "at least 1")
+        for field in positive:
+            self._check(field, lambda value: value > 0, "more than 0")
+        for field in not_negative:
+            self._check(field, lambda value: value >= 0, "0 or more")
+        self._check("gamma", lambda value: 0 < value <= 1, "a number in (0, 1]")
+        self._check("lam_policy", lambda value: 0 <= value <= 1, "a number in [0, 1]")
+        self._check("lam_value", lambda value: 0 <= value <= 1, "a number in [0, 1]")
+        self._check("cliprange", lambda value: 0 < value < 1, "a number in (0, 1)")
+        self._check("importance_cap", lambda value: value >= 1, "1 or more")
+        self._check("dual_clip", lambda value: value > 1 + self.cliprange_high, "above the clip")
+        self._check_sizes()
+        self._check_combinations()
+
+    def _check(self, field: str, holds: Callable[[Any], bool], expected: str) -> None:
+        value = getattr(self, field)
+        if value is not None and not holds(value):
+            raise ConfigError(f"ppo.{field} = {value!r}: expected {expected}.")
+
+    def _check_sizes(self) -> None:
+        per_step = f"a multiple of ppo.num_mini_batches = {self.num_mini_batches}"
+        self._check("episodes_per_update", lambda n: n % self.num_mini_batches == 0, per_step)
+        per_prompt = f"a multiple of ppo.num_generations = {self.num_generations}"
+        self._check("episodes_per_update", lambda n: n % self.num_generations == 0, per_prompt)
         size = self.mini_batch_size
-        _require(
-            self.micro_batch_size is None
-            or (self.micro_batch_size >= 1 and size % self.micro_batch_size == 0),
-            "ppo.micro_batch_size",
-            self.micro_batch_size,
-            f"a divisor of episodes_per_update / num_mini_batches = {size}",
+        divisor = f"a divisor of episodes_per_update / num_mini_batches = {size}"
+        self._check("micro_batch_size", lambda n: n >= 1 and size % n == 0, divisor)
+
+    def _check_combinations(self) -> None:
+        """Refuses settings that would have no effect beside each other."""
+        needs_group = self.advantage in ("rloo", "group")
+        self._refuse(
+            needs_group and self.num_generations == 1,
+            f"ppo.advantage = {self.advantage!r} compares responses to the same instruction: "
+            "expected ppo.num_generations of 2 or more.",
         )
+        self._refuse(
+            (self.on_length == "penalty") != (self.missing_eos_penalty is not None),
+            f"ppo.on_length = {self.on_length!r} and ppo.missing_eos_penalty = "
+            f"{self.missing_eos_penalty}: expected a penalty with on_length = 'penalty', and only "
+            "then.",
+        )
+        self._refuse(
+            self.kl_target is not None and self.kl_coef == 0,
+            "ppo.kl_target is set but ppo.kl_coef = 0: expected a coefficient above 0 to adapt.",
+        )
+        self._refuse(
+            self.entropy_target is not None and self.entropy_coef == 0,
+            "ppo.entropy_target is set but ppo.entropy_coef = 0: expected a weight above 0 to "
+            "adapt.",
+        )
+        self._refuse(
+            self.critic_model is not None and self.critic != "separate",
+            f"ppo.critic_model = {self.critic_model!r} but ppo.critic = {self.critic!r}: expected "
+            "ppo.critic = 'separate'.",
+        )
+        self._refuse(
+            self.advantage != "gae" and (self.critic != "shared" or self.critic_warmup_updates > 0),
+            f"ppo.advantage = {self.advantage!r} uses no critic, but one is set up: expected "
+            "ppo.advantage = 'gae', or ppo.critic = 'shared' and ppo.critic_warmup_updates = 0.",
+        )
+
+    @staticmethod
+    def _refuse(condition: bool, message: str) -> None:
+        if condition:
+            raise ConfigError(message)
 
     @property
     def mini_batch_size(self) -> int:

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from instructrec.policies.critic import ValueHead
+from instructrec.policies.critic import Critic
 from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
 from instructrec.policies.trunk import CutStates, Trunk, pad_right
 from instructrec.rl.losses import LossBatch
@@ -45,7 +45,12 @@ class Packed:
     @property
     def tokens_N(self) -> Tensor:
         """Ids of the action tokens."""
-        return self.ids_BL[self.row_N, self.shared + self.state_N + 1]
+        return self.ids_BL[self.row_N, self.position_N + 1]
+
+    @property
+    def position_N(self) -> Tensor:
+        """Column of ids_BL from which each action token was predicted."""
+        return self.shared + self.state_N
 
     def states(self, hidden_BSH: Tensor) -> Tensor:
         """Picks the states that predict the action tokens: (N, H)."""
@@ -61,15 +66,23 @@ class Experience:
     prompt_lengths: list[int]
     """Tokens before the response."""
     action_mask_BT: Tensor
-    """bool, True for tokens of the policy in episodes that were scored."""
+    """bool, True for tokens of the policy in episodes that are trained on."""
     sampler_logprobs_BT: Tensor
     """Log-probs under the distribution that sampled."""
     scores_BT: Tensor
     """Environment rewards, on the last action token of their turn."""
+    turn_BT: Tensor
+    """int64, the turn of each position: how many turns ended before it."""
+    group_B: Tensor
+    """int64, episodes of one number answered the same instruction."""
+    unfinished_B: Tensor
+    """bool, True where the environment cut an episode that could have gone on."""
     old_logprobs_BT: Tensor
     """Log-probs of the trainer's pass before the first step."""
     values_BT: Tensor
     """Values of the same pass."""
+    final_values_B: Tensor
+    """Values behind the last token of unfinished episodes, 0 for the others."""
     ref_logprobs_BT: Tensor | None = None
     """Log-probs of the reference, when there is one."""
     advantages_BT: Tensor | None = None
@@ -107,7 +120,9 @@ class Experience:
             "old_values": self.values_BT,
             "returns": self.returns_BT,
         }
-        assert set(picked) | {"action_mask"} == {field.name for field in fields(LossBatch)}
+        if self.ref_logprobs_BT is not None:
+            picked["ref_logprobs"] = self.ref_logprobs_BT
+        assert set(picked) | {"action_mask", "ref_logprobs"} == {f.name for f in fields(LossBatch)}
         packed = {name: tensor[list(rows)][mask_BT] for name, tensor in picked.items()}
         return LossBatch(**packed, action_mask=torch.ones_like(mask_BT[mask_BT]))
 
@@ -118,17 +133,19 @@ class Experience:
 
 
 def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
-    """Turns a rollout into padded tensors; episodes that were not scored get an empty mask."""
+    """Turns a rollout into padded tensors; episodes that are not kept get an empty mask."""
     masks = [
         [ok and is_action for is_action in mask]
-        for ok, mask in zip(rollout.scored, rollout.action_mask, strict=True)
+        for ok, mask in zip(rollout.kept, rollout.action_mask, strict=True)
     ]
     action_mask_BT = pad_right([torch.tensor(mask) for mask in masks], value=False).to(device)
     sampler_BT = pad_right([torch.tensor(row) for row in rollout.sampler_logprobs]).to(device)
     scores_BT = torch.zeros_like(sampler_BT)
+    ends_BT = torch.zeros_like(action_mask_BT, dtype=torch.long)
     for i, turns in enumerate(rollout.turn_rewards):
         for position, reward in turns:
             scores_BT[i, position] += reward
+            ends_BT[i, position] += 1
     zeros_BT = torch.zeros_like(sampler_BT)
     return Experience(
         sequences=[
@@ -139,8 +156,12 @@ def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
         action_mask_BT=action_mask_BT,
         sampler_logprobs_BT=sampler_BT,
         scores_BT=scores_BT,
+        turn_BT=ends_BT.cumsum(1) - ends_BT,
+        group_B=torch.tensor(rollout.groups, device=device),
+        unfinished_B=torch.tensor(rollout.unfinished, device=device),
         old_logprobs_BT=zeros_BT.clone(),
         values_BT=zeros_BT.clone(),
+        final_values_B=zeros_BT[:, 0].clone(),
     )
 
 
@@ -148,7 +169,7 @@ def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
 def trainer_pass(
     experience: Experience,
     trunk: Trunk,
-    critic: ValueHead,
+    critic: Critic,
     reference: Reference | None,
     *,
     temperature: float,
@@ -174,7 +195,8 @@ def trainer_pass(
             final_BSH, cut = trunk.full(packed.ids_BL, packed.shared)
             states_NH = packed.states(final_BSH)
             logprobs_N, entropy_N = trunk.token_logprobs(states_NH, packed.tokens_N, temperature)
-            values_N = critic(states_NH)
+            values_N = critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
+            _final_values(experience, critic, rows, final_BSH, packed.ids_BL)
             if reference is not None:
                 assert experience.ref_logprobs_BT is not None
                 ref_N = reference.logprobs(packed, cut)
@@ -190,6 +212,20 @@ def trainer_pass(
     if any(state is not None for state in cut_states):
         experience.cut_states = [state for state in cut_states if state is not None]
     return entropy_sum / max(experience.num_tokens, 1)
+
+
+def _final_values(
+    experience: Experience, critic: Critic, rows: list[int], final_BSH: Tensor, ids_BL: Tensor
+) -> None:
+    """Values behind the last token of the episodes that the environment cut."""
+    cut = [place for place, i in enumerate(rows) if experience.unfinished_B[i]]
+    if not cut:
+        return
+    ends = [len(experience.sequences[rows[place]]) - 1 for place in cut]
+    row_N, end_N = torch.tensor([cut, ends], device=ids_BL.device)
+    values_N = critic(final_BSH[row_N, end_N - experience.shared], ids_BL, row_N, end_N)
+    for place, value in zip(cut, values_N, strict=True):
+        experience.final_values_B[rows[place]] = value
 
 
 def minibatches(

@@ -1,12 +1,12 @@
-"""Estimators of the Kullback-Leibler divergence from log-probs of sampled tokens.
+"""The Kullback-Leibler divergence to the reference: its estimators and the penalty.
 
 Source: http://joschu.net/blog/kl-approx.html. With x sampled from the policy π and
 ``d = log π(x) - log ref(x)``: k1 = d (unbiased, may be negative), k2 = d² / 2 (low variance),
 k3 = exp(-d) - 1 + d (unbiased and never negative).
 
-Where they may stand differs. k1 in the reward gives the exact gradient of KL(π, ref) in
-expectation; k3 in the reward does not (its score-function gradient is that of KL(π, ref) minus
-that of KL(ref, π), which nearly cancel), so k3 is for logging alone.
+Where they may stand differs. k1 in the reward and k2 as a loss give the exact gradient of
+KL(π, ref) in expectation; k3 in the reward does not (its score-function gradient is that of
+KL(π, ref) minus that of KL(ref, π), which nearly cancel), so k3 is for logging alone.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ from torch import Tensor
 def k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """``log π - log ref`` for each token (nats)."""
     return logprobs - reference_logprobs
+
+
+def k2(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """``d² / 2`` with ``d = log π - log ref`` for each token (nats², never negative)."""
+    return 0.5 * (logprobs - reference_logprobs).square()
 
 
 def k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
@@ -33,7 +38,7 @@ def token_rewards(
 
     Args:
         scores_BT: Environment rewards, each on the last action token of its turn.
-        kl_BT: k1 per token, or None when no reference is used.
+        kl_BT: k1 per token, or None when no penalty stands in the reward.
         action_mask_BT: bool, True where the policy produced the token.
         kl_coef: Weight of the penalty.
     """

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from instructrec.rl.kl import k2
+
 
 @dataclass(frozen=True)
 class LossBatch:
@@ -28,6 +30,8 @@ class LossBatch:
     """Targets of the value function."""
     action_mask: Tensor
     """bool, True where the token counts."""
+    ref_logprobs: Tensor | None = None
+    """log ref(a|s), needed when the KL penalty is a loss."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,12 @@ class LossSettings:
     """Clip of the value change; None does not clip."""
     vf_coef: float
     """Weight of the value loss."""
+    dual_clip: float | None = None
+    """Largest ratio that counts against a token of negative advantage; None sets no bound."""
+    entropy_coef: float = 0.0
+    """Weight of the entropy bonus."""
+    kl_coef: float = 0.0
+    """Weight of the KL penalty as a loss (k2)."""
 
 
 def ppo_loss(
@@ -52,18 +62,19 @@ def ppo_loss(
     settings: LossSettings,
     normaliser: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate plus value loss.
+    """Clipped surrogate, value loss, and on request an entropy bonus and a KL loss.
 
     ``L = -Σ min(ρA, clip(ρ, 1-ε, 1+ε')A) / n + c_v · Σ ½(V - G)² / n`` with
-    ``ρ = π(a|s) / π_old(a|s)``. Source: Schulman et al. 2017, equations 7 and 9,
-    https://arxiv.org/abs/1707.06347; the wider upper clip is that of
-    https://arxiv.org/abs/2503.14476.
+    ``ρ = π(a|s) / π_old(a|s)``, ``- c_e · Σ H(π(·|s)) / n`` and ``+ c_kl · Σ k2 / n``.
+    Source: Schulman et al. 2017, equations 7 and 9, https://arxiv.org/abs/1707.06347; the wider
+    upper clip is that of https://arxiv.org/abs/2503.14476; the dual clip, ``max(…, cA)`` where A
+    is negative, that of Ye et al. 2020, https://arxiv.org/abs/1912.09729.
 
     Args:
         batch: The rollout's side.
         logprobs: log π(a|s) of the current policy, with gradient.
         values: V(s) of the current critic, with gradient.
-        entropy: Entropy of π(·|s) in nats; only reported.
+        entropy: Entropy of π(·|s) in nats, with gradient where it has a weight.
         settings: Coefficients.
         normaliser: Action tokens behind one optimizer step.
 
@@ -75,22 +86,39 @@ def ppo_loss(
     mask = batch.action_mask
     log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0)
     ratio = log_ratio.exp()
-    clipped_ratio = ratio.clamp(1 - settings.cliprange, 1 + settings.cliprange_high)
-    surrogate = torch.min(ratio * batch.advantages, clipped_ratio * batch.advantages)
+    unclipped, surrogate = _surrogate(ratio, batch.advantages, settings)
     policy_loss = -torch.where(mask, surrogate, 0.0).sum() / normaliser
     squared, value_clipped = _squared_value_error(batch, values, settings.cliprange_value)
     value_loss = 0.5 * torch.where(mask, squared, 0.0).sum() / normaliser
+    loss = policy_loss + settings.vf_coef * value_loss
+    if settings.entropy_coef:
+        loss = loss - settings.entropy_coef * torch.where(mask, entropy, 0.0).sum() / normaliser
+    if settings.kl_coef:
+        assert batch.ref_logprobs is not None, "a KL loss needs the reference's log-probs"
+        penalty = torch.where(mask, k2(logprobs, batch.ref_logprobs), 0.0)
+        loss = loss + settings.kl_coef * penalty.sum() / normaliser
     with torch.no_grad():
         stats = {
             "policy_loss": policy_loss.detach(),
             "value_loss": value_loss.detach(),
-            "clipped": ((clipped_ratio * batch.advantages < ratio * batch.advantages) & mask).sum(),
+            "clipped": ((surrogate != unclipped) & mask).sum(),
             "value_clipped": (value_clipped & mask).sum(),
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum(),
             "entropy": torch.where(mask, entropy, 0.0).sum(),
             "tokens": mask.sum(),
         }
-    return policy_loss + settings.vf_coef * value_loss, stats
+    return loss, stats
+
+
+def _surrogate(ratio: Tensor, advantages: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:
+    """ρA, and the same with the clips where they decide."""
+    unclipped = ratio * advantages
+    clipped = ratio.clamp(1 - settings.cliprange, 1 + settings.cliprange_high) * advantages
+    surrogate = torch.min(unclipped, clipped)
+    if settings.dual_clip is not None:
+        bounded = torch.max(surrogate, settings.dual_clip * advantages)
+        surrogate = torch.where(advantages < 0, bounded, surrogate)
+    return unclipped, surrogate
 
 
 def _squared_value_error(

@@ -7,22 +7,20 @@ advantages, then a few epochs of clipped updates on reshuffled minibatches, and 
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.config import Sampling
-from instructrec.policies.critic import ValueHead
+from instructrec.policies.critic import make_critic
 from instructrec.policies.trunk import Trunk
 from instructrec.rl import reporting, training_state
+from instructrec.rl.adaptive import AdaptiveCoefficient
 from instructrec.rl.checkpoint import (
     Snapshot,
     checkpoint_path,
@@ -34,54 +32,15 @@ from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.losses import LossSettings, ppo_loss
+from instructrec.rl.monitors import Monitors
 from instructrec.rl.reference import make_reference
-from instructrec.rl.rollout import Rollout, collect, instruction_order
+from instructrec.rl.rollout import collect, instruction_order
+from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
-
-OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
-"""Receives the metrics of an update and its sample rows."""
-
-
-Stopped = Literal["finished", "early_stopping", "interrupted"]
-"""Why a training call ended."""
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """How a training call ended."""
-
-    updates: int
-    """Updates that the run has behind it, those before a resume included."""
-    best_update: int
-    """Update with the best evaluation; the last one when nothing was evaluated."""
-    best_score: float | None
-    """That evaluation's score, None when nothing was evaluated."""
-    stopped: Stopped
-    """Why it ended."""
-
-
-@dataclass
-class Progress:
-    """Counters of a run that a checkpoint carries."""
-
-    update: int = 0
-    best_update: int = 0
-    best_score: float | None = None
-    evaluations_without_gain: int = 0
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What the trainer calls besides the policy and the environment."""
-
-    on_update: OnUpdate
-    evaluate: Callable[[], dict[str, float]] | None
-    best_metric: str
-    should_stop: Callable[[], bool]
 
 
 class PPOTrainer(RolloutTrainer):
-    """Proximal policy optimisation with a critic on the policy's own trunk.
+    """Proximal policy optimisation on rollouts of an instruction environment.
 
     Args:
         policy: The policy; its trained weights change in place.
@@ -108,9 +67,8 @@ class PPOTrainer(RolloutTrainer):
         self.env, self.hooks, self.checkpoint_dir, self.resume = env, hooks, checkpoint_dir, resume
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
+        self.monitors = Monitors(config)
         self.shuffler = torch.Generator().manual_seed(seed)
-        first = self.progress.update * config.episodes_per_update
-        last = config.num_updates * config.episodes_per_update
         with tempfile.TemporaryDirectory() as unused_dir:
             settings = trl_settings(
                 config,
@@ -120,21 +78,24 @@ class PPOTrainer(RolloutTrainer):
                 device=policy.device,
                 output_dir=Path(unused_dir),
             )
-        hidden_size = int(policy.model.config.get_text_config().hidden_size)
-        critic = ValueHead(hidden_size, detach=config.critic_detach).to(policy.device)
-        order = instruction_order(len(env.task), seed, first, last)
+        critic = make_critic(
+            policy, config.critic, detach=config.critic_detach, source=config.critic_model
+        )
+        per_update = config.episodes_per_update // config.num_generations
+        first, last = self.progress.update * per_update, config.num_updates * per_update
+        order = [
+            index
+            for index in instruction_order(len(env.task), seed, first, last)
+            for _ in range(config.num_generations)
+        ]
         self.trunk = Trunk(policy.model)
         self.reference = (
             make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
         )
         super().__init__(policy, critic, order, config, settings)
-        self.loss_settings = LossSettings(
-            config.cliprange, config.cliprange_high, config.cliprange_value, config.vf_coef
-        )
-        self.sampling = Sampling(
-            max_new_tokens=config.response_length,
-            temperature=config.temperature,
-            stop_strings=config.stop_strings,
+        self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.entropy_weight = AdaptiveCoefficient(
+            config.entropy_coef, config.entropy_target, is_bonus=True
         )
 
     def begin_training(self) -> None:
@@ -149,12 +110,12 @@ class PPOTrainer(RolloutTrainer):
         """Collects, estimates, and yields the micro-batches of every epoch."""
         config = self.config
         assert config.micro_batch_size is not None
-        clock = _Clock()
-        self.stats, self.grad_norms = reporting.LossStats(), []
+        clock = Clock()
+        self.stats, self.grad_norms, self.steps_taken = reporting.LossStats(), [], 0
 
         # Step 1: the current policy answers one instruction per episode; one call scores them all.
         self.policy.sync()
-        self.rollout = self._collect(indices)
+        self.rollout = collect(self.policy, self.env, indices, config)
         assert self.rollout.rewards is not None
         score_seconds = sum(self.rollout.rewards.seconds.values())
         clock.lap("time/rollout_s")
@@ -172,7 +133,14 @@ class PPOTrainer(RolloutTrainer):
         )
 
         # Step 3: rewards per token, returns, advantages.
-        self.metrics = {"ppo/entropy": entropy, **estimate_advantages(self.experience, config)}
+        self.metrics = {
+            "ppo/entropy": entropy,
+            **estimate_advantages(self.experience, config, self.kl_weight.coef),
+            **reporting.kl_metrics(self.experience, self.kl_weight.coef),
+        }
+        self.loss_settings = self._loss_settings()
+        self.minibatch = reporting.LossStats()
+        self.stopped_early = False
         clock.lap("time/advantage_s")
         clock.laps["time/rollout_s"] -= score_seconds
         clock.laps["time/score_s"] = score_seconds
@@ -187,27 +155,44 @@ class PPOTrainer(RolloutTrainer):
 
     def micro_batch_loss(self, micro_batch: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy."""
+        if self.stopped_early:
+            return torch.zeros((), device=self.policy.device, requires_grad=True)
         packed = self.experience.pack(micro_batch)
         cut = self.experience.cut(micro_batch)
+        trains_policy = self.progress.update >= self.config.critic_warmup_updates
         with self.policy.autocast():
-            if cut is not None:
-                hidden_BSH = self.trunk.upper(cut)
-            else:
-                hidden_BSH, _ = self.trunk.full(packed.ids_BL, packed.shared)
-            states_NH = packed.states(hidden_BSH)
-            logprobs_N, entropy_N = self.trunk.token_logprobs(
-                states_NH, packed.tokens_N, self.config.temperature
-            )
+            with torch.set_grad_enabled(trains_policy):
+                if cut is not None:
+                    hidden_BSH = self.trunk.upper(cut)
+                else:
+                    hidden_BSH, _ = self.trunk.full(packed.ids_BL, packed.shared)
+                states_NH = packed.states(hidden_BSH)
+                logprobs_N, entropy_N = self.trunk.token_logprobs(
+                    states_NH,
+                    packed.tokens_N,
+                    self.config.temperature,
+                    entropy_gradient=self.loss_settings.entropy_coef > 0,
+                )
+            values_N = self.critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
         loss, stats = ppo_loss(
             self.experience.loss_batch(micro_batch),
             logprobs_N,
-            self.critic(states_NH),
+            values_N,
             entropy_N,
             self.loss_settings,
             self.normaliser,
         )
         self.stats.add(stats)
+        self.minibatch.add(stats)
         return loss
+
+    def may_step(self) -> bool:
+        """Stops the update, before the step, once the policy is too far from the rollout's."""
+        kl, self.minibatch = self.minibatch.approx_kl(), reporting.LossStats()
+        target = self.config.target_kl
+        self.stopped_early |= target is not None and kl > target
+        self.steps_taken += not self.stopped_early
+        return not self.stopped_early
 
     def end_update(self) -> bool:
         """Step 5: evaluate, checkpoint, report; returns whether training stops here."""
@@ -215,6 +200,7 @@ class PPOTrainer(RolloutTrainer):
         self.progress.update += 1
         update, config = self.progress.update, self.config
         metrics = self._update_metrics()
+        self._adapt(metrics)
         last = update == config.num_updates
         interrupted = self.hooks.should_stop() and not last
         if self.hooks.evaluate is not None and (
@@ -222,14 +208,20 @@ class PPOTrainer(RolloutTrainer):
         ):
             self.policy.sync()
             metrics |= self.hooks.evaluate()
-            self._note_score(metrics)
+            self.progress.note_score(self._score(metrics))
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
-        saving = last or interrupted or early or self._is_best_now()
+        alarms = self.monitors.check(metrics)
+        broken = next((alarm for alarm in alarms if alarm.stops), None)
+        saving = last or interrupted or early or self._is_best_now() or broken is not None
         if saving or (config.save_every and update % config.save_every == 0):
             self._write_checkpoint()
         metrics["time/total_s"] = self.clock.total()
         self.hooks.on_update(metrics, self.rollout.rows(update))
+        for alarm in alarms:
+            self.hooks.on_warning(alarm.message)
+        if broken is not None:
+            raise NumericsError(broken.message)
         if interrupted:
             self.stopped = "interrupted"
         elif early and not last:
@@ -238,15 +230,24 @@ class PPOTrainer(RolloutTrainer):
 
     # Helpers ----------------------------------------------------------------------------------
 
-    def _collect(self, indices: list[int]) -> Rollout:
-        return collect(
-            self.policy,
-            self.env,
-            indices,
-            self.sampling,
-            max_reward=self.config.max_reward,
-            max_error_frac=self.config.max_error_frac,
+    def _loss_settings(self) -> LossSettings:
+        config = self.config
+        return LossSettings(
+            cliprange=config.cliprange,
+            cliprange_high=config.cliprange_high,
+            cliprange_value=config.cliprange_value,
+            vf_coef=config.vf_coef,
+            dual_clip=config.dual_clip,
+            entropy_coef=self.entropy_weight.coef,
+            kl_coef=self.kl_weight.coef if config.kl_penalty == "loss" else 0.0,
         )
+
+    def _adapt(self, metrics: dict[str, float]) -> None:
+        """Steers the coefficients of the next update."""
+        episodes = self.config.episodes_per_update
+        if "ppo/kl_ref" in metrics:
+            self.kl_weight.observe(metrics["ppo/kl_ref"], episodes)
+        self.entropy_weight.observe(metrics["ppo/entropy"], episodes)
 
     def _update_metrics(self) -> dict[str, float]:
         config, update = self.config, self.progress.update
@@ -257,27 +258,23 @@ class PPOTrainer(RolloutTrainer):
             "train/episodes": float(update * config.episodes_per_update),
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout),
-            **reporting.kl_metrics(self.experience, config.kl_coef),
             **self.metrics,
-            **self.stats.metrics(config.steps_per_update),
+            **self.stats.metrics(max(self.steps_taken, 1)),
+            "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,
+            "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
             "ppo/grad_norm": reporting.mean_or_zero(self.grad_norms),
             **laps,
         }
 
-    def _note_score(self, metrics: dict[str, float]) -> None:
+    def _score(self, metrics: dict[str, float]) -> float:
         score = metrics.get(self.hooks.best_metric)
         if score is None:
             raise ConfigError(
                 f"the evaluation reports no {self.hooks.best_metric!r}, by which the best update "
                 f"is chosen. It reports: {', '.join(sorted(metrics))}."
             )
-        best = self.progress.best_score
-        if best is None or score > best:
-            self.progress.best_score, self.progress.best_update = score, self.progress.update
-            self.progress.evaluations_without_gain = 0
-        else:
-            self.progress.evaluations_without_gain += 1
+        return score
 
     def _is_best_now(self) -> bool:
         return self.progress.best_update == self.progress.update
@@ -289,21 +286,6 @@ class PPOTrainer(RolloutTrainer):
         write_checkpoint(folder, training_state.capture(self))
         spared = self.progress.best_update or None
         prune_checkpoints(self.checkpoint_dir, self.config.keep_checkpoints, spared)
-
-
-class _Clock:
-    """Wall-clock laps of one update, in seconds."""
-
-    def __init__(self) -> None:
-        self.start = self.last = time.perf_counter()
-        self.laps: dict[str, float] = {}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    def total(self) -> float:
-        return time.perf_counter() - self.start
 
 
 def train_ppo(
@@ -318,6 +300,7 @@ def train_ppo(
     checkpoint_dir: Path | None = None,
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_warning: Callable[[str], None] = lambda _: None,
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
@@ -335,14 +318,15 @@ def train_ppo(
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True ends the run behind a checkpoint.
+        on_warning: Called with a sentence when something looks wrong.
 
     Raises:
         DataError: The task has fewer instructions than one rollout has episodes.
-        NumericsError: A gradient is not finite.
+        NumericsError: A gradient is not finite, or a monitor stopped the run.
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    _check_size(len(env.task), config.episodes_per_update)
+    _check_size(len(env.task), config)
     config = config.with_micro_batch_size(policy.device.type)
     resume = None
     if resume_from is not None:
@@ -353,7 +337,7 @@ def train_ppo(
             return _conclude(
                 policy, Progress(**resume.state["progress"]), "finished", checkpoint_dir
             )
-    hooks = Hooks(on_update, evaluate, best_metric, should_stop)
+    hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
     trainer = PPOTrainer(
         policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume
     )
@@ -361,13 +345,15 @@ def train_ppo(
     return _conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
 
 
-def _check_size(num_instructions: int, episodes_per_update: int) -> None:
+def _check_size(num_instructions: int, config: PPOConfig) -> None:
     """Refuses a task that would not fill one rollout; TRL would run 0 steps and report success."""
-    if num_instructions < episodes_per_update:
+    needed = config.episodes_per_update // config.num_generations
+    if num_instructions < needed:
         raise DataError(
-            f"the training split has {num_instructions} instructions, fewer than the "
-            f"ppo.episodes_per_update = {episodes_per_update} of one rollout. Add data or lower "
-            "that setting."
+            f"the training split has {num_instructions} instructions, fewer than the {needed} of "
+            f"one rollout (ppo.episodes_per_update = {config.episodes_per_update}, "
+            f"ppo.num_generations = {config.num_generations}). Add data or lower "
+            "ppo.episodes_per_update."
         )
 
 

@@ -26,6 +26,10 @@ class LossStats:
         for name, value in stats.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
 
+    def approx_kl(self) -> float:
+        """Mean k3 between the rollout's policy and the present one (nats per token)."""
+        return self.sums.get("approx_kl", 0.0) / max(self.sums.get("tokens", 0.0), 1.0)
+
     def metrics(self, num_steps: int) -> dict[str, float]:
         """Means over tokens; losses are means over the optimizer steps."""
         tokens = max(self.sums.get("tokens", 0.0), 1.0)
@@ -34,7 +38,7 @@ class LossStats:
             "ppo/value_loss": self.sums.get("value_loss", 0.0) / num_steps,
             "ppo/clip_frac": self.sums.get("clipped", 0.0) / tokens,
             "ppo/value_clip_frac": self.sums.get("value_clipped", 0.0) / tokens,
-            "ppo/approx_kl": self.sums.get("approx_kl", 0.0) / tokens,
+            "ppo/approx_kl": self.approx_kl(),
         }
 
 
@@ -47,7 +51,7 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
         "rollout/tokens": float(sum(lengths)),
         "rollout/tokens_per_s": sum(lengths) / max(seconds, 1e-9),
         "rollout/truncated_frac": float(np.mean(cut)),
-        "rollout/masked_frac": float(1 - np.mean(rollout.scored)),
+        "rollout/masked_frac": float(1 - np.mean(rollout.kept)),
         "rollout/response_len": float(np.mean(lengths)),
     }
 

@@ -17,6 +17,7 @@ from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.policies.base import Policy, StopReason
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
+from instructrec.rl.config import PPOConfig
 
 
 @dataclass
@@ -42,7 +43,13 @@ class Rollout:
     stop_reasons: list[StopReason]
     """Why the last response ended."""
     scored: list[bool]
-    """False where the reward failed or did not apply: such an episode is not trained on."""
+    """False where the reward failed or did not apply."""
+    groups: list[int]
+    """Episodes of one number answered the same instruction side by side."""
+    unfinished: list[bool]
+    """True where the environment cut an episode that could have gone on."""
+    kept: list[bool]
+    """False for an episode that is not trained on: not scored, or left out for its length."""
     references: list[Any] = field(default_factory=list)
     """The instructions' reference column (None where there is none)."""
     rewards: RewardBatch | None = None
@@ -75,27 +82,27 @@ def collect(
     policy: Policy,
     env: InstructionVectorEnv,
     indices: Sequence[int],
-    sampling: Sampling,
-    *,
-    max_reward: float,
-    max_error_frac: float,
+    config: PPOConfig,
 ) -> Rollout:
     """Plays one single-turn episode for each instruction index.
 
     Args:
         policy: Who answers; its responses must carry token ids and log-probs.
         env: Vector environment with ``num_envs == len(indices)`` and autoreset DISABLED.
-        indices: Instructions of ``env.task``.
-        sampling: How responses are drawn.
-        max_reward: Largest absolute reward that is believed.
-        max_error_frac: Largest share of failed rewards that is tolerated.
+        indices: Instructions of ``env.task``; ``config.num_generations`` equal ones in a row.
+        config: How responses are drawn, which rewards are believed, and what a cut response is.
 
     Raises:
         ConfigError: The environment is not single-turn.
-        RewardError: Too many rewards failed, or one is out of all bounds.
+        RewardError: Too many rewards failed, one is out of all bounds, or no response is left.
     """
     env.reset(options={"index": list(indices)})
     instructions = env.instructions
+    sampling = Sampling(
+        max_new_tokens=config.response_length,
+        temperature=config.temperature,
+        stop_strings=config.stop_strings,
+    )
     responses = policy.respond([item.prompt for item in instructions], sampling=sampling)
     extras = {"completion_ids": responses.response_ids}
     _, _, terminated, truncated, _ = env.step(responses.texts, extras)
@@ -106,7 +113,9 @@ def collect(
         )
     rewards = env.last_batch
     assert rewards is not None, "a step always scores"
-    scored = _usable(rewards, max_reward, max_error_frac)
+    scored = _usable(rewards, config.max_reward, config.max_error_frac)
+    cut = [reason is StopReason.LENGTH for reason in responses.stop_reasons]
+    penalty = config.missing_eos_penalty or 0.0
     return Rollout(
         instruction_ids=[item.id for item in instructions],
         prompts=[item.prompt for item in instructions],
@@ -116,11 +125,16 @@ def collect(
         action_mask=[[True] * len(ids) for ids in responses.response_ids],
         sampler_logprobs=responses.logprobs,
         turn_rewards=[
-            [(len(ids) - 1, float(total))] if ok else []
-            for ids, total, ok in zip(responses.response_ids, rewards.total, scored, strict=True)
+            [(len(ids) - 1, float(total) - penalty * is_cut)] if ok else []
+            for ids, total, ok, is_cut in zip(
+                responses.response_ids, rewards.total, scored, cut, strict=True
+            )
         ],
         stop_reasons=responses.stop_reasons,
         scored=scored,
+        groups=[i // config.num_generations for i in range(len(indices))],
+        unfinished=[False] * len(indices),
+        kept=_kept(scored, cut, config),
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
     )
@@ -158,6 +172,20 @@ def _usable(rewards: RewardBatch, max_reward: float, max_error_frac: float) -> l
             "number can destroy the policy. Rescale the reward, or raise the limit."
         )
     return [bool(ok) for ok in valid]
+
+
+def _kept(scored: Sequence[bool], cut: Sequence[bool], config: PPOConfig) -> list[bool]:
+    """Which episodes are trained on: those with a score, without the cut ones on request."""
+    if config.on_length != "mask":
+        return list(scored)
+    kept = [ok and not is_cut for ok, is_cut in zip(scored, cut, strict=True)]
+    if not any(kept):
+        raise RewardError(
+            f"all {len(kept)} responses of this rollout were cut at ppo.response_length = "
+            f"{config.response_length}, and ppo.on_length = 'mask' leaves them out: nothing is "
+            "left to learn from. Allow longer responses, or take on_length = 'penalty'."
+        )
+    return kept
 
 
 def instruction_order(num_instructions: int, seed: int, start: int, stop: int) -> list[int]:

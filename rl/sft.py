@@ -25,7 +25,8 @@ from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.config import SFTConfig
-from instructrec.rl.trl_bridge import learning_rate_factor, quiet_settings, unchanged_forward
+from instructrec.rl.optim import learning_rate_factor
+from instructrec.rl.trl_bridge import quiet_settings, unchanged_forward
 
 OnStep = Callable[[dict[str, float]], None]
 """Receives the metrics of an optimizer step."""

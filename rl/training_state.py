@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from instructrec.errors import CheckpointError
 from instructrec.policies.causal_lm import CausalLMPolicy
@@ -22,6 +23,7 @@ _MAY_CHANGE = {
     "save_every",
     "keep_checkpoints",
     "max_error_frac",
+    "max_drift",
 }
 """Settings that may differ when a run is continued: they do not change what an update does."""
 
@@ -29,8 +31,8 @@ _MAY_CHANGE = {
 def capture(trainer: PPOTrainer) -> Snapshot:
     """Takes the trained weights, the critic, the optimizer, and all generator states."""
     tensors: dict[str, torch.Tensor] = {}
-    tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy).items()}
-    tensors |= {f"critic.{name}": t for name, t in trainer.critic.state_dict().items()}
+    tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy.model).items()}
+    tensors |= {f"critic.{name}": p for name, p in _trained(trainer.critic).items()}
     optimizer = trainer.optimizer.state_dict()
     for index, moments in optimizer["state"].items():
         tensors |= {
@@ -43,6 +45,8 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         "scheduler_step": trainer.lr_scheduler.last_epoch,
         "config": dataclasses.asdict(trainer.config),
         "rewards": trainer.env.reward.state_dict(),
+        "coefficients": {"kl": trainer.kl_weight.coef, "entropy": trainer.entropy_weight.coef},
+        "monitors": trainer.monitors.state_dict(),
     }
     return Snapshot(tensors, state)
 
@@ -51,7 +55,7 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     """Puts everything back; the trainer then goes on as if it had never stopped."""
     load_weights(trainer.policy, snapshot)
     tensors = snapshot.tensors
-    trainer.critic.load_state_dict(_under("critic.", tensors))
+    _copy_into(_trained(trainer.critic), _under("critic.", tensors))
     moments: dict[int, dict[str, Any]] = {}
     for key, value in _under("optimizer.", tensors).items():
         index, name = key.split(".", 1)
@@ -68,6 +72,9 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     trainer.policy.set_generator_state(tensors["generator.sampler"])
     trainer.shuffler.set_state(tensors["generator.shuffler"])
     trainer.env.reward.load_state_dict(snapshot.state["rewards"])
+    trainer.kl_weight.coef = snapshot.state["coefficients"]["kl"]
+    trainer.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
+    trainer.monitors.load_state_dict(snapshot.state["monitors"])
 
 
 def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
@@ -76,17 +83,20 @@ def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
     Raises:
         CheckpointError: The policy trains other weights than the checkpoint holds.
     """
-    trained, saved = _trained(policy), _under("policy.", snapshot.tensors)
+    _copy_into(_trained(policy.model), _under("policy.", snapshot.tensors))
+    policy.sync()
+
+
+def _copy_into(trained: dict[str, nn.Parameter], saved: dict[str, torch.Tensor]) -> None:
     if set(trained) != set(saved):
         odd = sorted(set(trained) ^ set(saved))
         raise CheckpointError(
-            f"the checkpoint and the policy train different weights ({len(odd)} differ, for "
-            f"example {odd[0]!r}). Continue with the policy settings of the run."
+            f"the checkpoint and the run train different weights ({len(odd)} differ, for "
+            f"example {odd[0]!r}). Continue with the policy and critic settings of the run."
         )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])
-    policy.sync()
 
 
 def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
@@ -106,8 +116,8 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
             )
 
 
-def _trained(policy: CausalLMPolicy) -> dict[str, torch.nn.Parameter]:
-    return {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

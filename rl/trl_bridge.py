@@ -23,9 +23,10 @@ from trl import GRPOConfig, GRPOTrainer
 
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.critic import ValueHead
+from instructrec.policies.critic import Critic
 from instructrec.policies.trunk import base_causal_lm
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler, unwrapped
 
 PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
 """Names of GRPOTrainer and its bases that are overridden although they are not public."""
@@ -166,7 +167,7 @@ class RolloutTrainer(GRPOTrainer):
     def __init__(
         self,
         policy: CausalLMPolicy,
-        critic: ValueHead,
+        critic: Critic,
         order: Sequence[int],
         config: PPOConfig,
         settings: GRPOConfig,
@@ -202,6 +203,10 @@ class RolloutTrainer(GRPOTrainer):
         """Loss of one micro-batch; losses of a minibatch are summed."""
         raise AssertionError("a subclass says what the loss is")
 
+    def may_step(self) -> bool:
+        """Says, once the gradient of a minibatch is complete, whether to step with it."""
+        return True
+
     def end_update(self) -> bool:
         """Reports a finished update; returns whether to stop."""
         raise AssertionError("a subclass says what the end of an update is")
@@ -225,40 +230,30 @@ class RolloutTrainer(GRPOTrainer):
         return self.micro_batch_loss(inputs["micro_batch"])
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clips policy and critic by one norm; a norm that is not finite stops the run."""
-        norm = nn.utils.clip_grad_norm_(self.trained_parameters(), self.config.max_grad_norm)
+        """Clips policy and critic; a norm that is not finite stops the run."""
+        joint = self.config.critic == "shared"
+        norm = clip_gradients(*self.trained_parameters(), self.config.max_grad_norm, joint=joint)
         if not torch.isfinite(norm):
             raise NumericsError(
                 f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
                 "those before this step. Lower the learning rate, or look at the rewards of the "
                 "last rollout, then resume from the last checkpoint."
             )
-        self.grad_norms.append(float(norm))
+        unwrapped(self.optimizer).skip = not self.may_step()
+        if not unwrapped(self.optimizer).skip:
+            self.grad_norms.append(float(norm))
         return norm
 
-    def trained_parameters(self) -> list[nn.Parameter]:
-        """Every weight that trains: the policy's first, then the critic's."""
+    def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The weights that train: the policy's, and the critic's."""
         policy = [p for p in self.policy.model.parameters() if p.requires_grad]
-        return [*policy, *self.critic.parameters()]
+        return policy, [p for p in self.critic.parameters() if p.requires_grad]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW with one group for the policy and one for the critic."""
         if self.optimizer is None:
-            config = self.config
-            policy = [p for p in self.policy.model.parameters() if p.requires_grad]
-            groups = [
-                {"params": policy, "lr": config.learning_rate},
-                {
-                    "params": list(self.critic.parameters()),
-                    "lr": config.critic_learning_rate,
-                    "weight_decay": 0.0,
-                },
-            ]
-            self.optimizer = torch.optim.AdamW(
-                groups,
-                betas=(config.adam_beta1, config.adam_beta2),
-                weight_decay=config.weight_decay,
-                fused=self.policy.device.type in ("cpu", "cuda"),
+            self.optimizer = make_optimizer(
+                *self.trained_parameters(), self.config, self.policy.device
             )
         return self.optimizer
 
@@ -267,30 +262,8 @@ class RolloutTrainer(GRPOTrainer):
     ) -> torch.optim.lr_scheduler.LRScheduler:
         """Our schedule over the whole run, of which this call may be only a part."""
         if self.lr_scheduler is None:
-            total = self.config.num_updates * self.config.steps_per_update
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-                optimizer or self.optimizer,
-                lambda step: learning_rate_factor(
-                    step, self.config.lr_schedule, self.config.warmup_steps, total
-                ),
-            )
+            self.lr_scheduler = make_scheduler(optimizer or self.optimizer, self.config)
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Drops TRL's own metrics: one dict per update goes to the sink instead."""
-
-
-def learning_rate_factor(step: int, schedule: str, warmup_steps: int, total_steps: int) -> float:
-    """Share of the peak learning rate at an optimizer step (0 is the first).
-
-    Rises linearly to 1 at the last warm-up step, then is constant, falls linearly to 0 at
-    ``total_steps``, or follows half a cosine to 0.
-    """
-    if step < warmup_steps:
-        return (step + 1) / warmup_steps
-    if schedule == "constant":
-        return 1.0
-    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
-    if schedule == "linear":
-        return 1.0 - progress
-    return float(0.5 * (1.0 + torch.cos(torch.tensor(progress * torch.pi)).item()))

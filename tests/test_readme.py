@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -178,3 +179,17 @@ def test_the_index_lists_every_page_of_the_documentation(root: Path) -> None:
     index = (root / "docs" / "index.md").read_text(encoding="utf-8")
     pages = [path.relative_to(root / "docs").as_posix() for path in (root / "docs").rglob("*.md")]
     assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
+
+
+def test_the_code_that_the_ppo_page_points_to_exists(root: Path) -> None:
+    text = (root / "docs" / "ppo.md").read_text(encoding="utf-8")
+    references = set(re.findall(r"`((?:rl|policies)/\w+\.py):(\w+)`", text))
+    assert len(references) > 20
+    for file, name in sorted(references):
+        tree = ast.parse((root / file).read_text(encoding="utf-8"))
+        found = {
+            node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)
+        }
+        targets = [node.targets[0] for node in tree.body if isinstance(node, ast.Assign)]
+        found |= {target.id for target in targets if isinstance(target, ast.Name)}
+        assert name in found, f"docs/ppo.md points to {name} in {file}"

@@ -55,6 +55,12 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes left out of the training because they have no usable reward.",
     ),
     Metric(
+        "rollout/zero_variance_frac",
+        "1",
+        "Share of the prompts whose responses all got the same return (with num_generations of 2 "
+        "or more): such prompts teach rloo and group nothing.",
+    ),
+    Metric(
         "reward/total/mean",
         "score",
         "Mean weighted sum of the rewards, over the scored episodes.",
@@ -70,13 +76,15 @@ METRICS: tuple[Metric, ...] = (
         "nats",
         "KL from the reference policy: log-ratio (k1) summed over a response, mean over episodes.",
     ),
-    Metric("ppo/kl_coef", "score/nat", "Weight of the KL in the reward."),
+    Metric("ppo/kl_coef", "score/nat", "Weight of the KL in this update."),
     Metric(
         "ppo/approx_kl",
         "nats/token",
         "KL between the rollout's policy and the one being trained (k3), mean over the update.",
     ),
     Metric("ppo/entropy", "nats/token", "Mean entropy of the policy on the rollout's tokens."),
+    Metric("ppo/entropy_coef", "score/nat", "Weight of the entropy bonus in this update."),
+    Metric("ppo/skipped_frac", "1", "Share of the update's steps that ppo.target_kl left out."),
     Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
     Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),
     Metric("ppo/clip_frac", "1", "Share of the tokens whose probability ratio was clipped."),

@@ -30,7 +30,7 @@ from instructrec.policies.base import Prompt, Responses, StopReason
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path, read_checkpoint, write_checkpoint
 from instructrec.rl.config import PPOConfig
-from instructrec.rl.ppo import TrainingResult
+from instructrec.rl.run_state import TrainingResult
 
 
 class Echo:

@@ -10,7 +10,11 @@ from instructrec.rl.advantages import (
     discounted_returns,
     explained_variance,
     gae,
+    group_advantages,
+    rloo_advantages,
+    turn_gae,
     whiten,
+    zero_variance_share,
 )
 
 
@@ -113,3 +117,85 @@ def test_explained_variance_of_perfect_constant_and_wrong_critics():
 def test_tensors_of_different_shape_are_refused():
     with pytest.raises(AssertionError, match="one \\(B, T\\) shape"):
         gae(torch.zeros(2, 3), torch.zeros(2, 1), torch.ones(2, 3, dtype=torch.bool), 1.0, 1.0)
+
+
+def test_the_value_behind_a_cut_episode_stands_in_for_the_rest_of_it():
+    rewards, values = torch.tensor([[0.0, 1.0]] * 2), torch.tensor([[0.5, 0.25]] * 2)
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    cut, _ = gae(rewards, values, mask, 0.5, 0.5, final_values_B=torch.tensor([4.0, 0.0]))
+    # A_1 = 1 + 0.5*4 - 0.25 = 2.75; A_0 = 0 + 0.5*0.25 - 0.5 + 0.25*2.75 = 0.3125
+    assert cut[0].tolist() == [0.3125, 2.75]
+    assert torch.equal(cut[1:], gae(rewards[1:], values[1:], mask[1:], 0.5, 0.5)[0])
+
+
+def test_turn_level_gae_of_two_turns_by_hand():
+    #           turn 0         env    turn 1       padding
+    rewards = [[0.0, 1.0, 99.0, -0.5, 2.0, 99.0]]
+    values = [[0.5, 9.0, 9.0, 0.25, 9.0, 9.0]]  # only a turn's first value counts
+    mask = torch.tensor([[True, True, False, True, True, False]])
+    turns = torch.tensor([[0, 0, 1, 1, 1, 2]])
+    advantages, returns = turn_gae(
+        torch.tensor(rewards), torch.tensor(values), mask, turns, gamma=0.5, lam=0.5
+    )
+    # turn 1: 1.5 - 0.25 = 1.25; turn 0: 1 + 0.5*0.25 - 0.5 + 0.25*1.25 = 0.9375
+    assert advantages.tolist() == [[0.9375, 0.9375, 0.0, 1.25, 1.25, 0.0]]
+    assert returns.tolist() == [[1.4375, 1.4375, 0.0, 1.5, 1.5, 0.0]]
+
+
+def test_turns_of_one_token_make_turn_level_gae_the_usual_one():
+    generator = torch.Generator().manual_seed(3)
+    rewards, values = torch.randn(2, 5, 4, generator=generator)
+    final = torch.randn(5, generator=generator)
+    mask = torch.ones(5, 4, dtype=torch.bool)
+    turns = torch.arange(4).expand(5, 4)
+    expected = gae(rewards, values, mask, 0.9, 0.8, final)
+    actual = turn_gae(rewards, values, mask, turns, 0.9, 0.8, final)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_turn_level_gae_of_episodes_without_any_action_is_zero():
+    nothing = torch.zeros(2, 3, dtype=torch.bool)
+    advantages, returns = turn_gae(
+        torch.ones(2, 3), torch.ones(2, 3), nothing, torch.zeros(2, 3, dtype=torch.long), 1.0, 1.0
+    )
+    assert not advantages.any() and not returns.any()
+
+
+GROUPS = torch.tensor([0, 0, 0, 1, 1, 2])
+#                       group 0: 1, 0, not trained on; group 1: 3, 3; group 2: alone
+RETURNS = torch.tensor([[1.0, 0.5], [0.0, 0.0], [7.0, 7.0], [3.0, 9.0], [3.0, 3.0], [5.0, 5.0]])
+MEMBERS = torch.tensor(
+    [[True, True], [True, True], [False, False], [True, False], [True, True], [True, True]]
+)
+
+
+def test_leave_one_out_advantages_by_hand():
+    advantages = rloo_advantages(RETURNS, MEMBERS, GROUPS)
+    expected = [[1.0, 0.5], [-1.0, -1.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]]
+    assert advantages.tolist() == expected
+
+
+def test_group_advantages_by_hand():
+    advantages = group_advantages(RETURNS, MEMBERS, GROUPS, eps=0.0)
+    std = math.sqrt(0.5)  # of 1 and 0, divided by n - 1
+    expected = torch.tensor([[0.5 / std, 0.0], [-0.5 / std, -0.5 / std], [0.0, 0.0]])
+    torch.testing.assert_close(advantages[:3], expected)
+    assert group_advantages(RETURNS, MEMBERS, GROUPS)[3:].tolist() == [[0.0, 0.0]] * 3
+
+
+def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
+    generator = torch.Generator().manual_seed(1)
+    returns = torch.randn(8, 1, generator=generator)
+    mask, groups = torch.ones(8, 1, dtype=torch.bool), torch.arange(8) // 4
+    changed = returns.clone()
+    changed[2] += 5
+    difference = rloo_advantages(changed, mask, groups) - rloo_advantages(returns, mask, groups)
+    assert difference[2].item() == pytest.approx(5.0)
+    torch.testing.assert_close(difference[[0, 1, 3]], torch.full((3, 1), -5 / 3))
+    assert not difference[4:].any()
+
+
+def test_share_of_groups_without_variance():
+    assert zero_variance_share(RETURNS, MEMBERS, GROUPS) == 0.5  # the lonely one does not count
+    assert zero_variance_share(RETURNS[5:], MEMBERS[5:], GROUPS[5:]) == 0.0

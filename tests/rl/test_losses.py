@@ -120,3 +120,47 @@ def test_gradient_does_not_depend_on_how_a_minibatch_is_split():
     whole = gradient([list(range(tokens))])
     assert torch.allclose(gradient(episodes), whole, atol=1e-7)
     assert torch.allclose(gradient([episodes[0] + episodes[3], episodes[1] + episodes[2]]), whole)
+
+
+def test_dual_clip_bounds_what_one_bad_token_can_do():
+    settings = LossSettings(0.2, 0.3, cliprange_value=None, vf_coef=0.0, dual_clip=3.0)
+    for ratio, advantage, expected in ((9.0, -1.0, 3.0), (2.0, -1.0, 2.0), (9.0, 1.0, -1.3)):
+        loss, _ = loss_of(batch(advantages=[advantage]), [math.log(ratio)], settings=settings)
+        assert loss.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_entropy_bonus_by_hand():
+    settings = LossSettings(0.2, 0.3, cliprange_value=None, vf_coef=0.0, entropy_coef=0.1)
+    logits = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    data = batch(advantages=[0.0])
+    loss, _ = ppo_loss(data, torch.zeros(1), torch.zeros(1), entropy, settings, normaliser=2.0)
+    assert loss.item() == pytest.approx(-0.1 * entropy.item() / 2)
+    loss.backward()
+    assert logits.grad[0, 1] > 0 > logits.grad[0, 0]  # descent makes the likelier token less likely
+
+
+def test_k2_as_a_loss_has_the_exact_gradient_of_the_divergence():
+    settings = LossSettings(0.2, 0.3, cliprange_value=None, vf_coef=0.0, kl_coef=1.0)
+    logits = torch.tensor([0.3, -0.2, 0.9], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.1, 0.4, -0.5], dtype=torch.float64).log_softmax(0)
+    logprobs = logits.log_softmax(0)
+    probabilities = logprobs.exp().detach()
+    (expected,) = torch.autograd.grad(
+        (logprobs.exp() * (logprobs - reference)).sum(), logits, retain_graph=True
+    )
+    total = torch.zeros(3, dtype=torch.float64)
+    for token in range(3):  # the expectation over sampled tokens, by enumeration
+        data = LossBatch(
+            old_logprobs=logprobs[token : token + 1].detach(),
+            advantages=torch.zeros(1),
+            old_values=torch.zeros(1),
+            returns=torch.zeros(1),
+            action_mask=torch.ones(1, dtype=torch.bool),
+            ref_logprobs=reference[token : token + 1],
+        )
+        picked = logprobs[token : token + 1]
+        loss, _ = ppo_loss(data, picked, torch.zeros(1), torch.zeros(1), settings, normaliser=1.0)
+        (gradient,) = torch.autograd.grad(loss, logits, retain_graph=True)
+        total += probabilities[token] * gradient
+    torch.testing.assert_close(total, expected, atol=1e-12, rtol=1e-10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 
 import pytest
@@ -13,8 +14,10 @@ from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
 from instructrec.rl import trl_bridge
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.optim import learning_rate_factor
 from instructrec.rl.ppo import PPOTrainer
-from instructrec.rl.trl_bridge import PRIVATE_NAMES, RolloutTrainer, learning_rate_factor
+from instructrec.rl.trl_bridge import PRIVATE_NAMES, RolloutTrainer
+from instructrec.rl.trl_names import REFUSED, explain_trl_name
 
 VERSIONS = f"trl {trl.__version__}, transformers {transformers.__version__}"
 
@@ -144,3 +147,17 @@ def test_learning_rate_factor_by_hand():
 def test_sft_trainer_still_has_what_is_overridden():
     assert "compute_loss" in vars(SFTTrainer), VERSIONS
     assert "skip_prepare_dataset" in inspect.getsource(SFTTrainer), VERSIONS
+
+
+def test_every_setting_of_grpo_is_ours_renamed_or_refused_with_a_reason():
+    inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    theirs = {field.name for field in dataclasses.fields(GRPOConfig)} - inherited
+    ours = {field.name for field in dataclasses.fields(PPOConfig)}
+    details = {"log_completions_hub_repo", "log_multimodal", "log_unique_prompts"}
+    details |= {"num_completions_to_print", "pad_to_multiple_of", "ds3_gather_for_generation"}
+    details |= {"cast_lm_head_to_fp32", "entropy_coef_delta", "entropy_coef_max"}
+    details |= {"entropy_coef_min"}
+    unexplained = {name for name in theirs - ours - details if explain_trl_name(name) is None}
+    assert not unexplained, f"{VERSIONS}: GRPOConfig has new settings {sorted(unexplained)}"
+    assert not {name for name in REFUSED if name in ours}
+    assert explain_trl_name("learning_speed") is None

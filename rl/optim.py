@@ -1,0 +1,103 @@
+"""The optimizer of policy and critic, its schedule, and how a step is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from instructrec.rl.config import PPOConfig
+
+
+class SkippableAdamW(torch.optim.AdamW):
+    """AdamW that can be told to leave steps out.
+
+    A zero gradient is not enough for that: the momentum would still move the weights.
+    """
+
+    skip = False
+    """While True, ``step`` changes nothing."""
+
+    def step(self, closure: Any = None) -> Any:
+        """Takes a step, or none."""
+        return None if self.skip else super().step(closure)
+
+
+class SkippableLambdaLR(torch.optim.lr_scheduler.LambdaLR):
+    """A schedule that counts the steps that were really taken."""
+
+    def step(self, epoch: int | None = None) -> None:
+        """Goes on by one step, unless the optimizer left it out."""
+        if not getattr(unwrapped(self.optimizer), "skip", False):
+            super().step(epoch)
+
+
+def unwrapped(optimizer: Any) -> Any:
+    """The optimizer behind the wrapper that accelerate puts around it."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def make_optimizer(
+    policy: Iterable[nn.Parameter],
+    critic: Iterable[nn.Parameter],
+    config: PPOConfig,
+    device: torch.device,
+) -> SkippableAdamW:
+    """AdamW with one group for the policy and one for the critic."""
+    groups: list[dict[str, Any]] = [
+        {"params": list(policy), "lr": config.learning_rate},
+        {"params": list(critic), "lr": config.critic_learning_rate, "weight_decay": 0.0},
+    ]
+    return SkippableAdamW(
+        groups,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.weight_decay,
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, config: PPOConfig) -> SkippableLambdaLR:
+    """The schedule over the whole run, of which one training call may be only a part."""
+    total = config.num_updates * config.steps_per_update
+    return SkippableLambdaLR(
+        optimizer,
+        lambda step: learning_rate_factor(step, config.lr_schedule, config.warmup_steps, total),
+    )
+
+
+def learning_rate_factor(step: int, schedule: str, warmup_steps: int, total_steps: int) -> float:
+    """Share of the peak learning rate at an optimizer step (0 is the first).
+
+    Rises linearly to 1 at the last warm-up step, then is constant, falls linearly to 0 at
+    ``total_steps``, or follows half a cosine to 0.
+    """
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    if schedule == "constant":
+        return 1.0
+    progress = min((step - warmup_steps) / max(total_steps - warmup_steps, 1), 1.0)
+    if schedule == "linear":
+        return 1.0 - progress
+    return float(0.5 * (1.0 + torch.cos(torch.tensor(progress * torch.pi)).item()))
+
+
+def clip_gradients(
+    policy: Iterable[nn.Parameter], critic: Iterable[nn.Parameter], max_norm: float, *, joint: bool
+) -> torch.Tensor:
+    """Scales gradients down to a largest L2 norm; returns the policy's (joint: the) norm.
+
+    Args:
+        policy: The policy's trained weights.
+        critic: The critic's.
+        max_norm: Largest norm.
+        joint: One norm over both. With a critic of its own the two are clipped apart, or the
+            larger gradient of the critic would slow the policy down.
+    """
+    policy, critic = list(policy), list(critic)
+    if joint:
+        return nn.utils.clip_grad_norm_([*policy, *critic], max_norm)
+    critic_norm = nn.utils.clip_grad_norm_(critic, max_norm)
+    norm = nn.utils.clip_grad_norm_(policy, max_norm)
+    return norm if torch.isfinite(critic_norm) else critic_norm

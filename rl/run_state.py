@@ -1,0 +1,74 @@
+"""What a training call keeps track of, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
+"""Receives the metrics of an update and its sample rows."""
+
+Stopped = Literal["finished", "early_stopping", "interrupted"]
+"""Why a training call ended."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training call ended."""
+
+    updates: int
+    """Updates that the run has behind it, those before a resume included."""
+    best_update: int
+    """Update with the best evaluation; the last one when nothing was evaluated."""
+    best_score: float | None
+    """That evaluation's score, None when nothing was evaluated."""
+    stopped: Stopped
+    """Why it ended."""
+
+
+@dataclass
+class Progress:
+    """Counters of a run that a checkpoint carries."""
+
+    update: int = 0
+    best_update: int = 0
+    best_score: float | None = None
+    evaluations_without_gain: int = 0
+
+    def note_score(self, score: float) -> None:
+        """Takes down the score of an evaluation of the current update (larger is better)."""
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_update = score, self.update
+            self.evaluations_without_gain = 0
+        else:
+            self.evaluations_without_gain += 1
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the trainer calls besides the policy and the environment."""
+
+    on_update: OnUpdate
+    evaluate: Callable[[], dict[str, float]] | None
+    best_metric: str
+    should_stop: Callable[[], bool]
+    on_warning: Callable[[str], None] = lambda _: None
+
+
+class Clock:
+    """Wall-clock laps of one update, in seconds."""
+
+    def __init__(self) -> None:
+        self.start = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """Ends the lap of that name."""
+        now = time.perf_counter()
+        self.laps[name], self.last = now - self.last, now
+
+    def total(self) -> float:
+        """Seconds since the clock was made."""
+        return time.perf_counter() - self.start

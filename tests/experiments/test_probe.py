@@ -1,0 +1,104 @@
+"""The probe: what the rewards offer to learn from, and when it says no."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from instructrec.errors import ConfigError, RewardError
+from instructrec.experiments.config import EvalConfig, TaskConfig, TrainConfig
+from instructrec.experiments.evaluation import Evaluation
+from instructrec.experiments.probe import ProbeConfig, Signal, run_probe, signals_of, verdict
+from instructrec.policies.config import PolicyConfig
+from instructrec.rl.config import PPOConfig, SFTConfig
+
+
+def rows(scores: dict[str, Sequence[float | None]], family: str | None = None) -> list[Any]:
+    return [
+        {
+            "id": name,
+            "prompt": f"prompt of {name}",
+            "response": "an answer",
+            "reference": "another",
+            "total": total,
+            "family": family,
+            "stop_reason": "length" if total == 0.0 else "eos",
+        }
+        for name, totals in scores.items()
+        for total in totals
+    ]
+
+
+def test_signals_by_hand() -> None:
+    sampled = Evaluation(rows({"a": [1.0, 0.0, 0.0, 1.0], "b": [1.0, 1.0, None, 1.0]}))
+    greedy = Evaluation(rows({"a": [1.0], "b": [0.0]}))
+    assert signals_of(greedy, sampled) == {
+        "all": Signal(2, 0.5, pytest.approx(5 / 7), 1.0, 0.25, 0.5, 0.25)
+    }
+
+
+def test_families_are_told_apart() -> None:
+    sampled = Evaluation([*rows({"a": [1.0, 0.0]}, "easy"), *rows({"b": [0.0, 0.0]}, "hard")])
+    signals = signals_of(sampled, sampled)
+    assert list(signals) == ["easy", "hard", "all"]
+    assert (signals["easy"].flat, signals["hard"].flat, signals["all"].flat) == (0.0, 1.0, 0.5)
+
+
+CONFIG = TrainConfig(
+    task=TaskConfig(options={"size": 40}),
+    policy=PolicyConfig(model="tiny", device="cpu", dtype="float32"),
+    rewards={"exact_match": 1.0},
+    ppo=PPOConfig(
+        num_updates=7, episodes_per_update=8, num_mini_batches=2, response_length=4, kl_coef=0.1
+    ),
+    eval=EvalConfig(limit=4),
+)
+PROBE = ProbeConfig(instructions=10, samples=4)
+
+
+def check(scores: dict[str, Sequence[float | None]]) -> str:
+    sampled = Evaluation(rows(scores))
+    return verdict(signals_of(sampled, sampled)["all"], sampled, CONFIG)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_equal_rewards_are_nothing_to_learn_from(score: float) -> None:
+    with pytest.raises(RewardError, match=f"the reward was {score:g} for all 4 responses"):
+        check({"a": [score, score], "b": [score, score]})
+
+
+def test_no_usable_reward_is_nothing_to_learn_from() -> None:
+    with pytest.raises(RewardError, match="none of 2 responses has a usable reward"):
+        check({"a": [None, None]})
+
+
+def test_little_spread_and_cut_responses_are_named() -> None:
+    flat: dict[str, Sequence[float | None]] = {f"n{i}": [0.0, 0.0] for i in range(19)}
+    text = check(flat | {"m": [1.0, 0.0]})
+    assert "5% of the instructions" in text and "little to learn" in text
+    assert "ppo.response_length = 4" in text
+    assert "There is something to learn" in check({"a": [1.0, 0.5]})
+
+
+def test_the_untouched_tiny_model_has_nothing_to_learn_from_exact_match() -> None:
+    said: list[str] = []
+    with pytest.raises(RewardError, match="the reward was 0 for all 40 responses"):
+        run_probe(CONFIG, PROBE, say=said.append)
+    text = "\n".join(said)
+    assert all(family in text for family in ("category", "parity", "all"))
+    assert "one update" in text and "for 7 updates" in text
+    assert all(part in text for part in ("weights", "gradients", "optimizer", "reference", "peak"))
+
+
+def test_a_run_without_rewards_is_refused() -> None:
+    config = TrainConfig(algorithm="sft", sft=SFTConfig())
+    with pytest.raises(ConfigError, match="the probe looks at the rewards of a PPO run"):
+        run_probe(config, PROBE)
+
+
+@pytest.mark.parametrize("settings", [{"instructions": 0}, {"samples": 1}])
+def test_impossible_probes_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(ConfigError, match="expected at least"):
+        ProbeConfig(**settings)

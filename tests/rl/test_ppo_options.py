@@ -1,0 +1,174 @@
+"""The choices of PPO on the tiny model: estimators, critics, penalties, limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from instructrec.errors import NumericsError, RewardError
+from instructrec.rl.ppo import PPOTrainer
+
+
+def test_target_kl_ends_an_update_and_moves_nothing_after_it(toy):
+    config = dataclasses.replace(toy.fast, num_updates=3, learning_rate=0.05, warmup_steps=0)
+    _, _, free = toy.train(config)
+    assert all(metrics["ppo/skipped_frac"] == 0 for metrics, _ in free)
+    stopped_policy, _, stopped = toy.train(dataclasses.replace(config, target_kl=0.01))
+    assert all(0 < metrics["ppo/skipped_frac"] < 1 for metrics, _ in stopped)
+    assert all(math.isfinite(value) for metrics, _ in stopped for value in metrics.values())
+
+    class Watcher(PPOTrainer):
+        after_stop = None
+
+        def may_step(self):
+            allowed = super().may_step()
+            now = self.policy.weights_hash(), self.critic.head.linear.weight.clone()
+            if self.after_stop is not None and not allowed:
+                assert now[0] == self.after_stop[0] and torch.equal(now[1], self.after_stop[1])
+            self.after_stop = None if allowed else now
+            return allowed
+
+    config = dataclasses.replace(config, target_kl=0.01)
+    watcher = toy.trainer(config, Watcher)
+    watcher.train()
+    assert watcher.after_stop is not None
+    assert watcher.policy.weights_hash() == watcher.after_stop[0]
+    assert watcher.policy.weights_hash() == stopped_policy.weights_hash()
+
+
+@pytest.mark.parametrize("settings", [{}, {"critic_detach": False}, {"critic": "separate"}])
+def test_only_the_critic_learns_during_its_warm_up(toy, settings):
+    def generous(completions, **columns):
+        return [1.0 + score for score in toy.reward(completions)]
+
+    config = dataclasses.replace(
+        toy.fast, num_updates=3, critic_warmup_updates=3, weight_decay=0.1, **settings
+    )
+    policy, _, log = toy.train(config, reward=generous)
+    assert policy.weights_hash() == toy.policy().weights_hash()
+    assert log[-1][0]["ppo/value_loss"] < 0.7 * log[0][0]["ppo/value_loss"]
+    moved, _, _ = toy.train(dataclasses.replace(config, num_updates=4), reward=generous)
+    assert moved.weights_hash() != toy.policy().weights_hash()
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "group", "batch_mean"])
+def test_the_other_estimators_learn_as_well(toy, advantage):
+    config = dataclasses.replace(
+        toy.fast,
+        num_updates=20,
+        episodes_per_update=64,
+        lr_schedule="linear",
+        advantage=advantage,
+        num_generations=1 if advantage == "batch_mean" else 4,
+    )
+    _, _, log = toy.train(config)
+    rewards = [metrics["reward/total/mean"] for metrics, _ in log]
+    assert sum(rewards[:2]) / 2 < 0.2
+    assert sum(rewards[-3:]) / 3 > 0.6, rewards
+    assert all(metrics["ppo/critic_used"] == 0.0 for metrics, _ in log)
+
+
+def test_responses_to_one_instruction_stand_side_by_side(toy):
+    config = dataclasses.replace(toy.fast, num_updates=2, num_generations=4, advantage="rloo")
+    _, _, log = toy.train(config)
+    for metrics, rows in log:
+        ids = [row["id"] for row in rows]
+        assert all(len(set(ids[i : i + 4])) == 1 for i in range(0, 32, 4))
+        assert len(set(ids)) == 8
+        assert 0.0 <= metrics["rollout/zero_variance_frac"] <= 1.0
+    assert {row["id"] for row in log[0][1]}.isdisjoint({row["id"] for row in log[1][1]})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"critic": "separate"},
+        {"kl_coef": 0.1, "kl_target": 0.01, "kl_horizon": 100},
+        {"kl_coef": 0.1, "kl_penalty": "loss"},
+        {"entropy_coef": 0.01, "entropy_target": 1.0},
+        {"gae_level": "turn", "lam_policy": 0.95, "lam_value": 0.9},
+        {"advantage": "rloo", "num_generations": 4, "target_kl": 0.02},
+    ],
+    ids=["separate critic", "adaptive KL", "KL loss", "adaptive entropy", "turns", "rloo"],
+)
+def test_every_way_to_train_resumes_bit_for_bit(toy, tmp_path, settings):
+    config = dataclasses.replace(toy.fast, **settings)
+    whole, _, log = toy.train(config)
+    stopped = iter([False, True])
+    toy.train(config, checkpoint_dir=tmp_path, should_stop=lambda: next(stopped))
+    rest, _, tail = toy.train(config, resume_from=tmp_path / "update-000002")
+    assert whole.weights_hash() == rest.weights_hash()
+    assert toy.without_times(log)[2:] == toy.without_times(tail)
+
+
+def test_adaptive_coefficients_move(toy):
+    config = dataclasses.replace(
+        toy.fast,
+        kl_coef=0.1,
+        kl_target=1e-4,
+        kl_horizon=100,
+        entropy_coef=0.01,
+        entropy_target=100.0,
+    )
+    _, _, log = toy.train(config)
+    assert log[0][0]["ppo/kl_coef"] == 0.1
+    assert log[-1][0]["ppo/kl_coef"] != 0.1
+    assert log[-1][0]["ppo/entropy_coef"] == pytest.approx(0.01 * 1.2**3)
+
+
+def test_an_entropy_bonus_keeps_the_policy_trying(toy):
+    entropies = []
+    for entropy_coef in (0.0, 0.3):
+        config = dataclasses.replace(toy.fast, num_updates=15, entropy_coef=entropy_coef)
+        _, _, log = toy.train(config)
+        entropies.append(log[-1][0]["ppo/entropy"])
+    assert entropies[1] > entropies[0] + 0.1
+
+
+def test_cut_responses_pay_a_penalty_or_leave_the_update(toy):
+    plain = dataclasses.replace(toy.fast, num_updates=1, response_length=8, stop_strings=("e", "t"))
+    policy = toy.policy()
+    scores, kept = {}, {}
+    for on_length, penalty in (("terminal", None), ("penalty", 5.0), ("mask", None)):
+        config = dataclasses.replace(plain, on_length=on_length, missing_eos_penalty=penalty)
+        trainer = toy.trainer(config)
+        trainer.train()
+        scores[on_length] = trainer.experience.scores_BT.sum(1)
+        kept[on_length] = trainer.experience.action_mask_BT.any(1)
+        cut = torch.tensor([str(reason) == "length" for reason in trainer.rollout.stop_reasons])
+        assert 0 < cut.sum() < 32
+    assert torch.allclose(scores["penalty"], scores["terminal"] - 5.0 * cut)
+    assert kept["terminal"].all() and kept["penalty"].all()
+    assert torch.equal(kept["mask"], ~cut)
+    config = dataclasses.replace(plain, on_length="mask", response_length=1, stop_strings=())
+    with pytest.raises(RewardError, match="nothing is left to learn from"):
+        toy.train(config, policy=policy)
+
+
+def test_a_broken_sampler_stops_the_run_behind_a_checkpoint(toy, tmp_path):
+    policy = toy.policy()
+    honest = policy.respond
+
+    def forgets_the_temperature(prompts, *, sampling):
+        return honest(prompts, sampling=dataclasses.replace(sampling, temperature=0.3))
+
+    policy.respond = forgets_the_temperature
+    warnings = []
+    with pytest.raises(NumericsError, match="not drawn from the policy that is trained"):
+        toy.train(policy=policy, checkpoint_dir=tmp_path, on_warning=warnings.append)
+    assert (tmp_path / "update-000001").is_dir()
+    assert any("ppo/drift_mean" in warning for warning in warnings)
+
+
+def test_a_solved_task_stays_solved_for_fifty_updates(toy):
+    def always(completions, **columns):
+        return [1.0] * len(completions)
+
+    config = dataclasses.replace(toy.fast, num_updates=50, num_ppo_epochs=1)
+    _, _, log = toy.train(config, reward=always)
+    assert all(metrics["reward/total/mean"] == 1.0 for metrics, _ in log)
+    first, last = log[0][0]["ppo/entropy"], log[-1][0]["ppo/entropy"]
+    assert last > 0.8 * first
