@@ -86,6 +86,7 @@ class FakeLearner:
         checkpoint_dir: Path,
         resume_from: Path | None,
         should_stop: Callable[[], bool],
+        on_warning: Callable[[str], None],
     ) -> TrainingResult:
         assert env.num_envs == config.episodes_per_update
         self.resumed_from = resume_from
@@ -101,6 +102,8 @@ class FakeLearner:
             stopped = should_stop()
             write_checkpoint(checkpoint_path(checkpoint_dir, done), Snapshot({}, {"update": done}))
             on_update(metrics, [{"update": done, "id": str(i)} for i in range(3)])
+            if done == 2:
+                on_warning("something looks wrong.")
         return TrainingResult(done, done, None, "interrupted" if stopped else "finished")
 
 
@@ -343,3 +346,9 @@ def test_scripted_policies_bound_the_score(tmp_path: Path, policy: str, score: f
     )
     replayed = run_evaluation(str(evaluation.path), again, say=said.append)
     assert replayed.metrics()["eval/bleu/mean"] == score
+
+
+def test_what_looked_wrong_is_kept_beside_the_numbers(tmp_path: Path) -> None:
+    outcome = train(small(tmp_path))
+    expected = [{"update": 2, "message": "something looks wrong."}]
+    assert read_rows(outcome.folder.path / "warnings.jsonl") == expected
