@@ -259,7 +259,7 @@ class PPOTrainer(RolloutTrainer):
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout),
             **self.metrics,
-            **self.stats.metrics(max(self.steps_taken, 1)),
+            **self.stats.metrics(self.steps_taken + self.stopped_early),  # the refused one too
             "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,
             "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
