@@ -115,10 +115,9 @@ def _build_probe(parser: ArgumentParser) -> None:
 def _run_probe(values: Namespace, command: list[str]) -> None:
     from instructrec.experiments import command_line
     from instructrec.experiments.config import TrainConfig
-    from instructrec.experiments.probe import ProbeConfig, run_probe
+    from instructrec.experiments.probe import run_probe
 
-    probe = command_line.as_dataclass(ProbeConfig, values.probe)
-    run_probe(command_line.as_dataclass(TrainConfig, values), probe)
+    run_probe(command_line.as_dataclass(TrainConfig, values), values.probe)
 
 
 def _build_quickstart(parser: ArgumentParser) -> None:

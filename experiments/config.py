@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from instructrec.errors import ConfigError
+from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import RewardSpec
@@ -24,7 +23,8 @@ from instructrec.rl.config import PPOConfig, SFTConfig
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
     *(f"ppo.{name}" for name in ("num_updates", "eval_every", "early_stopping_patience")),
-    *(f"ppo.{name}" for name in ("save_every", "keep_checkpoints", "max_error_frac")),
+    *(f"ppo.{name}" for name in ("save_every", "keep_checkpoints")),
+    *(f"ppo.{name}" for name in ("max_error_frac", "max_reward", "max_drift")),
     "tracking.",
     "output.",
 )
@@ -253,7 +253,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
     """Takes over what the run chose for itself at its start: the micro-batch size."""
-    saved = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    saved = read_config(folder)
     chosen = (saved.get("ppo") or {}).get("micro_batch_size")
     if config.ppo.micro_batch_size is not None or chosen is None:
         return config
@@ -268,7 +268,7 @@ def refuse_changed(config: TrainConfig, folder: Path) -> None:
         ConfigError: A key differs from the folder's ``config.yaml`` that would make the
             continued run another run than the one that was started.
     """
-    before = flatten(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    before = flatten(read_config(folder))
     now = flatten(config.resolved().to_dict())
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"

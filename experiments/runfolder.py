@@ -111,7 +111,7 @@ class RunFolder:
         else:
             folder._make_room(overwrite)
             record = {"format_version": FORMAT_VERSION, **asdict(info)}
-        folder.path.mkdir(parents=True, exist_ok=True)
+        _make_folder(folder.path)
         record |= {
             "versions": machine.versions(),
             "git_commit": machine.git_commit(),
@@ -160,7 +160,7 @@ class RunFolder:
 
     def config(self) -> Row:
         """Returns ``config.yaml`` as plain values."""
-        return yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
+        return read_config(self.path)
 
     def summary(self) -> Row:
         """Returns ``summary.json``, empty while the run has none."""
@@ -263,8 +263,8 @@ class RunFolder:
             return
         if not overwrite:
             raise CheckpointError(
-                f"{path} exists already: choose another name, or pass --resume to continue the run "
-                "in it, or --overwrite to delete that run and start anew."
+                f"{path} exists already: choose another name, or pass --resume to continue the "
+                "training run in it, or --overwrite to delete that run and start anew."
             )
         if path.is_symlink() or not _is_run(path):
             raise CheckpointError(
@@ -284,6 +284,36 @@ class RunFolder:
             )
         record.pop("error", None)
         return record | {"resumed": [*record.get("resumed", []), _now()]}
+
+
+def read_config(folder: Path) -> Row:
+    """Returns the ``config.yaml`` of a run folder as plain values.
+
+    Raises:
+        CheckpointError: It is missing, or not what a run wrote.
+    """
+    file = folder / "config.yaml"
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, no settings")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({' '.join(str(error).split())}): expected the settings that "
+            "the run in this folder wrote at its start. Put the file back, or start under another "
+            "name."
+        ) from error
+    return values
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(
+            f"the run folder {path} cannot be made ({error.strerror or error}): expected a place "
+            "that can be written to. Choose another one with output.dir."
+        ) from error
 
 
 class MetricsLog:

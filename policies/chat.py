@@ -101,7 +101,9 @@ class ChatEncoder:
                 f"the model's chat template refuses a conversation: {error}. It has to alternate "
                 "user and assistant messages and to end with the user's."
             ) from error
-        encoded: list[list[int]] = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        # verbose=False: the tokenizer's own warning of a long text says less than our error.
+        tokens = self._tokenizer(texts, add_special_tokens=False, verbose=False)
+        encoded: list[list[int]] = tokens["input_ids"]
         for i, ids in enumerate(encoded):
             if len(ids) >= self._max_length:
                 raise PolicyError(

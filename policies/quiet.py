@@ -1,9 +1,12 @@
-"""Keeps transformers' progress bars and warnings out of our own output while we load a model."""
+"""Keeps what transformers says about itself out of our own output."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
+
+_WANDB_NOTE = "[INFO] Running in WANDB offline mode\n"
 
 
 @contextmanager
@@ -20,3 +23,17 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if had_bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def without_wandb_note() -> Iterator[None]:
+    """Drops the line that transformers' trainer prints when it is imported under W&B offline.
+
+    Everything else that is printed inside the block comes out at its end.
+    """
+    printed = io.StringIO()
+    try:
+        with redirect_stdout(printed):
+            yield
+    finally:
+        print(printed.getvalue().replace(_WANDB_NOTE, ""), end="")

@@ -138,6 +138,11 @@ class Trunk:
         was_training = causal.training
         causal.eval()
         expected = causal(input_ids=ids_BT, use_cache=False).logits.float()
+        if not expected.isfinite().all():
+            raise PolicyError(
+                f"the logits of this {type(causal).__name__} are not finite: expected a model "
+                "whose weights are numbers. Load an undamaged copy, or an earlier checkpoint of it."
+            )
         final, cut = self.full(ids_BT)
         if not _close(self.lm_head(final).float(), expected):
             raise PolicyError(

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def list_checkpoints(directory: Path) -> list[Path]:
 
 
 def latest_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that can be read whole, or None.
+    """The newest checkpoint that can be read whole, or None; damaged newer ones are warned of.
 
     Raises:
         CheckpointError: There are checkpoints, but not one of them is whole.
@@ -117,9 +118,12 @@ def latest_checkpoint(directory: Path) -> Path | None:
     for path in reversed(list_checkpoints(directory)):
         try:
             read_checkpoint(path)
-            return path
         except CheckpointError as error:
             problems.append(str(error))
+            continue
+        for problem in problems:
+            warnings.warn(f"{problem} Continuing from {path.name}.", RuntimeWarning, stacklevel=2)
+        return path
     if problems:
         raise CheckpointError("no checkpoint can be read: " + " ".join(problems))
     return None

@@ -16,17 +16,20 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import SFTConfig as TRLSFTConfig
-from trl import SFTTrainer
 
 from instructrec.errors import DataError, NumericsError
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.config import SFTConfig
 from instructrec.rl.optim import learning_rate_factor
 from instructrec.rl.trl_bridge import quiet_settings, unchanged_forward
+
+with without_wandb_note():
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+    from trl import SFTConfig as TRLSFTConfig
+    from trl import SFTTrainer
 
 OnStep = Callable[[dict[str, float]], None]
 """Receives the metrics of an optimizer step."""

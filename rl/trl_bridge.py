@@ -18,15 +18,18 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer
 
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic
+from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import base_causal_lm
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler, unwrapped
+
+with without_wandb_note():
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
+    from trl import GRPOConfig, GRPOTrainer
 
 PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
 """Names of GRPOTrainer and its bases that are overridden although they are not public."""
@@ -236,8 +239,8 @@ class RolloutTrainer(GRPOTrainer):
         if not torch.isfinite(norm):
             raise NumericsError(
                 f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
-                "those before this step. Lower the learning rate, or look at the rewards of the "
-                "last rollout, then resume from the last checkpoint."
+                "those before this step. Look at the rewards of the last rollout, mend them "
+                "and use --resume, or start a new run with a lower learning rate."
             )
         unwrapped(self.optimizer).skip = not self.may_step()
         if not unwrapped(self.optimizer).skip:

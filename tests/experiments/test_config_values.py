@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from instructrec.errors import ConfigError
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments.command_line import RECIPES, as_dataclass, make_parser, parse
 from instructrec.experiments.config import (
     EvalConfig,
@@ -17,6 +17,7 @@ from instructrec.experiments.config import (
     TaskConfig,
     TrainConfig,
     flatten,
+    keep_chosen,
     refuse_changed,
 )
 from instructrec.experiments.quickstart_config import QuickstartConfig
@@ -164,6 +165,21 @@ def test_a_run_may_be_continued_for_longer(tmp_path: Path) -> None:
     write_config(config.folder, config)
     longer = dataclasses.replace(config, ppo=PPOConfig(num_updates=99, save_every=3))
     refuse_changed(longer, config.folder)
+
+
+def test_limits_that_stopped_a_run_may_be_raised_when_it_goes_on(tmp_path: Path) -> None:
+    config = TrainConfig(output=OutputConfig(dir=str(tmp_path)))
+    write_config(config.folder, config)
+    wider = PPOConfig(max_reward=1e6, max_drift=1.0, max_error_frac=0.5)
+    refuse_changed(dataclasses.replace(config, ppo=wider), config.folder)
+
+
+@pytest.mark.parametrize("text", [None, ": ["])
+def test_a_run_without_readable_settings_is_not_continued(tmp_path: Path, text: str | None) -> None:
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml cannot be read"):
+        keep_chosen(TrainConfig(), tmp_path)
 
 
 def test_flatten_keeps_empty_mappings_as_values() -> None:

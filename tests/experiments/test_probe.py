@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from instructrec.errors import ConfigError, RewardError
+from instructrec.experiments.cli import main
 from instructrec.experiments.config import EvalConfig, TaskConfig, TrainConfig
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.probe import ProbeConfig, Signal, run_probe, signals_of, verdict
@@ -102,3 +103,11 @@ def test_a_run_without_rewards_is_refused() -> None:
 def test_impossible_probes_are_refused(settings: dict[str, int]) -> None:
     with pytest.raises(ConfigError, match="expected at least"):
         ProbeConfig(**settings)
+
+
+def test_the_command_probes_a_recipe(capsys):
+    few = ["--probe.instructions", "2", "--probe.samples", "2", "--probe.update", "false"]
+    assert main(["probe", "tiny_smoke", *few]) == RewardError.exit_code
+    printed = capsys.readouterr()
+    assert "no spread" in printed.out
+    assert "nothing to learn from" in printed.err

@@ -9,7 +9,13 @@ import pytest
 
 from instructrec.errors import CheckpointError, RunInterrupted
 from instructrec.experiments.machine import command_line
-from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics, read_rows
+from instructrec.experiments.runfolder import (
+    RunFolder,
+    RunInfo,
+    read_config,
+    read_metrics,
+    read_rows,
+)
 
 INFO = RunInfo(
     job_type="train",
@@ -105,6 +111,20 @@ def test_resume_needs_something_to_resume(tmp_path):
     with pytest.raises(CheckpointError, match="is no run folder"):
         RunFolder.create(tmp_path / "a", INFO, CONFIG, resume=True)
     assert not (tmp_path / "a").exists()
+
+
+def test_a_place_that_cannot_hold_folders_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/a cannot be made.*output\.dir"):
+        RunFolder.create(tmp_path / "file" / "a", INFO, CONFIG)
+
+
+@pytest.mark.parametrize("text", [None, ": [", "", "- 1"])
+def test_settings_that_cannot_be_read_are_named(tmp_path, text):
+    if text is not None:
+        (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.yaml cannot be read.*Put the file back"):
+        read_config(tmp_path)
 
 
 def test_a_newer_format_is_refused(tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import LoraSettings, PolicyConfig
 from instructrec.policies.trunk import CutStates, Trunk
@@ -79,3 +82,11 @@ def test_rows_are_not_shared_where_attention_slides():
     policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
     policy.model.config._attn_implementation = "eager"
     assert not Trunk(policy.model).can_share
+
+
+def test_weights_that_are_no_numbers_are_named():
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    with torch.no_grad():
+        policy.model.lm_head.weight[0, 0] = math.nan
+    with pytest.raises(PolicyError, match=r"logits .* are not finite"):
+        Trunk(policy.model)
