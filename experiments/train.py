@@ -87,7 +87,7 @@ def run_training(
         overwrite: Delete an existing run of this name.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
-        train_ppo: The learner; None takes ``instructrec.rl.ppo.train_ppo``.
+        train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
         say: Receives lines for people.
 
     Raises:
@@ -104,7 +104,7 @@ def run_training(
         policy = load_policy(
             dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
         )
-        if config.algorithm == "ppo":
+        if config.algorithm != "sft":
             ppo = config.ppo.with_micro_batch_size(policy.device.type)
             config = dataclasses.replace(config, ppo=ppo)
         info = _info(config, model)
@@ -190,7 +190,7 @@ def _ppo(
         return _evaluate(run, "validation", done + 1)[0]
 
     with run.stop.attended():
-        result = (train_ppo or _learner())(
+        result = (train_ppo or setup_run.learner(config.algorithm))(
             run.policy,
             env,
             config.ppo,
@@ -213,12 +213,6 @@ def _ppo(
         "best_score": result.best_score,
         "stopped": result.stopped,
     }
-
-
-def _learner() -> TrainPPO:
-    from instructrec.rl.ppo import train_ppo
-
-    return train_ppo
 
 
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
