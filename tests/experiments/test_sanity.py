@@ -12,7 +12,7 @@ from instructrec.errors import ConfigError, InstructRecError, RewardError
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import TaskConfig, TrainConfig
 from instructrec.experiments.sanity import (
-    FirstInstructions,
+    LastInstructions,
     Look,
     easier,
     likely_cause,
@@ -42,18 +42,18 @@ def reward_file(folder: Path, body: str) -> dict[str, str]:
     return {"mine": f"{folder / 'mine.py'}:score"}
 
 
-def test_a_view_holds_the_first_instructions() -> None:
+def test_a_view_holds_the_last_instructions() -> None:
     task = make_task("parity", split="train", size=40)
-    few = FirstInstructions(task, 8)
-    assert len(few) == 8 and [few[i].id for i in (0, 7, -1)] == [task[i].id for i in (0, 7, 7)]
+    few = LastInstructions(task, 8)
+    assert len(few) == 8 and [few[i].id for i in (0, 7, -1)] == [task[i].id for i in (32, 39, 39)]
     assert few.columns == task.columns and few.fingerprint != task.fingerprint
-    assert len(FirstInstructions(task, 400)) == len(task)
+    assert len(LastInstructions(task, 400)) == len(task)
     with pytest.raises(IndexError):
         few[8]
 
 
 def test_the_reference_shows_what_can_be_reached() -> None:
-    few = FirstInstructions(make_task("parity", split="train", size=40), 3)
+    few = LastInstructions(make_task("parity", split="train", size=40), 3)
     scores = reference_scores(few, make_rewards({"exact_match": 0.5}))
     assert scores == {few[i].id: 0.5 for i in range(3)}
 
@@ -65,7 +65,7 @@ def test_settings_that_hold_a_policy_back_are_taken_away() -> None:
     )  # fmt: skip
     free = easier(strict, 8, 20, "ppo")
     assert (free.num_updates, free.episodes_per_update, free.num_generations) == (20, 64, 8)
-    assert free.learning_rate == 3 * strict.learning_rate and free.advantage == "rloo"
+    assert free.learning_rate == 2 * strict.learning_rate and free.advantage == "rloo"
     assert easier(PPOConfig(kl_coef=0.0, num_generations=2), 8, 20, "raft").advantage == "gae"
 
 
@@ -79,6 +79,7 @@ def test_an_easy_reward_is_overfitted(tmp_path: Path, algorithm: str) -> None:
     said: list[str] = []
     looks = run_sanity(config, say=said.append)
     assert looks[0].reward < 0.5 and looks[-1].reward >= 0.95 * looks[-1].best > 0.9
+    assert len(looks) > 1
     assert [line.startswith("update") for line in said] == [False, *[True] * len(looks), False]
     assert said[-1].startswith("sane: ")
 
