@@ -55,6 +55,11 @@ def _build_train(parser: ArgumentParser) -> None:
     command_line.add_config_file(parser)
     parser.add_class_arguments(TrainConfig)
     _add_folder_flags(parser)
+    parser.add_argument(
+        "--sanity",
+        action="store_true",
+        help="Train nothing for good: overfit 8 instructions in about a minute, or say why not.",
+    )
 
 
 def _build_sft(parser: ArgumentParser) -> None:
@@ -72,6 +77,13 @@ def _run_train(values: Namespace, command: list[str]) -> None:
             f"algorithm = {config.algorithm!r}: `instructrec sft` trains with algorithm sft; "
             "use `instructrec train` for this recipe."
         )
+    if values.sanity:
+        from instructrec.experiments.sanity import run_sanity
+
+        if values.resume or values.overwrite:
+            raise ConfigError("--sanity writes no run folder: leave --resume and --overwrite out.")
+        run_sanity(config)
+        return
     from instructrec.experiments.train import run_training
 
     run_training(config, resume=values.resume, overwrite=values.overwrite, command=command)

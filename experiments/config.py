@@ -18,7 +18,7 @@ from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import RewardSpec
-from instructrec.rl.config import PPOConfig, SFTConfig
+from instructrec.rl.config import PPOConfig, SFTConfig, check_raft
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
@@ -125,8 +125,8 @@ class TrainConfig:
     """Name of the run folder; None is <variant>-s<seed>."""
     variant: str | None = None
     """What is compared: the same for all seeds of one setting; None is <algorithm>-<task>."""
-    algorithm: Literal["ppo", "sft"] = "ppo"
-    """ppo (reinforcement learning) or sft (supervised fine-tuning on demonstrations)."""
+    algorithm: Literal["ppo", "raft", "sft"] = "ppo"
+    """ppo, raft (imitate the best of several responses), or sft (demonstrations)."""
     seed: int = 0
     """Seed of everything that is drawn."""
     task: TaskConfig = TaskConfig()
@@ -138,7 +138,7 @@ class TrainConfig:
     )
     """Name -> weight of a registered reward, module:attr or file.py:attr, or all of a long form."""
     ppo: PPOConfig = PPOConfig()
-    """Settings of PPO."""
+    """Settings of PPO, and of raft."""
     sft: SFTConfig = SFTConfig()
     """Settings of supervised fine-tuning."""
     eval: EvalConfig = EvalConfig()
@@ -156,9 +156,11 @@ class TrainConfig:
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
         self._refuse_other_algorithm()
+        if self.algorithm == "raft":
+            check_raft(self.ppo)
 
     def _refuse_other_algorithm(self) -> None:
-        other = "sft" if self.algorithm == "ppo" else "ppo"
+        other = "ppo" if self.algorithm == "sft" else "sft"
         section = getattr(self, other)
         changed = [
             f"{other}.{f.name}"
@@ -210,7 +212,7 @@ class TrainConfig:
         """Plain values for ``config.yaml``; settings of the algorithm not used are left out."""
         values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         values["rewards"] = self.reward_value()
-        del values["sft" if self.algorithm == "ppo" else "ppo"]
+        del values["ppo" if self.algorithm == "sft" else "sft"]
         return values
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import ConfigError
-from instructrec.experiments import setup_run, telling
+from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.listing import table
@@ -51,7 +51,8 @@ def run_evaluation(
     Args:
         policy: A run folder, a Hugging Face folder or hub id, a model name, one of ``oracle``,
             ``random``, ``empty``, or the ``.jsonl`` of an earlier evaluation, whose responses are
-            given again (to measure other rewards on them).
+            given again (to measure other rewards on them). The weights of a run folder must be
+            those that its run recorded.
         config: What is measured, and how.
         overwrite: Delete an earlier evaluation in the same place.
         command: The command line after the program's name, for the record.
@@ -64,6 +65,7 @@ def run_evaluation(
     reward.check_columns(task.columns)
     answering = _load(policy, plan, config.seed)
     if run is not None:
+        verification.check_loaded(answering.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
     decoding = telling.decoding(plan.sampling, config.samples, config.limit, config.seed)
     if run is None or config.name is not None:

@@ -95,7 +95,7 @@ def run_probe(
         ConfigError: The run is no PPO run.
         RewardError: There is nothing to learn: no reward, or the same for every response.
     """
-    if config.algorithm != "ppo":
+    if config.algorithm == "sft":
         raise ConfigError(
             f"algorithm = {config.algorithm!r}: the probe looks at the rewards of a PPO run; "
             "supervised fine-tuning needs none."
@@ -219,8 +219,6 @@ def _costs(
     config: TrainConfig, materials: setup_run.Materials, policy: CausalLMPolicy
 ) -> list[str]:
     """Runs one update and says what a run costs in time and memory."""
-    from instructrec.rl.ppo import train_ppo
-
     parts = memory_by_part(policy, config)
     one = dataclasses.replace(config.ppo, num_updates=1, eval_every=0, save_every=0)
     env = InstructionVectorEnv(
@@ -230,7 +228,7 @@ def _costs(
         autoreset_mode="DISABLED",
     )
     seen: list[dict[str, float]] = []
-    train_ppo(
+    setup_run.learner(config.algorithm)(
         policy, env, one, seed=config.seed, on_update=lambda metrics, rows: seen.append(metrics)
     )
     names = {"rollout": "time/rollout_s", "scoring": "time/score_s"}

@@ -20,6 +20,7 @@ from instructrec.rewards.combine import CombinedReward, make_rewards
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.rl.run_state import TrainingResult
 
 LoadPolicy = Callable[[PolicyConfig, int, Sampling], "CausalLMPolicy"]
 """Loads a policy with a seed and its default sampling."""
@@ -143,3 +144,15 @@ def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:
     from instructrec.policies.causal_lm import load_policy
 
     return load_policy(config, seed=seed, sampling=sampling)
+
+
+def learner(algorithm: str) -> Callable[..., TrainingResult]:
+    """The function that learns from rollouts (imports torch and TRL).
+
+    Args:
+        algorithm: ``ppo`` or ``raft``.
+    """
+    from instructrec.rl.ppo import train_ppo
+    from instructrec.rl.raft import train_raft
+
+    return train_raft if algorithm == "raft" else train_ppo

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec.envs.tasks.base import Task
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import setup_run, telling
+from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
@@ -57,6 +58,7 @@ class _Run:
     folder: RunFolder
     materials: Materials
     policy: CausalLMPolicy
+    start_hash: str
     stop: StopRequest
     say: telling.Say
 
@@ -87,7 +89,7 @@ def run_training(
         overwrite: Delete an existing run of this name.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
-        train_ppo: The learner; None takes ``instructrec.rl.ppo.train_ppo``.
+        train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
         say: Receives lines for people.
 
     Raises:
@@ -104,7 +106,7 @@ def run_training(
         policy = load_policy(
             dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
         )
-        if config.algorithm == "ppo":
+        if config.algorithm != "sft":
             ppo = config.ppo.with_micro_batch_size(policy.device.type)
             config = dataclasses.replace(config, ppo=ppo)
         info = _info(config, model)
@@ -118,7 +120,7 @@ def run_training(
             command=None if command is None else ["instructrec", *command],
         )
         with folder:
-            run = _Run(config, folder, materials, policy, stop, say)
+            run = _Run(config, folder, materials, policy, policy.weights_hash(), stop, say)
             telling.announce(config, materials, policy, path, say)
             summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
@@ -164,7 +166,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         with progress:
             trained = _sft(run, recorder) if is_sft else _ppo(run, recorder, checkpoint, train_ppo)
         trained["train_s"] = time.perf_counter() - start
-        recorder.summary = _finish(run, trained)
+        recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
 
@@ -190,7 +192,7 @@ def _ppo(
         return _evaluate(run, "validation", done + 1)[0]
 
     with run.stop.attended():
-        result = (train_ppo or _learner())(
+        result = (train_ppo or setup_run.learner(config.algorithm))(
             run.policy,
             env,
             config.ppo,
@@ -213,12 +215,6 @@ def _ppo(
         "best_score": result.best_score,
         "stopped": result.stopped,
     }
-
-
-def _learner() -> TrainPPO:
-    from instructrec.rl.ppo import train_ppo
-
-    return train_ppo
 
 
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
@@ -249,17 +245,23 @@ def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
     }
 
 
-def _finish(run: _Run, trained: dict[str, Any]) -> dict[str, Any]:
+def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
     """Final evaluation, export and summary."""
     start = time.perf_counter()
+    policy_hash, best = run.policy.weights_hash(), trained["best_update"]
+    chosen = _eval_path(run, "validation", best)
+    verification.check_evaluated(policy_hash, chosen, f"those of number {best}, the best one")
+    if message := verification.unchanged(run.start_hash, policy_hash, trained):
+        warn(message)
     run.say("evaluating on the test split ...")
-    metrics, file = _evaluate(run, "test", trained["best_update"])
+    metrics, file = _evaluate(run, "test", best)
+    verification.check_evaluated(policy_hash, file, "the trained ones")
     summary = {
         **metrics,
         **trained,
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
-        "policy_hash": run.policy.weights_hash(),
+        "policy_hash": policy_hash,
     }
     if run.config.output.export_policy:
         _export(run.policy, run.folder.policy)
@@ -277,18 +279,27 @@ def _export(policy: CausalLMPolicy, folder: Path) -> None:
     staging.rename(folder)
 
 
+def _task_and_limit(run: _Run, split: str) -> tuple[Task, int | None]:
+    if split == "test":
+        return run.materials.test, run.config.eval.limit
+    return run.materials.validation, run.config.eval.validation_limit
+
+
+def _eval_path(run: _Run, split: str, update: int) -> Path:
+    config, (task, limit) = run.config, _task_and_limit(run, split)
+    name = telling.decoding(config.eval_sampling, config.eval.samples, limit, config.seed)
+    return run.folder.eval_path(run.task_name(split), task.split, name, update)
+
+
 def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Path]:
     config = run.config.eval
-    task = run.materials.test if split == "test" else run.materials.validation
-    limit = config.limit if split == "test" else config.validation_limit
-    sampling = run.config.eval_sampling
-    name = telling.decoding(sampling, config.samples, limit, run.config.seed)
-    file = run.folder.eval_path(run.task_name(split), task.split, name, update)
+    task, limit = _task_and_limit(run, split)
+    file = _eval_path(run, split, update)
     evaluation = evaluate(
         run.policy,
         task,
         run.materials.reward,
-        sampling=sampling,
+        sampling=run.config.eval_sampling,
         samples=config.samples,
         batch_size=config.batch_size,
         limit=limit,

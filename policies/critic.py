@@ -97,6 +97,16 @@ class SeparateCritic(Critic):
         return self.head(hidden_BLH[row_N, state_N])
 
 
+class NoCritic(Critic):
+    """Says that every state is worth 0, and has nothing to learn."""
+
+    def forward(
+        self, policy_states_NH: Tensor, ids_BL: Tensor, row_N: Tensor, state_N: Tensor
+    ) -> Tensor:
+        """See Critic.forward."""
+        return torch.zeros(len(row_N), device=ids_BL.device)
+
+
 def make_critic(
     policy: CausalLMPolicy, kind: str, *, detach: bool, source: str | None = None
 ) -> Critic:

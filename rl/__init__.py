@@ -16,5 +16,6 @@ _exports = {
     "TrainingResult": "instructrec.rl.run_state",
     "run_sft": "instructrec.rl.sft",
     "train_ppo": "instructrec.rl.ppo",
+    "train_raft": "instructrec.rl.raft",
 }
 __getattr__, __all__ = lazy_exports(__name__, _exports)

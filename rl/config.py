@@ -7,7 +7,7 @@ The string under each field is its help text on the command line. Names are thos
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError
@@ -27,7 +27,7 @@ class PPOConfig:
     episodes_per_update: int = 128
     """Episodes (responses) collected for each update."""
     num_generations: int = 1
-    """Episodes of one rollout that answer the same instruction (rloo and group need 2 or more)."""
+    """Episodes of one rollout that answer one instruction (rloo, group and raft need 2 or more)."""
     num_ppo_epochs: int = 2
     """Passes over the rollout in each update; it is reshuffled before every pass."""
     num_mini_batches: int = 4
@@ -240,6 +240,44 @@ class PPOConfig:
         size = self.mini_batch_size
         best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
         return replace(self, micro_batch_size=best)
+
+
+_PPO_ONLY = (
+    *("critic", "critic_model", "critic_detach", "critic_warmup_updates", "critic_learning_rate"),
+    *("vf_coef", "gamma", "lam_policy", "lam_value", "gae_level", "advantage", "whiten_advantages"),
+    *("advantage_std_floor", "cliprange", "cliprange_high", "cliprange_value", "dual_clip"),
+    *("entropy_coef", "entropy_target", "kl_penalty", "kl_target", "kl_horizon"),
+    *("importance_cap",),
+)
+"""Settings without effect where the loss is the plain likelihood of the best responses."""
+
+
+def check_raft(config: PPOConfig) -> None:
+    """Refuses settings that rejection sampling (``algorithm: raft``) cannot use.
+
+    Raises:
+        ConfigError: There is one response per prompt, or a setting would have no effect.
+    """
+    _require(
+        config.num_generations >= 2,
+        "ppo.num_generations",
+        config.num_generations,
+        "2 or more with algorithm = 'raft', which keeps the best of several responses to one "
+        "instruction, e.g. 4",
+    )
+    _require(
+        config.kl_coef == 0,
+        "ppo.kl_coef",
+        config.kl_coef,
+        "0 with algorithm = 'raft', which keeps no reference model; set ppo.kl_coef to 0",
+    )
+    changed = [f for f in fields(config) if getattr(config, f.name) != f.default]
+    useless = [f"ppo.{f.name}" for f in changed if f.name in _PPO_ONLY]
+    if useless:
+        raise ConfigError(
+            f"{', '.join(useless)} given, but algorithm = 'raft' has no critic, no advantages, no "
+            "ratio and no bonus: expected the default. Remove the key, or set algorithm to 'ppo'."
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The PPO loss: a pure function of tensors.
+"""The losses of PPO and of rejection sampling: pure functions of tensors.
 
 All tensors have one shape: ``(N,)`` for packed action tokens or ``(B, T)`` with a mask. Sums are
 divided by ``normaliser``, the number of action tokens that one optimizer step stands for. It is
@@ -106,6 +106,35 @@ def ppo_loss(
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum(),
             "entropy": torch.where(mask, entropy, 0.0).sum(),
             "tokens": mask.sum(),
+        }
+    return loss, stats
+
+
+def nll_loss(
+    logprobs: Tensor, weights: Tensor, old_logprobs: Tensor, normaliser: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Negative log-likelihood of weighted tokens: ``L = -Σ w log π(a|s) / n``.
+
+    With weights of 1 and n the number of tokens it is the loss of supervised fine-tuning.
+    Source: Dong et al. 2023 (RAFT), https://arxiv.org/abs/2304.06767.
+
+    Args:
+        logprobs: (N,) log π(a|s) of the current policy, with gradient.
+        weights: (N,) weight of each token, 0 or more.
+        old_logprobs: (N,) log-probs before the first step of the update; for the metrics.
+        normaliser: Sum of the weights behind one optimizer step.
+
+    Returns:
+        The scalar loss, and sums over the tokens for the metrics: ``nll`` (already divided by the
+        normaliser), ``approx_kl`` and ``tokens``.
+    """
+    loss = -(weights * logprobs).sum() / normaliser
+    with torch.no_grad():
+        log_ratio = logprobs - old_logprobs
+        stats = {
+            "nll": loss.detach(),
+            "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum(),
+            "tokens": torch.ones_like(weights).sum(),
         }
     return loss, stats
 

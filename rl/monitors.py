@@ -93,7 +93,7 @@ class Monitors:
         memory = self.memory
         if memory.first_entropy is None:
             memory.first_entropy = metrics["ppo/entropy"]
-        idle = self.config.advantage == "gae" and not metrics["ppo/critic_used"]
+        idle = self.config.advantage == "gae" and metrics.get("ppo/critic_used") == 0
         memory.updates_without_critic = memory.updates_without_critic + 1 if idle else 0
         flat = metrics["reward/total/std"] == 0
         memory.updates_without_spread = memory.updates_without_spread + 1 if flat else 0
@@ -216,6 +216,16 @@ def _no_variance(monitors: Monitors, metrics: Mapping[str, float]) -> str | None
     )
 
 
+def _nothing_kept(monitors: Monitors, metrics: Mapping[str, float]) -> str | None:
+    if metrics.get("raft/kept_frac", 1.0) > 0:
+        return None
+    return (
+        "no response of the rollout was better than the others to its prompt, so there was nothing "
+        "to imitate and the update took no step. Raise ppo.num_generations or ppo.temperature, "
+        "take prompts that the policy sometimes solves, or start from a supervised warm start."
+    )
+
+
 _MONITORS: dict[str, Callable[[Monitors, Mapping[str, float]], str | None]] = {
     "large_step": _large_step,
     "far_from_reference": _far_from_reference,
@@ -226,4 +236,5 @@ _MONITORS: dict[str, Callable[[Monitors, Mapping[str, float]], str | None]] = {
     "idle_critic": _idle_critic,
     "no_spread": _no_spread,
     "no_variance": _no_variance,
+    "nothing_kept": _nothing_kept,
 }

@@ -17,7 +17,7 @@ from torch import Tensor
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.critic import make_critic
+from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
 from instructrec.rl import reporting, training_state
 from instructrec.rl.adaptive import AdaptiveCoefficient
@@ -78,9 +78,7 @@ class PPOTrainer(RolloutTrainer):
                 device=policy.device,
                 output_dir=Path(unused_dir),
             )
-        critic = make_critic(
-            policy, config.critic, detach=config.critic_detach, source=config.critic_model
-        )
+        critic = self.make_critic(policy, config)
         per_update = config.episodes_per_update // config.num_generations
         first, last = self.progress.update * per_update, config.num_updates * per_update
         order = [
@@ -96,6 +94,12 @@ class PPOTrainer(RolloutTrainer):
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
         self.entropy_weight = AdaptiveCoefficient(
             config.entropy_coef, config.entropy_target, is_bonus=True
+        )
+
+    def make_critic(self, policy: CausalLMPolicy, config: PPOConfig) -> Critic:
+        """The critic that the settings ask for."""
+        return make_critic(
+            policy, config.critic, detach=config.critic_detach, source=config.critic_model
         )
 
     def begin_training(self) -> None:
@@ -133,21 +137,17 @@ class PPOTrainer(RolloutTrainer):
         )
 
         # Step 3: rewards per token, returns, advantages.
-        self.metrics = {
-            "ppo/entropy": entropy,
-            **estimate_advantages(self.experience, config, self.kl_weight.coef),
-            **reporting.kl_metrics(self.experience, self.kl_weight.coef),
-        }
         self.loss_settings = self._loss_settings()
         self.minibatch = reporting.LossStats()
         self.stopped_early = False
+        self.metrics = {"ppo/entropy": entropy, **self.estimate()}
         clock.lap("time/advantage_s")
         clock.laps["time/rollout_s"] -= score_seconds
         clock.laps["time/score_s"] = score_seconds
         self.clock = clock
 
         # Step 4: epochs of clipped updates, reshuffled each time.
-        self.normaliser = self.experience.num_tokens / config.num_mini_batches
+        self.normaliser = self.weighted_tokens() / config.num_mini_batches
         for _ in range(config.num_ppo_epochs):
             yield from minibatches(
                 self.experience, config.num_mini_batches, config.micro_batch_size, self.shuffler
@@ -155,10 +155,11 @@ class PPOTrainer(RolloutTrainer):
 
     def micro_batch_loss(self, micro_batch: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy."""
-        if self.stopped_early:
+        rows = self.trained_rows(micro_batch)
+        if self.stopped_early or not rows:
             return torch.zeros((), device=self.policy.device, requires_grad=True)
-        packed = self.experience.pack(micro_batch)
-        cut = self.experience.cut(micro_batch)
+        packed = self.experience.pack(rows)
+        cut = self.experience.cut(rows)
         trains_policy = self.progress.update >= self.config.critic_warmup_updates
         with self.policy.autocast():
             with torch.set_grad_enabled(trains_policy):
@@ -174,14 +175,7 @@ class PPOTrainer(RolloutTrainer):
                     entropy_gradient=self.loss_settings.entropy_coef > 0,
                 )
             values_N = self.critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
-        loss, stats = ppo_loss(
-            self.experience.loss_batch(micro_batch),
-            logprobs_N,
-            values_N,
-            entropy_N,
-            self.loss_settings,
-            self.normaliser,
-        )
+        loss, stats = self.loss(rows, logprobs_N, values_N, entropy_N)
         self.stats.add(stats)
         self.minibatch.add(stats)
         return loss
@@ -228,6 +222,35 @@ class PPOTrainer(RolloutTrainer):
             self.stopped = "early_stopping"
         return interrupted or early
 
+    # What another way to learn from the same rollouts replaces ---------------------------------
+
+    def estimate(self) -> dict[str, float]:
+        """Fills in what the loss needs of the rollout; returns the metrics of this step."""
+        return {
+            **estimate_advantages(self.experience, self.config, self.kl_weight.coef),
+            **reporting.kl_metrics(self.experience, self.kl_weight.coef),
+        }
+
+    def weighted_tokens(self) -> float:
+        """Action tokens behind one epoch, by which losses are divided."""
+        return self.experience.num_tokens
+
+    def trained_rows(self, micro_batch: list[int]) -> list[int]:
+        """Those of the given episodes that the loss needs."""
+        return micro_batch
+
+    def loss(
+        self, rows: list[int], logprobs_N: Tensor, values_N: Tensor, entropy_N: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the given episodes, and sums for the metrics (see ``ppo_loss``)."""
+        batch = self.experience.loss_batch(rows)
+        settings, normaliser = self.loss_settings, self.normaliser
+        return ppo_loss(batch, logprobs_N, values_N, entropy_N, settings, normaliser)
+
+    def loss_metrics(self) -> dict[str, float]:
+        """The metrics of the losses of a whole update."""
+        return self.stats.metrics(self.steps_taken + self.stopped_early)  # the refused one too
+
     # Helpers ----------------------------------------------------------------------------------
 
     def _loss_settings(self) -> LossSettings:
@@ -259,7 +282,7 @@ class PPOTrainer(RolloutTrainer):
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout),
             **self.metrics,
-            **self.stats.metrics(self.steps_taken + self.stopped_early),  # the refused one too
+            **self.loss_metrics(),
             "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,
             "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
@@ -301,6 +324,7 @@ def train_ppo(
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_warning: Callable[[str], None] = lambda _: None,
+    kind: type[PPOTrainer] = PPOTrainer,
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
@@ -319,6 +343,7 @@ def train_ppo(
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True ends the run behind a checkpoint.
         on_warning: Called with a sentence when something looks wrong.
+        kind: The trainer; a subclass learns in another way from the same rollouts.
 
     Raises:
         DataError: The task has fewer instructions than one rollout has episodes.
@@ -338,7 +363,7 @@ def train_ppo(
                 policy, Progress(**resume.state["progress"]), "finished", checkpoint_dir
             )
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
-    trainer = PPOTrainer(
+    trainer = kind(
         policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume
     )
     trainer.train()

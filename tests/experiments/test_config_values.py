@@ -118,9 +118,8 @@ def test_a_written_configuration_reads_back_as_the_same_run(
 def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
     variants = set()
     recipes = sorted(RECIPES.glob("*.yaml"))
-    assert {"short_answers", "short_answers_sft", "arithmetic", "tiny_smoke"} <= {
-        path.stem for path in recipes
-    }
+    expected = {"short_answers", "short_answers_sft", "short_answers_raft"}
+    assert expected | {"arithmetic", "tiny_smoke"} <= {path.stem for path in recipes}
     for path in recipes:
         text = path.read_text(encoding="utf-8")
         assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
@@ -130,6 +129,29 @@ def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
         config = as_dataclass(TrainConfig, parse(parser, ["--config", str(path)]))
         variants.add(config.variant)
     assert len(variants) == len(recipes)
+
+
+def test_the_baseline_has_the_start_and_the_rollouts_of_the_ppo_recipe() -> None:
+    ppo, raft = (
+        yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("short_answers", "short_answers_raft")
+    )
+    assert raft["algorithm"] == "raft" and raft["ppo"]["num_generations"] == 4
+    for key in ("task", "policy", "rewards", "eval"):
+        assert raft[key] == ppo[key]
+    same = set(ppo["ppo"]) - {"entropy_coef"}
+    assert {key: raft["ppo"][key] for key in same} == {key: ppo["ppo"][key] for key in same}
+
+
+def test_rejection_sampling_reads_the_section_of_ppo() -> None:
+    ppo = PPOConfig(num_generations=4, kl_coef=0.0)
+    values = TrainConfig(algorithm="raft", ppo=ppo).to_dict()
+    assert values["ppo"]["num_generations"] == 4 and "sft" not in values
+    assert TrainConfig(algorithm="raft", ppo=ppo).resolved_name == "raft-closed-answers-s0"
+    with pytest.raises(ConfigError, match=r"ppo\.num_generations = 1: expected 2"):
+        TrainConfig(algorithm="raft", ppo=PPOConfig(kl_coef=0.0))
+    with pytest.raises(ConfigError, match=r"sft.max_steps given.*set algorithm to 'sft'"):
+        TrainConfig(algorithm="raft", ppo=ppo, sft=SFTConfig(max_steps=3))
 
 
 def test_the_quickstart_uses_the_settings_of_the_recipe() -> None:

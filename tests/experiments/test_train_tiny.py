@@ -39,6 +39,25 @@ def test_the_smoke_recipe_trains_evaluates_and_can_be_evaluated_again(
     assert "exact_match" in capsys.readouterr().out
 
 
+def test_rejection_sampling_trains_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("letters.py").write_text(
+        "def score(completions, **columns):\n    return [len(set(c)) / 9 for c in completions]\n"
+    )
+    train = ["train", "tiny_smoke", "--algorithm", "raft", "--ppo.num_generations", "4"]
+    train += ["--rewards.letters", "letters.py:score"]
+    assert main(train) == 0
+    assert main([*train, "--ppo.num_updates", "3", "--resume"]) == 0
+    folder = RunFolder.open("runs/tiny-smoke-s0")
+    assert folder.info().algorithm == "raft"
+    rows = read_metrics(folder.path)
+    assert [row["train/update"] for row in rows] == [1, 2, 3]
+    assert all(0 < row["raft/kept_frac"] < 1 and "ppo/value_loss" not in row for row in rows)
+    assert main(["train", "tiny_smoke", "--algorithm", "raft"]) == 2
+
+
 def test_a_supervised_run_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = ["--policy.model", "tiny", "--policy.train", "full", "--eval.limit", "10"]

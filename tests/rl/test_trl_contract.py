@@ -16,6 +16,7 @@ from instructrec.rl import trl_bridge
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.optim import learning_rate_factor
 from instructrec.rl.ppo import PPOTrainer
+from instructrec.rl.raft import RaftTrainer
 from instructrec.rl.trl_bridge import PRIVATE_NAMES, RolloutTrainer
 from instructrec.rl.trl_names import REFUSED, explain_trl_name
 
@@ -23,7 +24,7 @@ VERSIONS = f"trl {trl.__version__}, transformers {transformers.__version__}"
 
 
 def overridden_private_names() -> set[str]:
-    ours = {name for cls in (RolloutTrainer, PPOTrainer) for name in vars(cls)}
+    ours = {name for cls in (RolloutTrainer, PPOTrainer, RaftTrainer) for name in vars(cls)}
     return {
         name
         for name in ours
@@ -41,7 +42,7 @@ def test_the_listed_private_names_are_the_overridden_ones_and_at_most_six():
 
 def test_no_private_attribute_of_trl_is_read():
     base = {name for name in dir(GRPOTrainer) if name.startswith("_")}
-    for module in (trl_bridge, inspect.getmodule(PPOTrainer)):
+    for module in (trl_bridge, *map(inspect.getmodule, (PPOTrainer, RaftTrainer))):
         tree = ast.parse(inspect.getsource(module))
         used = {
             node.attr
