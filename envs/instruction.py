@@ -115,7 +115,7 @@ class InstructionEnv(gym.Env[str, str]):
             raise ResetNeeded("the episode is over: call reset()")
         text, cut = episode.clean_action(action, self._max_chars)
         batch = self._score(instruction, text)
-        reward, message, more = self._judge(text, float(batch.total[0]))
+        reward, message, more = self.judge(text, float(batch.total[0]))
         self._over = message is None
         self._dialogue.append(f"response: {text}")
         if message is not None:
@@ -130,7 +130,7 @@ class InstructionEnv(gym.Env[str, str]):
         shown = f"instruction: {episode.observe(self.instruction, self._max_chars)}"
         return "\n".join([shown, *self._dialogue])
 
-    def _judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+    def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode.
 
         Args:

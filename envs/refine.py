@@ -15,9 +15,7 @@ from instructrec.rewards.combine import CombinedReward
 TurnReward = Literal["improvement", "last"]
 """What a turn earns; see `RefineRules.turn_reward`."""
 
-TRY_AGAIN = (
-    "Your answer was: {answer}\nIts reward is {reward:.2f} of {full_marks:.2f}. Try again."
-)
+TRY_AGAIN = "Your answer was: {answer}\nIts reward is {reward:.2f} of {full_marks:.2f}. Try again."
 """What the environment says after an answer without full marks."""
 
 
@@ -141,7 +139,7 @@ class RefineEnv(InstructionEnv):
         self._attempt = Attempt()
         return super().reset(seed=seed, options=options)
 
-    def _judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+    def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         reward, message, self._attempt = self.rules.judge(self._attempt, text, total)
         return reward, message, {"turn": self._attempt.turn, "score": total}
 
@@ -186,6 +184,6 @@ class RefineVectorEnv(InstructionVectorEnv):
         self._attempts[i] = Attempt()
         return super()._show(i, index)
 
-    def _judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+    def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         reward, message, self._attempts[i] = self.rules.judge(self._attempts[i], text, total)
         return reward, message, {"turn": self._attempts[i].turn, "score": total}

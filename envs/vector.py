@@ -162,7 +162,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             assert batch is not None
             text, cut = cleaned[row]
             told = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
-            rewards[i], message, more = self._judge(i, text, float(batch.total[row]))
+            rewards[i], message, more = self.judge(i, text, float(batch.total[row]))
             told |= more
             if message is None:
                 terminations[i] = True
@@ -206,7 +206,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
         return episode.reset_info(index, instruction)
 
-    def _judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+    def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode of copy i.
 
         Args:

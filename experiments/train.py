@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
@@ -173,12 +172,7 @@ def _ppo(
     run: _Run, recorder: Recorder, checkpoint: Path | None, train_ppo: TrainPPO | None
 ) -> dict[str, Any]:
     config = run.config
-    env = InstructionVectorEnv(
-        config.ppo.episodes_per_update,
-        task=run.materials.train,
-        reward=run.materials.reward,
-        autoreset_mode="DISABLED",
-    )
+    env = setup_run.training_env(config, run.materials)
     done = _update_of(checkpoint)
 
     def on_update(metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:

@@ -145,9 +145,7 @@ class ChatEncoder:
             self._continuation(longer, answer, "Question")
         return [*self._system, question]
 
-    def _continuation(
-        self, messages: list[dict[str, str]], answer: str, message: str
-    ) -> list[int]:
+    def _continuation(self, messages: list[dict[str, str]], answer: str, message: str) -> list[int]:
         """Token ids that the template puts behind an answer to a conversation."""
         reply = [{"role": "assistant", "content": answer}, {"role": "user", "content": message}]
         try:

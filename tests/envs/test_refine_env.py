@@ -137,9 +137,7 @@ def test_the_vector_form_equals_scalar_copies(mode, turn_reward):
     kwargs = {"task": "parity", "task_options": {"size": 60}, "reward": marks}
     kwargs |= {"turn_reward": turn_reward, "max_turns": 3}
     ours = make_vector(5, mode, **kwargs)
-    theirs = SyncVectorEnv(
-        [lambda: RefineEnv(**kwargs)] * 5, autoreset_mode=AutoresetMode[mode]
-    )
+    theirs = SyncVectorEnv([lambda: RefineEnv(**kwargs)] * 5, autoreset_mode=AutoresetMode[mode])
     answers = itertools.cycle(["0.5", "1", "0.25", "none", "0", "0.75", "0.1"])
     for seed in (3, None):
         (obs, info), (their_obs, their_info) = ours.reset(seed=seed), theirs.reset(seed=seed)
@@ -158,7 +156,9 @@ def test_the_vector_form_equals_scalar_copies(mode, turn_reward):
         over = our_step[2]
         if mode == "DISABLED" and over.any():
             options = {"reset_mask": over}
-            (obs, info), (their_obs, their_info) = (e.reset(options=options) for e in (ours, theirs))
+            (obs, info), (their_obs, their_info) = (
+                e.reset(options=options) for e in (ours, theirs)
+            )
             assert obs == their_obs
             assert_contains(info, their_info)
     assert {1, 2} <= turns
