@@ -100,6 +100,7 @@ class InstructionEnv(gym.Env[str, str]):
         self._instruction = self.task[self._index]
         self._over = False
         self._dialogue = []
+        self.begin()
         observation = episode.observe(self._instruction, self._max_chars)
         return observation, episode.reset_info(self._index, self._instruction)
 
@@ -129,6 +130,9 @@ class InstructionEnv(gym.Env[str, str]):
             return None
         shown = f"instruction: {episode.observe(self.instruction, self._max_chars)}"
         return "\n".join([shown, *self._dialogue])
+
+    def begin(self) -> None:
+        """Called when an episode begins; a subclass clears its state."""
 
     def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode.

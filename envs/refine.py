@@ -132,14 +132,12 @@ class RefineEnv(InstructionEnv):
         self.rules = RefineRules(marks, self._max_chars, max_turns, turn_reward)
         self._attempt = Attempt()
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[str, dict[str, Any]]:
-        """Shows an instruction; see `InstructionEnv.reset`."""
+    def begin(self) -> None:
+        """Forgets the answers of the episode before."""
         self._attempt = Attempt()
-        return super().reset(seed=seed, options=options)
 
     def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+        """Decides whether there is another try; see `RefineRules.judge`."""
         reward, message, self._attempt = self.rules.judge(self._attempt, text, total)
         return reward, message, {"turn": self._attempt.turn, "score": total}
 
@@ -180,10 +178,11 @@ class RefineVectorEnv(InstructionVectorEnv):
         self.rules = RefineRules(marks, self._max_chars, max_turns, turn_reward)
         self._attempts = [Attempt()] * num_envs
 
-    def _show(self, i: int, index: int | None = None) -> dict[str, Any]:
+    def begin(self, i: int) -> None:
+        """Forgets the answers of the episode before."""
         self._attempts[i] = Attempt()
-        return super()._show(i, index)
 
     def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+        """Decides whether there is another try; see `RefineRules.judge`."""
         reward, message, self._attempts[i] = self.rules.judge(self._attempts[i], text, total)
         return reward, message, {"turn": self._attempts[i].turn, "score": total}

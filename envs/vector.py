@@ -204,7 +204,11 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         instruction = self.task[index]
         self._observations[i] = episode.observe(instruction, self._max_chars)
         self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
+        self.begin(i)
         return episode.reset_info(index, instruction)
+
+    def begin(self, i: int) -> None:
+        """Called when an episode of copy i begins; a subclass clears its state of that copy."""
 
     def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode of copy i.

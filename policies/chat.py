@@ -155,14 +155,16 @@ class ChatEncoder:
                 f"the model's chat template refuses a second turn: {error}. Use a template that "
                 "allows user and assistant to alternate, or a single-turn environment."
             ) from error
-        head, whole = self._tokenizer([before + answer, after], add_special_tokens=False)[
-            "input_ids"
-        ]
-        stable = after.startswith(before + answer) and whole[: len(head)] == head
+        # Space before the answer (as in "Assistant: Hi") is the policy's to write.
+        written = after.removeprefix(before)
+        spaced = written[: len(written) - len(written.lstrip())] + answer
+        texts = [before + spaced, after]
+        head, whole = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        stable = after.startswith(texts[0]) and whole[: len(head)] == head
         if not stable or len(whole) == len(head):
             raise PolicyError(
                 "the model's chat template rewrites earlier turns: with a second turn, "
-                f"{(before + answer)[-80:]!r} is not the beginning of {after[-160:]!r}. Episodes "
+                f"{texts[0][-80:]!r} is not the beginning of {after[-160:]!r}. Episodes "
                 "of several turns are trained on the tokens that were sampled: use a template that "
                 "leaves earlier turns as they are (some strip the thinking), or a single-turn "
                 "environment."

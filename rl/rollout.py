@@ -14,10 +14,11 @@ import numpy as np
 
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import DataError, RewardError
-from instructrec.policies.base import Responses, StopReason, TokenPolicy
+from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.turns import play
 
 
 @dataclass
@@ -114,23 +115,7 @@ def collect(
         temperature=config.temperature,
         stop_strings=config.stop_strings,
     )
-    episodes = [_Episode() for _ in indices]
-    going = list(range(len(indices)))
-    responses = policy.respond([item.prompt for item in instructions], sampling=sampling)
-    batches: list[tuple[list[int], RewardBatch]] = []
-    while going:
-        for i, *answer in zip(going, *_fields_of(responses), strict=True):
-            episodes[i].answer(*answer)
-        messages, batch = _step(env, episodes, going)
-        batches.append((going, batch))
-        going = [
-            i
-            for i, message in messages.items()
-            if episodes[i].listen(policy, message, sampling.max_new_tokens)
-        ]
-        if going:
-            responses = policy.respond_ids([episodes[i].next_prompt for i in going], sampling)
-    rewards = _last_rewards(batches, len(indices))
+    episodes, rewards = play(policy, env, [item.prompt for item in instructions], sampling)
     scored = _usable(rewards, [e.rewards for e in episodes], config)
     penalty = config.missing_eos_penalty or 0.0
     return Rollout(
@@ -152,120 +137,6 @@ def collect(
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
-    )
-
-
-@dataclass
-class _Episode:
-    """An episode while it is played."""
-
-    prompt_ids: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    mask: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    text: str = ""
-    """The last answer."""
-    answer_ids: list[int] = field(default_factory=list)
-    """Its token ids."""
-    ends: list[int] = field(default_factory=list)
-    """Index of the last token of each answer."""
-    stop_reasons: list[StopReason] = field(default_factory=list)
-    rewards: list[float] = field(default_factory=list)
-    unfinished: bool = False
-
-    @property
-    def next_prompt(self) -> list[int]:
-        """The whole conversation so far."""
-        return self.prompt_ids + self.ids
-
-    def answer(
-        self,
-        text: str,
-        prompt_ids: list[int],
-        ids: list[int],
-        logprobs: list[float],
-        stop_reason: StopReason,
-    ) -> None:
-        """Appends what the policy sampled."""
-        if not self.ends:
-            self.prompt_ids = prompt_ids
-        self.text, self.answer_ids = text, ids
-        self.ids = self.ids + ids
-        self.mask = self.mask + [True] * len(ids)
-        self.logprobs = self.logprobs + logprobs
-        self.ends.append(len(self.ids) - 1)
-        self.stop_reasons.append(stop_reason)
-
-    def listen(self, policy: TokenPolicy, message: str, max_new_tokens: int) -> bool:
-        """Appends what the environment says; False when that leaves no room for an answer."""
-        ids = policy.follow_up(self.answer_ids, message)
-        if len(self.next_prompt) + len(ids) + max_new_tokens > policy.max_length:
-            self.unfinished = True
-            return False
-        self.ids = self.ids + ids
-        self.mask = self.mask + [False] * len(ids)
-        self.logprobs = self.logprobs + [0.0] * len(ids)
-        return True
-
-    def paid(self, penalty: float) -> list[tuple[int, float]]:
-        """Place and reward of each turn; an answer that was cut pays the penalty."""
-        return [
-            (end, reward - penalty * (reason is StopReason.LENGTH))
-            for end, reward, reason in zip(self.ends, self.rewards, self.stop_reasons, strict=True)
-        ]
-
-
-def _fields_of(responses: Responses) -> tuple[Sequence[Any], ...]:
-    """The responses field by field, in the order of ``_Episode.answer``."""
-    ids, logprobs = responses.response_ids, responses.logprobs
-    return responses.texts, responses.prompt_ids, ids, logprobs, responses.stop_reasons
-
-
-def _step(
-    env: InstructionVectorEnv, episodes: list[_Episode], going: list[int]
-) -> tuple[dict[int, str], RewardBatch]:
-    """Has the last answers of some episodes scored with one call.
-
-    Returns:
-        The message to each episode that goes on, and the rewards of the ``going`` ones.
-    """
-    active = np.zeros(len(episodes), dtype=np.bool_)
-    active[going] = True
-    is_active = active.tolist()
-    texts = [e.text if on else "" for e, on in zip(episodes, is_active, strict=True)]
-    ids = [e.answer_ids if on else [] for e, on in zip(episodes, is_active, strict=True)]
-    observations, rewards, terminated, truncated, _ = env.step(
-        texts, {"completion_ids": ids}, active
-    )
-    batch = env.last_batch
-    assert batch is not None, "a step always scores"
-    messages = {}
-    for i in going:
-        episodes[i].rewards.append(float(rewards[i]))
-        episodes[i].unfinished = bool(truncated[i]) and not terminated[i]
-        if not (terminated[i] or truncated[i] or np.isnan(rewards[i])):
-            messages[i] = observations[i]
-    return messages, batch
-
-
-def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> RewardBatch:
-    """Joins the batches of all turns: of each episode its last answer; times are added up.
-
-    Args:
-        batches: Of each turn, the episodes and their rewards in that order.
-        size: B, the number of episodes.
-    """
-    first = batches[0][1]
-    if len(batches) == 1:
-        return first
-    last = {i: (batch, row) for going, batch in batches for row, i in enumerate(going)}
-    order = [last[i] for i in range(size)]
-    return RewardBatch(
-        total=np.array([batch.total[row] for batch, row in order]),
-        parts={k: np.array([batch.parts[k][row] for batch, row in order]) for k in first.parts},
-        status={k: [batch.status[k][row] for batch, row in order] for k in first.status},
-        messages={k: [batch.messages[k][row] for batch, row in order] for k in first.messages},
-        seconds={k: sum(batch.seconds[k] for _, batch in batches) for k in first.seconds},
     )
 
 
@@ -302,7 +173,7 @@ def _usable(
             f"none of the {size} responses of this rollout got a reward (failed or not "
             "applicable), so there is nothing to learn from. Check the rewards' conditions."
         )
-    largest = max(abs(reward) for i in np.flatnonzero(valid) for reward in turn_rewards[i])
+    largest = max(abs(reward) for i in range(size) if valid[i] for reward in turn_rewards[i])
     if not largest <= max_reward:
         raise RewardError(
             f"a reward of {largest:g} is beyond ppo.max_reward = {max_reward:g}; a single such "
