@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -297,8 +298,11 @@ def train_refine(toy, config=None, *, policy=None, seed=0, env=None, **options):
     return policy, result, log
 
 
-def test_sampler_and_trainer_agree_over_several_turns(toy):
-    _, _, log = train_refine(toy)
+@pytest.mark.parametrize(
+    "settings", [{}, {"train": "last_layers", "num_layers": 1}], ids=["full", "last_layers"]
+)
+def test_sampler_and_trainer_agree_over_several_turns(toy, settings):
+    _, _, log = train_refine(toy, policy=toy.policy(**settings))
     for metrics, rows in log:
         assert metrics["ppo/drift_mean"] < 1e-5
         assert 1.0 < metrics["rollout/turns"] < 3.0
@@ -322,6 +326,38 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(toy, tmp_path):
     assert toy.without_times(head + tail) == toy.without_times(log)
 
 
+def test_a_conversation_beyond_the_real_window_is_trained_on_as_unfinished(toy, tmp_path):
+    path = tmp_path / "long.jsonl"
+    rows = [{"prompt": "x" * (460 if i % 2 else 5), "reference": "a"} for i in range(16)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    never = {"task": str(path), "split": "all", "full_marks": 2.0}
+    policy = toy.policy()
+    config = dataclasses.replace(toy.fast, num_updates=1, episodes_per_update=16)
+    rollout = collect(policy, refine(16, odd_first_token, **never), range(16), config)
+    long = [len(prompt) > 400 for prompt in rollout.prompt_ids]
+    assert rollout.unfinished == long and sum(long) == 8
+    assert [len(turns) for turns in rollout.turn_rewards] == [1 if cut else 3 for cut in long]
+    assert all(mask[-1] for mask in rollout.action_mask)
+    _, _, log = train_refine(toy, config, env=refine(16, odd_first_token, **never))
+    assert log[0][0]["rollout/turns"] == 2.0
+    assert all(math.isfinite(value) for value in log[0][0].values())
+
+
+def test_gradients_do_not_depend_on_the_micro_batch(toy):
+    weights = []
+    for micro_batch_size in (8, 1):
+        config = dataclasses.replace(
+            toy.fast, num_updates=1, episodes_per_update=16, micro_batch_size=micro_batch_size
+        )
+        config = dataclasses.replace(config, num_ppo_epochs=1, warmup_steps=0, learning_rate=1e-4)
+        policy, _, _ = train_refine(toy, config)
+        weights.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    start = torch.cat([p.detach().flatten() for p in toy.policy().model.parameters()])
+    moved = (weights[0] - start).abs().max()
+    assert moved > 1e-4
+    assert (weights[0] - weights[1]).abs().mean() < 1e-3 * moved
+
+
 class Dictation(InstructionVectorEnv):
     """Names half of the alphabet after the first answer; the second one is to be from there."""
 
@@ -340,7 +376,7 @@ class Dictation(InstructionVectorEnv):
         return sum(ord(c) in wanted for c in text) / max(len(text), 1), None, {}
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_it_learns_to_do_what_the_environment_says_in_between(toy, tmp_path, seed):
     """Without reading the message an answer is right half of the time at best."""
     path = tmp_path / "same.jsonl"
