@@ -45,15 +45,17 @@ class RefineRules:
     """Answers after which the episode ends in any case."""
     turn_reward: TurnReward = "improvement"
     """``improvement``: what an answer earns beyond the one before it (the first: all of it).
-    ``last``: nothing, but for the last answer. Both add up to the reward of the last answer."""
+    ``last``: nothing, but for the last answer. Both add up to the reward of the last answer.
+    (Were every answer paid in full, failing first would pay.)"""
 
     def __post_init__(self) -> None:
         if isinstance(self.max_turns, bool) or not isinstance(self.max_turns, int):
             raise ConfigError(f"max_turns = {self.max_turns!r}: expected an integer >= 1.")
         if self.max_turns < 1:
             raise ConfigError(f"max_turns = {self.max_turns}: expected 1 or more.")
-        if not math.isfinite(self.full_marks):
-            raise ConfigError(f"full_marks = {self.full_marks}: expected a finite number.")
+        is_number = isinstance(self.full_marks, int | float)
+        if not is_number or not math.isfinite(self.full_marks):
+            raise ConfigError(f"full_marks = {self.full_marks!r}: expected a finite number.")
         if self.turn_reward not in get_args(TurnReward):
             known = get_args(TurnReward)
             raise ConfigError(unknown_name("turn_reward", str(self.turn_reward), known))
@@ -91,7 +93,7 @@ def _full_marks(given: float | None, reward: CombinedReward) -> float:
     """The most that rewards in [0, 1] add up to, unless another number is given."""
     if given is None:
         return sum(max(weight, 0.0) for weight in reward.weights.values())
-    return float(given)
+    return given
 
 
 class RefineEnv(InstructionEnv):

@@ -54,6 +54,7 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
         "rollout/truncated_frac": float(np.mean(cut)),
         "rollout/masked_frac": float(1 - np.mean(rollout.kept)),
         "rollout/response_len": float(np.mean(lengths)),
+        "rollout/unfinished_frac": float(np.mean(rollout.unfinished)),
         "rollout/turns": float(np.mean(turns)),
     }
 

@@ -55,6 +55,12 @@ METRICS: tuple[Metric, ...] = (
         "tokens",
         "Mean length of a response, end token included; of several turns, all together.",
     ),
+    Metric(
+        "rollout/unfinished_frac",
+        "1",
+        "Share of the episodes stopped although they could have gone on: by the environment, or "
+        "because the conversation no longer fits into the policy's window.",
+    ),
     Metric("rollout/turns", "turns", "Mean number of responses in a scored episode."),
     Metric(
         "rollout/masked_frac",

@@ -209,6 +209,7 @@ def test_active_is_refused_where_every_copy_is_stepped():
         ({"max_turns": 0}, "max_turns = 0"),
         ({"max_turns": 2.5}, "max_turns = 2.5"),
         ({"full_marks": math.inf}, "full_marks"),
+        ({"full_marks": "all"}, "full_marks = 'all'"),
         ({"turn_reward": "improvment"}, "Did you mean 'improvement'"),
     ],
 )

@@ -340,6 +340,7 @@ def test_a_conversation_beyond_the_real_window_is_trained_on_as_unfinished(toy, 
     assert all(mask[-1] for mask in rollout.action_mask)
     _, _, log = train_refine(toy, config, env=refine(16, odd_first_token, **never))
     assert log[0][0]["rollout/turns"] == 2.0
+    assert log[0][0]["rollout/unfinished_frac"] == 0.5
     assert all(math.isfinite(value) for value in log[0][0].values())
 
 
