@@ -11,6 +11,8 @@ _exports = {
     "Instruction": "instructrec.envs.tasks.base",
     "InstructionEnv": "instructrec.envs.instruction",
     "InstructionVectorEnv": "instructrec.envs.vector",
+    "RefineEnv": "instructrec.envs.refine",
+    "RefineVectorEnv": "instructrec.envs.refine",
     "Task": "instructrec.envs.tasks.base",
     "UnicodeText": "instructrec.envs.spaces",
     "list_tasks": "instructrec.envs.tasks.base",

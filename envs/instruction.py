@@ -14,6 +14,7 @@ from instructrec.envs.episode import RewardLike, TaskLike
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH, UnicodeText
 from instructrec.envs.tasks.base import Instruction, check_index
 from instructrec.errors import ConfigError, RewardError
+from instructrec.rewards.base import RewardBatch
 
 
 class InstructionEnv(gym.Env[str, str]):
@@ -62,7 +63,8 @@ class InstructionEnv(gym.Env[str, str]):
         self._max_chars = max_chars
         self._index = 0
         self._instruction: Instruction | None = None
-        self._response: str | None = None
+        self._over = False
+        self._dialogue: list[str] = []
 
     @property
     def instruction(self) -> Instruction:
@@ -96,39 +98,64 @@ class InstructionEnv(gym.Env[str, str]):
         self._index = draw_index(self.np_random, len(self.task)) if index is None else index
         self._index = check_task_index(self._index, len(self.task))
         self._instruction = self.task[self._index]
-        self._response = None
+        self._over = False
+        self._dialogue = []
+        self.begin()
         observation = episode.observe(self._instruction, self._max_chars)
         return observation, episode.reset_info(self._index, self._instruction)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
-        """Rewards the response and ends the episode.
+        """Rewards the response and ends the episode (unless a subclass goes on).
 
         Raises:
             RewardError: A part of the reward failed; the message says which and why.
             ResetNeeded: The episode is over, or none has begun.
         """
         instruction = self.instruction
-        if self._response is not None:
-            raise ResetNeeded("the episode is over after one response: call reset()")
+        if self._over:
+            raise ResetNeeded("the episode is over: call reset()")
         text, cut = episode.clean_action(action, self._max_chars)
+        batch = self._score(instruction, text)
+        reward, message, more = self.judge(text, float(batch.total[0]))
+        self._over = message is None
+        self._dialogue.append(f"response: {text}")
+        if message is not None:
+            self._dialogue.append(f"environment: {message}")
+        info = episode.step_info(self._index, instruction, batch, 0, cut) | more
+        return message or "", reward, self._over, False, info
+
+    def render(self) -> str | None:
+        """Returns the dialogue so far (``render_mode="ansi"``), else None."""
+        if self.render_mode is None:
+            return None
+        shown = f"instruction: {episode.observe(self.instruction, self._max_chars)}"
+        return "\n".join([shown, *self._dialogue])
+
+    def begin(self) -> None:
+        """Called when an episode begins; a subclass clears its state."""
+
+    def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+        """Decides what a scored response does to the episode.
+
+        Args:
+            text: The response.
+            total: The weighted reward of it; NaN when none applies.
+
+        Returns:
+            The step's reward; the next observation, or None when the episode is over; and more
+            entries for the info.
+        """
+        return total, None, {}
+
+    def _score(self, instruction: Instruction, text: str) -> RewardBatch:
+        """Scores one response; a failed reward raises."""
         batch = episode.score(self.reward, self.task, [instruction], [text])
         if batch.sample_status(0) == "failed":
             raise RewardError(
                 f"the reward of instruction {instruction.id!r} failed: {batch.failures(0)}. "
                 "Correct the reward; the vector environment reports such samples instead."
             )
-        self._response = text
-        info = episode.step_info(self._index, instruction, batch, 0, cut)
-        return "", float(batch.total[0]), True, False, info
-
-    def render(self) -> str | None:
-        """Returns the dialogue so far (``render_mode="ansi"``), else None."""
-        if self.render_mode is None:
-            return None
-        lines = [f"instruction: {episode.observe(self.instruction, self._max_chars)}"]
-        return "\n".join(
-            lines + ([] if self._response is None else [f"response: {self._response}"])
-        )
+        return batch
 
     @property
     def spec(self) -> EnvSpec | None:

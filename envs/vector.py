@@ -72,7 +72,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.last_batch: RewardBatch | None = None
-        """Rewards of the last step; one row per copy, without those that NEXT_STEP only reset."""
+        """Rewards of the last step: one row for each copy that was stepped, in order."""
         self._max_chars = max_chars
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int | None] = [None] * num_envs
@@ -125,7 +125,10 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         return tuple(self._observations), info
 
     def step(
-        self, actions: Sequence[str], extras: Mapping[str, Sequence[Any]] | None = None
+        self,
+        actions: Sequence[str],
+        extras: Mapping[str, Sequence[Any]] | None = None,
+        active: Sequence[bool] | np.ndarray | None = None,
     ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Rewards B responses with one call.
 
@@ -133,6 +136,8 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             actions: B responses.
             extras: What the policy knows about each response, e.g. ``{"completion_ids": [...]}``,
                 each of length B, for rewards that ask for it.
+            active: With DISABLED: (B,) bool, the copies that are stepped. The others stay as they
+                are: their action is not looked at, their reward is 0 and their flags are False.
 
         Returns:
             Observations; rewards (B,) float64, NaN without a usable total; terminations (B,);
@@ -143,38 +148,33 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         Raises:
             ResetNeeded: A copy has no episode to step (never reset, or over with DISABLED).
             DataError: A number of actions or extras other than B.
+            ConfigError: A wrong ``active``, or one with another mode than DISABLED.
         """
         self._check_lengths(actions, extras or {})
-        only_reset = self._over.copy()
-        if only_reset.any() and self.autoreset_mode is not AutoresetMode.NEXT_STEP:
-            raise ResetNeeded(
-                f"copies {np.flatnonzero(only_reset).tolist()} have no episode: call reset(), with "
-                "options={'reset_mask': mask} for these alone"
-            )
+        rows = self._rows(active)
         instructions = self.instructions
-        active = np.flatnonzero(~only_reset).tolist()
-        cleaned = [episode.clean_action(actions[i], self._max_chars) for i in active]
-        self.last_batch = batch = self._score(active, instructions, cleaned, extras or {})
+        cleaned = [episode.clean_action(actions[i], self._max_chars) for i in rows]
+        self.last_batch = batch = self._score(rows, instructions, cleaned, extras or {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)
-        rewards[active] = batch.total if batch is not None else []
+        terminations = np.zeros(self.num_envs, dtype=np.bool_)
         info: dict[str, Any] = {}
-        rows = {i: row for row, i in enumerate(active)}
-        for i in range(self.num_envs):
-            if i not in rows:
-                info = self._add_info(info, self._show(i), i)
-                continue
+        for row, i in enumerate(rows):
             assert batch is not None
-            row, cut = rows[i], cleaned[rows[i]][1]
-            ended = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
-            info = self._finish(i, ended, info)
-        terminations = ~only_reset
-        return (
-            tuple(self._observations),
-            rewards,
-            terminations,
-            np.zeros(self.num_envs, dtype=np.bool_),
-            info,
-        )
+            text, cut = cleaned[row]
+            told = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
+            rewards[i], message, more = self.judge(i, text, float(batch.total[row]))
+            told |= more
+            if message is None:
+                terminations[i] = True
+                info = self._finish(i, told, info)
+            else:
+                self._observations[i] = message
+                info = self._add_info(info, told, i)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            for i in sorted(set(range(self.num_envs)) - set(rows)):
+                info = self._add_info(info, self._show(i), i)
+        truncations = np.zeros(self.num_envs, dtype=np.bool_)
+        return tuple(self._observations), rewards, terminations, truncations, info
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -204,7 +204,42 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         instruction = self.task[index]
         self._observations[i] = episode.observe(instruction, self._max_chars)
         self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
+        self.begin(i)
         return episode.reset_info(index, instruction)
+
+    def begin(self, i: int) -> None:
+        """Called when an episode of copy i begins; a subclass clears its state of that copy."""
+
+    def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
+        """Decides what a scored response does to the episode of copy i.
+
+        Args:
+            i: The copy.
+            text: Its response.
+            total: The weighted reward of it; NaN without one.
+
+        Returns:
+            The step's reward; the next observation, or None when the episode is over; and more
+            entries for the info.
+        """
+        return total, None, {}
+
+    def _rows(self, active: Sequence[bool] | np.ndarray | None) -> list[int]:
+        """The copies whose response counts in this step."""
+        if active is not None and self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ConfigError(
+                f"active was given with autoreset {self.autoreset_mode.name}, which steps every "
+                "copy: make the environment with autoreset_mode='DISABLED'"
+            )
+        chosen = self._parse_mask(active, "active")
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP:
+            chosen = ~self._over
+        elif (over := chosen & self._over).any():
+            raise ResetNeeded(
+                f"copies {np.flatnonzero(over).tolist()} have no episode: call reset(), with "
+                "options={'reset_mask': mask} for these alone"
+            )
+        return [int(i) for i in np.flatnonzero(chosen)]
 
     def _finish(self, i: int, ended: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         """Ends the episode of copy i as the autoreset mode says and adds its info."""
@@ -218,18 +253,16 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
 
     def _score(
         self,
-        active: list[int],
+        rows: list[int],
         instructions: list[Instruction],
         cleaned: list[tuple[str, bool]],
         extras: Mapping[str, Sequence[Any]],
     ) -> RewardBatch | None:
-        if not active:
+        if not rows:
             return None
-        chosen = {name: [values[i] for i in active] for name, values in extras.items()}
+        chosen = {name: [values[i] for i in rows] for name, values in extras.items()}
         texts = [text for text, _ in cleaned]
-        return episode.score(
-            self.reward, self.task, [instructions[i] for i in active], texts, chosen
-        )
+        return episode.score(self.reward, self.task, [instructions[i] for i in rows], texts, chosen)
 
     def _seed(self, i: int, seed: int | None) -> None:
         self._generators[i], self._seeds[i] = seeding.np_random(seed)
@@ -263,13 +296,13 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         size = len(self.task)
         return [check_task_index(v, size) if mask[i] else None for i, v in enumerate(index)]
 
-    def _parse_mask(self, mask: Any) -> np.ndarray:
+    def _parse_mask(self, mask: Any, name: str = "options['reset_mask']") -> np.ndarray:
         if mask is None:
             return np.ones(self.num_envs, dtype=np.bool_)
         given = np.asarray(mask)
         if given.shape != (self.num_envs,) or given.dtype != np.bool_ or not given.any():
             raise ConfigError(
-                f"options['reset_mask'] is {mask!r}; expected a bool array of shape "
+                f"{name} is {mask!r}; expected a bool array of shape "
                 f"({self.num_envs},) with at least one True"
             )
         return given

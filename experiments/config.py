@@ -65,6 +65,26 @@ class TaskConfig:
     """Split of the evaluations during training."""
     test_split: str = "test"
     """Split of the final evaluation; nothing is chosen on it."""
+    env: Literal["instruction", "refine"] = "instruction"
+    """Episodes of the training: one answer, or several tries at each instruction."""
+    max_turns: int = 3
+    """Most answers in one episode (env refine)."""
+    turn_reward: Literal["improvement", "last"] = "improvement"
+    """What a turn earns (env refine): its gain over the one before, or all in the last turn."""
+
+    def __post_init__(self) -> None:
+        if self.max_turns < 1:
+            raise ConfigError(f"task.max_turns = {self.max_turns}: expected 1 or more.")
+        changed = [
+            f"task.{f.name}"
+            for f in dataclasses.fields(self)
+            if f.name in ("max_turns", "turn_reward") and getattr(self, f.name) != f.default
+        ]
+        if changed and self.env != "refine":
+            raise ConfigError(
+                f"{', '.join(changed)} given, but task.env = {self.env!r} has a single turn: "
+                "remove the key, or set task.env to 'refine'."
+            )
 
 
 @dataclass(frozen=True)
@@ -155,6 +175,11 @@ class TrainConfig:
             raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
+        if self.algorithm != "ppo" and self.task.env != "instruction":
+            raise ConfigError(
+                f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
+                "episodes: remove the key, or set algorithm to 'ppo'."
+            )
         self._refuse_other_algorithm()
         if self.algorithm == "raft":
             check_raft(self.ppo)
@@ -175,9 +200,10 @@ class TrainConfig:
 
     @property
     def resolved_variant(self) -> str:
-        """The variant, derived from algorithm and task when none was given."""
+        """The variant, derived from algorithm, task and environment when none was given."""
         task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.task.name.split(":")[0]).stem)
-        return self.variant or f"{self.algorithm}-{task.replace('_', '-').strip('-')}"
+        env = "" if self.task.env == "instruction" else f"-{self.task.env}"
+        return self.variant or f"{self.algorithm}-{task.replace('_', '-').strip('-')}{env}"
 
     @property
     def resolved_name(self) -> str:

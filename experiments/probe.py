@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, RewardError
 from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig
@@ -221,12 +220,7 @@ def _costs(
     """Runs one update and says what a run costs in time and memory."""
     parts = memory_by_part(policy, config)
     one = dataclasses.replace(config.ppo, num_updates=1, eval_every=0, save_every=0)
-    env = InstructionVectorEnv(
-        one.episodes_per_update,
-        task=materials.train,
-        reward=materials.reward,
-        autoreset_mode="DISABLED",
-    )
+    env = setup_run.training_env(config, materials)
     seen: list[dict[str, float]] = []
     setup_run.learner(config.algorithm)(
         policy, env, one, seed=config.seed, on_update=lambda metrics, rows: seen.append(metrics)

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from instructrec.envs.refine import RefineVectorEnv
 from instructrec.envs.tasks.base import Instruction, Task, make_task
+from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
@@ -58,6 +60,24 @@ def make_materials(config: TrainConfig) -> Materials:
     for each in (train, validation, test):
         reward.check_columns(each.columns)
     return Materials(train, validation, test, reward)
+
+
+def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:
+    """Makes the environment whose episodes PPO learns from, one for each episode of an update."""
+    num_envs = config.ppo.episodes_per_update
+    options: dict[str, Any] = {
+        "task": materials.train,
+        "reward": materials.reward,
+        "autoreset_mode": "DISABLED",
+    }
+    if config.task.env == "instruction":
+        return InstructionVectorEnv(num_envs, **options)
+    return RefineVectorEnv(
+        num_envs,
+        max_turns=config.task.max_turns,
+        turn_reward=config.task.turn_reward,
+        **options,
+    )
 
 
 def _make_split(name: str, split: str, options: Mapping[str, Any]) -> Task:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.tasks.base import Task
-from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
@@ -175,12 +174,7 @@ def _ppo(
     run: _Run, recorder: Recorder, checkpoint: Path | None, train_ppo: TrainPPO | None
 ) -> dict[str, Any]:
     config = run.config
-    env = InstructionVectorEnv(
-        config.ppo.episodes_per_update,
-        task=run.materials.train,
-        reward=run.materials.reward,
-        autoreset_mode="DISABLED",
-    )
+    env = setup_run.training_env(config, run.materials)
     done = _update_of(checkpoint)
 
     def on_update(metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:

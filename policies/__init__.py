@@ -23,6 +23,7 @@ _exports = {
     "Responses": "instructrec.policies.base",
     "Sampling": "instructrec.policies.config",
     "StopReason": "instructrec.policies.base",
+    "TokenPolicy": "instructrec.policies.base",
     "load_policy": "instructrec.policies.causal_lm",
 }
 __getattr__, __all__ = lazy_exports(__name__, _exports)

@@ -65,3 +65,22 @@ class Policy(Protocol):
             sampling: How to draw; the policy's own default when None.
         """
         ...
+
+
+class TokenPolicy(Policy, Protocol):
+    """A policy that carries a conversation on behind the very tokens that it sampled."""
+
+    @property
+    def max_length(self) -> int:
+        """Most tokens of a conversation, the answer to come included."""
+        ...
+
+    def respond_ids(
+        self, prompt_ids: Sequence[list[int]], sampling: Sampling | None = None
+    ) -> Responses:
+        """Answers B conversations that are given as token ids, each once."""
+        ...
+
+    def follow_up(self, response_ids: Sequence[int], message: str) -> list[int]:
+        """Token ids that stand between a sampled response and the answer to the next message."""
+        ...

@@ -136,16 +136,34 @@ class CausalLMPolicy:
             PolicyError: A prompt and its response do not fit into the window.
             NumericsError: The model's output is not a number.
         """
+        return self.respond_ids(self.encode(prompts), sampling)
+
+    def respond_ids(
+        self, prompt_ids: Sequence[list[int]], sampling: Sampling | None = None
+    ) -> Responses:
+        """Answers each prompt, given as token ids, once; see ``respond``."""
         sampling = sampling or self.sampling
-        prompt_ids = self.encode(prompts)
         decoded = self.decoder.generate(prompt_ids, sampling, self._generator)
         return Responses(
             texts=[self._text(item, sampling) for item in decoded],
-            prompt_ids=prompt_ids,
+            prompt_ids=list(prompt_ids),
             response_ids=[item.ids for item in decoded],
             logprobs=[item.logprobs for item in decoded],
             stop_reasons=[item.stop_reason for item in decoded],
         )
+
+    def follow_up(self, response_ids: Sequence[int], message: str) -> list[int]:
+        """Returns the token ids between a sampled response and the answer to the next message.
+
+        A conversation goes on token in, token out: the prompt of the next answer is the last
+        prompt, the response as sampled, and these ids.
+
+        Raises:
+            PolicyError: The chat template rewrites earlier turns.
+        """
+        last = response_ids[-1]
+        ended = last in self.eos_token_ids
+        return self._encoder.follow_up(message, end_token=last if ended else None)
 
     def sync(self) -> None:
         """Makes answers come from the weights as they are now.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from instructrec.errors import PolicyError
@@ -17,6 +18,9 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 """Used for tokenizers without a chat template: ``User: ...`` and ``Assistant:`` lines."""
+
+_PROBES = ("Answer", "<think>\nThought\n</think>\n\nAnswer")
+"""Answers with which templates are tried out; some strip the thinking from earlier turns."""
 
 
 def prepare_tokenizer(tokenizer: Any, name: str) -> Any:
@@ -112,6 +116,62 @@ class ChatEncoder:
                     f"{texts[i][:80]!r}. Shorten it, or use a model with a longer window."
                 )
         return encoded
+
+    def follow_up(self, message: str, *, end_token: int | None) -> list[int]:
+        """Returns the token ids between a sampled response and the answer to the next message.
+
+        They end the response as the template does, state the message as the user's, and open the
+        next answer. The response itself is never rendered: its prompt, its ids as sampled and
+        these ids together are the next prompt.
+
+        Args:
+            message: What the user says next.
+            end_token: The end token that the response has sampled, which is not repeated; None
+                for a response that was cut.
+
+        Raises:
+            PolicyError: The template writes earlier turns otherwise than it showed them when they
+                were answered, so that no conversation can go on behind its tokens.
+        """
+        ids = self._continuation(self._opening, _PROBES[0], message)
+        return ids[1:] if ids[0] == end_token else ids
+
+    @cached_property
+    def _opening(self) -> list[dict[str, str]]:
+        """A first question, once the template has shown that it leaves earlier turns alone."""
+        question = {"role": "user", "content": "Question"}
+        for answer in _PROBES:
+            opening = [*self._system, question]
+            self._continuation(opening, answer, "Question")
+            longer = [*opening, {"role": "assistant", "content": answer}, question]
+            self._continuation(longer, answer, "Question")
+        return [*self._system, question]
+
+    def _continuation(self, messages: list[dict[str, str]], answer: str, message: str) -> list[int]:
+        """Token ids that the template puts behind an answer to a conversation."""
+        reply = [{"role": "assistant", "content": answer}, {"role": "user", "content": message}]
+        try:
+            before, after = self._render([messages, [*messages, *reply]])
+        except Exception as error:  # templates raise whatever they like
+            raise PolicyError(
+                f"the model's chat template refuses a second turn: {error}. Use a template that "
+                "allows user and assistant to alternate, or a single-turn environment."
+            ) from error
+        # Space before the answer (as in "Assistant: Hi") is the policy's to write.
+        written = after.removeprefix(before)
+        spaced = written[: len(written) - len(written.lstrip())] + answer
+        texts = [before + spaced, after]
+        head, whole = self._tokenizer(texts, add_special_tokens=False)["input_ids"]
+        stable = after.startswith(texts[0]) and whole[: len(head)] == head
+        if not stable or len(whole) == len(head):
+            raise PolicyError(
+                "the model's chat template rewrites earlier turns: with a second turn, "
+                f"{texts[0][-80:]!r} is not the beginning of {after[-160:]!r}. Episodes "
+                "of several turns are trained on the tokens that were sampled: use a template that "
+                "leaves earlier turns as they are (some strip the thinking), or a single-turn "
+                "environment."
+            )
+        return list(whole[len(head) :])
 
     def _conversation(self, prompt: Prompt) -> list[dict[str, str]]:
         if isinstance(prompt, str):

@@ -46,6 +46,7 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
     """Lengths and speed of a rollout that took the given seconds to decode."""
     lengths = [sum(mask) for mask in rollout.action_mask]
     cut = [reason is StopReason.LENGTH for reason in rollout.stop_reasons]
+    turns = [len(paid) for paid in rollout.turn_rewards if paid]
     return {
         "rollout/episodes": float(len(rollout)),
         "rollout/tokens": float(sum(lengths)),
@@ -53,13 +54,18 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
         "rollout/truncated_frac": float(np.mean(cut)),
         "rollout/masked_frac": float(1 - np.mean(rollout.kept)),
         "rollout/response_len": float(np.mean(lengths)),
+        "rollout/unfinished_frac": float(np.mean(rollout.unfinished)),
+        "rollout/turns": float(np.mean(turns)),
     }
 
 
 def reward_metrics(rollout: Rollout) -> dict[str, float]:
-    """Mean and spread of the total and of each part, and the share that was not scored."""
+    """Mean and spread of the returns and of each part, and the share that was not scored.
+
+    The total is the episode's return, summed over its turns; parts are those of its last answer.
+    """
     assert rollout.rewards is not None
-    totals = rollout.rewards.total[np.asarray(rollout.scored)]
+    totals = np.asarray(rollout.returns)[np.asarray(rollout.scored)]
     metrics = {
         "reward/total/mean": float(totals.mean()),
         "reward/total/std": float(totals.std()),

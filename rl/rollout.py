@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import ConfigError, DataError, RewardError
-from instructrec.policies.base import Policy, StopReason
+from instructrec.errors import DataError, RewardError
+from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.turns import play
 
 
 @dataclass
@@ -53,13 +54,19 @@ class Rollout:
     references: list[Any] = field(default_factory=list)
     """The instructions' reference column (None where there is none)."""
     rewards: RewardBatch | None = None
-    """Totals, parts and status of the last step."""
+    """Totals, parts and status of each episode's last answer."""
+    returns: list[float] = field(default_factory=list)
+    """What the environment paid in all turns together, without penalties; NaN if not scored."""
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def rows(self, update: int, limit: int | None = None) -> list[dict[str, Any]]:
-        """One plain dict per episode for the sample log."""
+        """One plain dict per episode for the sample log.
+
+        ``response``, ``parts`` and ``stop_reason`` are those of the last answer, ``total`` is the
+        return of the episode, ``response_len`` counts the tokens of all its answers.
+        """
         assert self.rewards is not None
         parts = self.rewards.parts
         return [
@@ -70,21 +77,26 @@ class Rollout:
                 "response": self.texts[i],
                 "reference": self.references[i],
                 "parts": {k: float(v[i]) if np.isfinite(v[i]) else None for k, v in parts.items()},
-                "total": float(self.rewards.total[i]) if self.scored[i] else None,
+                "total": self.returns[i] if self.scored[i] else None,
                 "stop_reason": str(self.stop_reasons[i]),
-                "response_len": len(self.response_ids[i]),
+                "response_len": sum(self.action_mask[i]),
             }
             for i in range(min(len(self), limit or len(self)))
         ]
 
 
 def collect(
-    policy: Policy,
+    policy: TokenPolicy,
     env: InstructionVectorEnv,
     indices: Sequence[int],
     config: PPOConfig,
 ) -> Rollout:
-    """Plays one single-turn episode for each instruction index.
+    """Plays one episode for each instruction index.
+
+    While the environment does not end an episode, its observation is the next message of the
+    user: it is appended as tokens behind the response as sampled, and the policy answers again.
+    Only the episodes that go on are decoded and scored. One whose conversation no longer fits into
+    the policy's window ends there, ``unfinished``.
 
     Args:
         policy: Who answers; its responses must carry token ids and log-probs.
@@ -93,7 +105,7 @@ def collect(
         config: How responses are drawn, which rewards are believed, and what a cut response is.
 
     Raises:
-        ConfigError: The environment is not single-turn.
+        PolicyError: A prompt does not fit into the window, or the chat template forbids turns.
         RewardError: Too many rewards failed, one is out of all bounds, or no response is left.
     """
     env.reset(options={"index": list(indices)})
@@ -103,46 +115,42 @@ def collect(
         temperature=config.temperature,
         stop_strings=config.stop_strings,
     )
-    responses = policy.respond([item.prompt for item in instructions], sampling=sampling)
-    extras = {"completion_ids": responses.response_ids}
-    _, _, terminated, truncated, _ = env.step(responses.texts, extras)
-    if not np.all(np.logical_or(terminated, truncated)):
-        raise ConfigError(
-            "the environment asked for a second turn, and this trainer collects single-turn "
-            "episodes. Use a single-turn task."
-        )
-    rewards = env.last_batch
-    assert rewards is not None, "a step always scores"
-    scored = _usable(rewards, config.max_reward, config.max_error_frac)
-    cut = [reason is StopReason.LENGTH for reason in responses.stop_reasons]
+    episodes, rewards = play(policy, env, [item.prompt for item in instructions], sampling)
+    scored = _usable(rewards, [e.rewards for e in episodes], config)
     penalty = config.missing_eos_penalty or 0.0
     return Rollout(
         instruction_ids=[item.id for item in instructions],
         prompts=[item.prompt for item in instructions],
-        texts=responses.texts,
-        prompt_ids=responses.prompt_ids,
-        response_ids=responses.response_ids,
-        action_mask=[[True] * len(ids) for ids in responses.response_ids],
-        sampler_logprobs=responses.logprobs,
+        texts=[e.text for e in episodes],
+        prompt_ids=[e.prompt_ids for e in episodes],
+        response_ids=[e.ids for e in episodes],
+        action_mask=[e.mask for e in episodes],
+        sampler_logprobs=[e.logprobs for e in episodes],
         turn_rewards=[
-            [(len(ids) - 1, float(total) - penalty * is_cut)] if ok else []
-            for ids, total, ok, is_cut in zip(
-                responses.response_ids, rewards.total, scored, cut, strict=True
-            )
+            e.paid(penalty) if ok else [] for e, ok in zip(episodes, scored, strict=True)
         ],
-        stop_reasons=responses.stop_reasons,
+        stop_reasons=[e.stop_reasons[-1] for e in episodes],
         scored=scored,
         groups=[i // config.num_generations for i in range(len(indices))],
-        unfinished=[False] * len(indices),
-        kept=_kept(scored, cut, config),
+        unfinished=[e.unfinished for e in episodes],
+        kept=_kept(scored, [StopReason.LENGTH in e.stop_reasons for e in episodes], config),
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
+        returns=[sum(e.rewards) for e in episodes],
     )
 
 
-def _usable(rewards: RewardBatch, max_reward: float, max_error_frac: float) -> list[bool]:
-    """Which episodes may be trained on; refuses a batch that cannot be trusted."""
-    size = len(rewards.total)
+def _usable(
+    rewards: RewardBatch, turn_rewards: Sequence[Sequence[float]], config: PPOConfig
+) -> list[bool]:
+    """Which episodes may be trained on; refuses a batch that cannot be trusted.
+
+    Args:
+        rewards: Of the last answers; an episode ends with the first answer that has none.
+        turn_rewards: What each turn of each episode earned.
+        config: What is tolerated.
+    """
+    size, max_error_frac, max_reward = len(rewards), config.max_error_frac, config.max_reward
     failed = [i for i in range(size) if rewards.sample_status(i) == "failed"]
     if len(failed) > max_error_frac * size:
         reason = next(
@@ -165,7 +173,7 @@ def _usable(rewards: RewardBatch, max_reward: float, max_error_frac: float) -> l
             f"none of the {size} responses of this rollout got a reward (failed or not "
             "applicable), so there is nothing to learn from. Check the rewards' conditions."
         )
-    largest = float(np.abs(rewards.total[valid]).max())
+    largest = max(abs(reward) for i in range(size) if valid[i] for reward in turn_rewards[i])
     if not largest <= max_reward:
         raise RewardError(
             f"a reward of {largest:g} is beyond ppo.max_reward = {max_reward:g}; a single such "

@@ -28,6 +28,11 @@ def _register_environments() -> None:
             vector_entry_point="instructrec.envs.vector:InstructionVectorEnv",
             kwargs={} if task is None else {"task": task},
         )
+    register(
+        id="instructrec/Refine-v0",  # several tries at the instructions of any task
+        entry_point="instructrec.envs.refine:RefineEnv",
+        vector_entry_point="instructrec.envs.refine:RefineVectorEnv",
+    )
 
 
 _register_environments()

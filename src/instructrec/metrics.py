@@ -46,9 +46,22 @@ METRICS: tuple[Metric, ...] = (
     Metric("rollout/tokens", "tokens", "Tokens that the policy produced in this rollout."),
     Metric("rollout/tokens_per_s", "tokens/s", "Tokens produced per second of the rollout."),
     Metric(
-        "rollout/truncated_frac", "1", "Share of the responses that the token budget cut short."
+        "rollout/truncated_frac",
+        "1",
+        "Share of the episodes whose (last) response the token budget cut short.",
     ),
-    Metric("rollout/response_len", "tokens", "Mean length of a response, end token included."),
+    Metric(
+        "rollout/response_len",
+        "tokens",
+        "Mean length of a response, end token included; of several turns, all together.",
+    ),
+    Metric(
+        "rollout/unfinished_frac",
+        "1",
+        "Share of the episodes stopped although they could have gone on: by the environment, or "
+        "because the conversation no longer fits into the policy's window.",
+    ),
+    Metric("rollout/turns", "turns", "Mean number of responses in a scored episode."),
     Metric(
         "rollout/masked_frac",
         "1",
@@ -63,10 +76,15 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "reward/total/mean",
         "score",
-        "Mean weighted sum of the rewards, over the scored episodes.",
+        "Mean return of the scored episodes: the weighted sum of the rewards, or what the "
+        "environment pays for it in all turns together.",
     ),
-    Metric("reward/total/std", "score", "Standard deviation of the weighted sum over those."),
-    Metric("reward/<reward>/mean", "score", "Mean raw score over the episodes that have one."),
+    Metric("reward/total/std", "score", "Standard deviation of the return over those."),
+    Metric(
+        "reward/<reward>/mean",
+        "score",
+        "Mean raw score of the (last) response over the episodes that have one.",
+    ),
     Metric("reward/<reward>/std", "score", "Standard deviation of the raw score over those."),
     Metric("reward/<reward>/na_frac", "1", "Share of the episodes to which it does not apply."),
     Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),

@@ -66,7 +66,7 @@ def needs_style(completions, style, **columns):
     return [float(s in c) for c, s in zip(completions, style, strict=True)]
 
 
-def test_there_is_an_id_for_any_task_and_one_for_each_built_in_task():
+def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
     assert [name.removeprefix("instructrec/").removesuffix("-v0") for name in IDS] == [
         "Arithmetic",
         "Category",
@@ -75,6 +75,7 @@ def test_there_is_an_id_for_any_task_and_one_for_each_built_in_task():
         "Instruction",
         "OddOneOut",
         "Parity",
+        "Refine",
         "SwapWords",
     ]
 

@@ -48,6 +48,17 @@ def test_a_task_given_as_a_path_names_a_folder_without_slashes(task: str, varian
     assert TrainConfig(task=TaskConfig(name=task)).resolved_variant == variant
 
 
+def test_several_tries_are_another_variant_and_their_options_need_them() -> None:
+    refine = TaskConfig(env="refine", max_turns=4)
+    assert TrainConfig(task=refine).resolved_variant == "ppo-closed-answers-refine"
+    with pytest.raises(ConfigError, match=r"task\.max_turns given.*set task\.env to 'refine'"):
+        TaskConfig(max_turns=4)
+    with pytest.raises(ConfigError, match=r"task\.max_turns = 0"):
+        TaskConfig(env="refine", max_turns=0)
+    with pytest.raises(ConfigError, match="'sft' plays no episodes"):
+        TrainConfig(algorithm="sft", task=refine)
+
+
 def test_a_given_name_and_variant_win() -> None:
     config = TrainConfig(name="first", variant="mine", seed=1)
     assert (config.resolved_variant, config.resolved_name) == ("mine", "first")
@@ -104,6 +115,7 @@ def test_evaluation_draws_as_many_tokens_as_training_unless_told() -> None:
             },
             task=TaskConfig(options={"families": ["parity"], "size": 10}),
         ),
+        TrainConfig(task=TaskConfig(env="refine", max_turns=2, turn_reward="last")),
     ],
 )
 def test_a_written_configuration_reads_back_as_the_same_run(

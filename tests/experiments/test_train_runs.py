@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import torch
 
+from instructrec.envs.refine import RefineVectorEnv
+from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import CheckpointError, ConfigError, DataError, RunInterrupted
 from instructrec.experiments.config import (
     EvalConfig,
@@ -73,6 +75,7 @@ class FakeLearner:
     def __init__(self, on_begin: Callable[[int], None] = lambda update: None) -> None:
         self.on_begin = on_begin
         self.resumed_from: Path | None = None
+        self.env: Any = None
 
     def __call__(
         self,
@@ -89,6 +92,7 @@ class FakeLearner:
         on_warning: Callable[[str], None],
     ) -> TrainingResult:
         assert env.num_envs == config.episodes_per_update
+        self.env = env
         self.resumed_from = resume_from
         done = read_checkpoint(resume_from).state["update"] if resume_from else 0
         stopped = False
@@ -352,3 +356,14 @@ def test_what_looked_wrong_is_kept_beside_the_numbers(tmp_path: Path) -> None:
     outcome = train(small(tmp_path))
     expected = [{"update": 2, "message": "something looks wrong."}]
     assert read_rows(outcome.folder.path / "warnings.jsonl") == expected
+
+
+def test_the_task_says_how_many_tries_the_learner_gets(tmp_path: Path) -> None:
+    task = TaskConfig(name="parity", options={"size": 40})
+    tries = dataclasses.replace(task, env="refine", max_turns=5, turn_reward="last")
+    for each, kind in ((task, InstructionVectorEnv), (tries, RefineVectorEnv)):
+        learner = FakeLearner()
+        train(small(tmp_path, task=each), learner, overwrite=True)
+        assert type(learner.env) is kind
+    assert (learner.env.rules.max_turns, learner.env.rules.turn_reward) == (5, "last")
+    assert learner.env.task.split == "train"

@@ -58,6 +58,17 @@ def test_rejection_sampling_trains_and_resumes(
     assert main(["train", "tiny_smoke", "--algorithm", "raft"]) == 2
 
 
+def test_several_tries_are_chosen_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    refine = ["--task.env", "refine", "--task.max_turns", "2", "--name", "refine"]
+    assert main(["train", "tiny_smoke", *refine]) == 0
+    rows = read_metrics("runs/refine")
+    assert [row["rollout/turns"] for row in rows] == [2.0, 2.0]  # it is never right
+    assert (RunFolder.open("runs/refine").policy / "model.safetensors").is_file()
+
+
 def test_a_supervised_run_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = ["--policy.model", "tiny", "--policy.train", "full", "--eval.limit", "10"]

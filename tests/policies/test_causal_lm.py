@@ -201,3 +201,10 @@ def test_every_byte_survives_the_tiny_tokenizer() -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert ids == list(text.encode())
     assert tokenizer.decode(ids) == text
+
+
+def test_answers_to_token_ids_are_the_answers_to_their_prompts() -> None:
+    prompts, sampling = ["one", "three", "one"], Sampling(max_new_tokens=6)
+    by_text, by_ids = tiny(), tiny()
+    expected = by_text.respond(prompts, sampling=sampling)
+    assert by_ids.respond_ids(by_ids.encode(prompts), sampling) == expected

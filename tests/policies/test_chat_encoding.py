@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from instructrec.errors import PolicyError
-from instructrec.policies.chat import ChatEncoder, prepare_tokenizer
+from instructrec.policies.chat import PLAIN_TEMPLATE, ChatEncoder, prepare_tokenizer
 from instructrec.policies.tiny import make_tiny_tokenizer
 
 INJECTING = (
@@ -110,3 +110,59 @@ def test_plain_lines_begin_with_the_start_token_where_the_tokenizer_puts_one() -
     prepare_tokenizer(tokenizer, "mine")
     ids = ChatEncoder(tokenizer, system_prompt="", max_length=512).encode(["hi"])[0]
     assert ids[0] == 256 and ids.count(256) == 1
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] | trim }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
+)
+STRIPPING = CHATML.replace("m['content']", "m['content'].split('</think>')[-1]")
+LAST_ONLY = CHATML.replace("in messages", "in messages[-1:]")
+RENUMBERING = "{{ messages | length }}" + CHATML
+OPENING_THOUGHTS = CHATML.replace("assistant {% endif", "assistant <think></think>{% endif")
+ONE_QUESTION = "{% if messages[3:] %}{{ raise_exception('one question only') }}{% endif %}" + CHATML
+
+
+def following(template: str | None = None, system: str = "") -> tuple[ChatEncoder, Any]:
+    tokenizer = make_tiny_tokenizer()
+    if template:
+        tokenizer.chat_template = template
+    return ChatEncoder(tokenizer, system_prompt=system, max_length=512), tokenizer
+
+
+def test_a_conversation_goes_on_as_its_template_would_write_it_whole() -> None:
+    for template, sampled in ((None, b"2"), (CHATML, b"2"), (PLAIN_TEMPLATE, b" 2")):
+        chat, tokenizer = following(template, "Be brief.")
+        messages = [
+            {"role": "user", "content": "1+1"},
+            {"role": "assistant", "content": "2"},
+            {"role": "user", "content": "2+2"},
+        ]
+        start, whole = chat.encode([messages[:1], messages])
+        response = [*sampled, tokenizer.eos_token_id]
+        behind = chat.follow_up("2+2", end_token=tokenizer.eos_token_id)
+        assert start + response + behind == whole
+        cut = chat.follow_up("2+2", end_token=None)
+        assert start + response[:-1] + cut == whole
+
+
+def test_an_end_token_that_the_template_does_not_write_is_no_reason_to_leave_out_its_own() -> None:
+    chat, _ = following(CHATML)
+    assert chat.follow_up("x", end_token=258) == chat.follow_up("x", end_token=None)
+
+
+@pytest.mark.parametrize("template", [STRIPPING, LAST_ONLY, RENUMBERING, OPENING_THOUGHTS])
+def test_a_template_that_rewrites_earlier_turns_cannot_go_on_but_still_asks_once(
+    template: str,
+) -> None:
+    chat, _ = following(template)
+    assert chat.encode(["hi"])
+    with pytest.raises(PolicyError, match=r"rewrites earlier turns.*single-turn"):
+        chat.follow_up("again", end_token=None)
+
+
+def test_a_template_that_allows_one_question_cannot_go_on() -> None:
+    chat, _ = following(ONE_QUESTION)
+    assert chat.encode(["hi"])
+    with pytest.raises(PolicyError, match="refuses a second turn: one question only"):
+        chat.follow_up("again", end_token=None)
