@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import instructrec
 from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, unknown_name
@@ -232,7 +233,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, debug = wants_debug(given)
     try:
-        _dispatch(rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            _dispatch(rest)
     except InstructRecError as error:
         if debug:
             traceback.print_exc()
@@ -245,6 +248,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         return 141
     return 0
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Prints a warning as one line; where in the code it arose helps nobody at a terminal."""
+    print(f"instructrec: warning: {message}", file=file or sys.stderr)
 
 
 def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -47,10 +47,12 @@ def test_a_shipped_recipe_is_found_by_name_and_by_path() -> None:
 
 
 def test_later_files_and_then_the_command_line_win(tmp_path: Path) -> None:
-    first = write(tmp_path / "a.yaml", {"seed": 1, "ppo": {"learning_rate": 1e-3, "lam": 0.9}})
+    first = write(
+        tmp_path / "a.yaml", {"seed": 1, "ppo": {"learning_rate": 1e-3, "lam_policy": 0.9}}
+    )
     second = write(tmp_path / "b.yaml", {"ppo": {"learning_rate": 1e-4}})
     config = train_config(first, "--config", second, "--ppo.gamma", "0.5", "--seed", "7")
-    assert (config.seed, config.ppo.lam) == (7, 0.9)
+    assert (config.seed, config.ppo.lam_policy) == (7, 0.9)
     assert (config.ppo.learning_rate, config.ppo.gamma) == (1e-4, 0.5)
     assert train_config(first, second).ppo.learning_rate == 1e-4
 
@@ -90,10 +92,10 @@ def test_printed_configuration_is_a_recipe(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["train", "tiny_smoke", "--ppo.lam", "0.5", "--print_config"])
+        main(["train", "tiny_smoke", "--ppo.lam_policy", "0.5", "--print_config"])
     assert ended.value.code == 0
     printed = write(tmp_path / "printed.yaml", capsys.readouterr().out)
-    assert train_config(printed) == train_config("tiny_smoke", "--ppo.lam", "0.5")
+    assert train_config(printed) == train_config("tiny_smoke", "--ppo.lam_policy", "0.5")
 
 
 def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,7 +146,7 @@ def test_a_mistake_is_one_line_that_helps(
         ("ppo: [1\n x: :", "is not valid YAML"),
         ("just a sentence", "holds a str"),
         ("rewards: {bleu: {weigth: 3}}", "Did you mean 'weight'?"),
-        ("algorithm: sft\nppo: {lam: 0.5}", "ppo.lam given, but algorithm = 'sft'"),
+        ("algorithm: sft\nppo: {lam_policy: 0.5}", "ppo.lam_policy given, but algorithm = 'sft'"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_that_helps(
@@ -236,7 +238,7 @@ def test_debug_shows_the_traceback(
 def test_mistakes_are_found_without_importing_torch() -> None:
     code = (
         "import sys; from instructrec.experiments.cli import main; "
-        "code = main(['train', 'short_answers', '--ppo.lam', '7']); "
+        "code = main(['train', 'short_answers', '--ppo.lam_policy', '7']); "
         "print(code, 'torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -264,3 +266,17 @@ def test_explaining_leaves_other_messages_alone() -> None:
     assert command_line.explain("something\n  else", ["a"]) == "something else"
     with pytest.raises(ConfigError):
         command_line.find_recipe("folder/short_answers")
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_code(tmp_path: Path) -> None:
+    code = (
+        "import sys, warnings\n"
+        "from instructrec.experiments import cli\n"
+        "def run(values, command): warnings.warn('look out', RuntimeWarning)\n"
+        "cli.COMMANDS['warn'] = cli.Command('Warn.', lambda parser: None, run)\n"
+        "sys.exit(cli.main(['warn']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=True
+    )
+    assert done.stderr == "instructrec: warning: look out\n"
