@@ -239,7 +239,8 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     if all(look.flat == 1 for look in looks):
         return RewardError(
             f"{failed}no two responses to the same instruction got different rewards in "
-            f"{len(looks)} updates (the mean was {last:.3f}), so there is nothing to learn from. "
+            f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
+            f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
             "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
             "`instructrec probe` shows responses beside their references."
         )
