@@ -97,7 +97,11 @@ def run_evaluation(
 
 
 def report(policy: str, evaluation: Evaluation) -> str:
-    """The result as a table: one row for each reward, then for each family, then the rest."""
+    """The result as a table: one row for each reward, then for each family, then the rest.
+
+    With several responses to an instruction there is a row for the best of them. It needs the
+    reward at test time: a bound for what reranking could reach, not what the policy gets.
+    """
     header, metrics = evaluation.header, evaluation.metrics()
     temperature = header["sampling"]["temperature"]
     items = len({row["id"] for row in evaluation.rows})
@@ -110,6 +114,10 @@ def report(policy: str, evaluation: Evaluation) -> str:
     parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
     for part in parts:
         rows.append(_row(part, evaluation.interval(part)))
+    most = evaluation.samples_scored
+    if most > 1:
+        rows.append(_row(f"best of {most}", evaluation.best_of(most)))
+        metrics.pop(f"eval/best_of_{most}")
     for family, intervals in evaluation.families().items():
         rows.append(_row(f"  {family}", intervals["total"]))
     rest = [

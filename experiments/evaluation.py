@@ -18,6 +18,7 @@ import numpy as np
 
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError, PolicyError
+from instructrec.experiments.best_of import expected_best, sizes_up_to
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
 from instructrec.experiments.stats import Interval, mean_interval, pass_at_k
 from instructrec.policies.base import Policy, Responses
@@ -103,7 +104,41 @@ class Evaluation:
         reasons = [row["stop_reason"] for row in self.rows if row["stop_reason"] is not None]
         if reasons:
             metrics["eval/truncated_frac"] = _share(reason == "length" for reason in reasons)
-        return metrics | self._entropy() | self._pass_at_k()
+        return metrics | self._entropy() | self._pass_at_k() | self._best_of()
+
+    @property
+    def samples_scored(self) -> int:
+        """Responses with a total that every instruction has at least; without any it is left out.
+
+        It is what ``pass_at_k`` and ``best_of`` can go up to.
+        """
+        totals = self._totals()
+        return min((len(scores) for scores, _ in totals.values()), default=0)
+
+    def best_of(self, k: int) -> Interval:
+        """Mean over instructions of the best total among k responses, with its 95 % interval.
+
+        It needs the reward at test time, to tell which response is the best: an upper bound for
+        reranking k responses, not what the policy gets. Clustered by item.
+
+        Args:
+            k: Responses to choose from, at most ``samples_scored``. Where an instruction has more,
+                the mean of the maximum over all ways to take k of them.
+        """
+        totals = self._totals().values()
+        best = [expected_best(scores, k) for scores, _ in totals]
+        return mean_interval(best, [cluster for _, cluster in totals])
+
+    def _totals(self) -> dict[str, tuple[list[float], str]]:
+        """Instruction -> its totals and its cluster; only instructions that have a total."""
+        totals: dict[str, tuple[list[float], str]] = {}
+        for row in self.rows:
+            if row["total"] is not None:
+                totals.setdefault(row["id"], ([], cluster_of(row)))[0].append(row["total"])
+        return totals
+
+    def _best_of(self) -> dict[str, float]:
+        return {f"eval/best_of_{k}": self.best_of(k).mean for k in sizes_up_to(self.samples_scored)}
 
     def _entropy(self) -> dict[str, float]:
         if self.header.get("sampling", {}).get("temperature", 1.0) == 0:
@@ -130,10 +165,9 @@ class Evaluation:
         if samples < 2:
             return {}
         correct, tries = zip(*((sum(p), len(p)) for p in passes.values()), strict=True)
-        powers = [2**i for i in range(samples.bit_length()) if 2**i <= samples]
         return {
             f"eval/pass_at_{k}": float(pass_at_k(correct, tries, k).mean())
-            for k in sorted({*powers, samples})
+            for k in [1, *sizes_up_to(samples)]
         }
 
 

@@ -1,8 +1,8 @@
 """``instructrec train RECIPE --sanity``: can this setup learn anything at all? In about a minute.
 
 A setup that cannot overfit a handful of prompts will not learn a whole task. So the policy trains
-on a few instructions alone, with many responses to each, a higher learning rate and
-nothing that holds it back, until its sampled responses get nearly the best reward there is. Where
+on a few instructions alone, with many responses to each, a higher learning rate and no
+KL penalty, until its sampled responses get nearly the best reward there is. Where
 it fails, the numbers of the updates name the likely cause. Nothing is written to the disk.
 """
 
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.tasks.base import Instruction, Task
-from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, InstructRecError, RewardError
 from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig
@@ -137,6 +136,8 @@ def run_sanity(
     materials = setup_run.make_materials(config)
     few = LastInstructions(materials.train, INSTRUCTIONS)
     ppo = easier(config.ppo, len(few), max_updates, config.algorithm)
+    materials = dataclasses.replace(materials, train=few)
+    config = dataclasses.replace(config, ppo=ppo)
     model = setup_run.model_folder(config.policy.model)
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
@@ -145,7 +146,7 @@ def run_sanity(
         f"overfitting {len(few)} instructions of {few.name} with {RESPONSES} responses each and "
         f"learning rate {ppo.learning_rate:g}, for at most {max_updates} updates"
     )
-    looks = _overfit(config, ppo, policy, few, materials.reward, say)
+    looks = _overfit(config, materials, policy, say)
     if not _learned(looks):
         raise likely_cause(looks, ppo)
     say(
@@ -159,14 +160,12 @@ def run_sanity(
 
 def _overfit(
     config: TrainConfig,
-    ppo: PPOConfig,
+    materials: setup_run.Materials,
     policy: CausalLMPolicy,
-    few: LastInstructions,
-    reward: CombinedReward,
     say: telling.Say,
 ) -> list[Look]:
     """Trains until the goal is reached, or is out of reach."""
-    best = reference_scores(few, reward)
+    best = reference_scores(materials.train, materials.reward)
     looks: list[Look] = []
 
     def on_update(metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:
@@ -179,34 +178,33 @@ def _overfit(
         if _learned(looks) or hopeless:
             raise _Over
 
-    env = InstructionVectorEnv(
-        ppo.episodes_per_update, task=few, reward=reward, autoreset_mode="DISABLED"
-    )
+    env = setup_run.training_env(config, materials)
     learn = setup_run.learner(config.algorithm)
     with contextlib.suppress(_Over):
-        learn(policy, env, ppo, seed=config.seed, on_update=on_update)
+        learn(policy, env, config.ppo, seed=config.seed, on_update=on_update)
     return looks
 
 
 def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) -> PPOConfig:
-    """The recipe's settings with more room to learn, and nothing that holds the policy back."""
+    """The recipe's settings with more room to learn; its entropy bonus stays.
+
+    Without the bonus, a policy that is quick to settle is soon sure of a wrong answer.
+    """
     return dataclasses.replace(
         ppo,
         num_updates=max_updates,
         episodes_per_update=instructions * RESPONSES,
         num_generations=RESPONSES,
-        num_ppo_epochs=2,
+        num_ppo_epochs=1,
         num_mini_batches=2,
         micro_batch_size=None,
         learning_rate=FASTER * ppo.learning_rate,
         lr_schedule="constant",
-        warmup_steps=4,
+        warmup_steps=8,
         target_kl=None,
         advantage=ppo.advantage if algorithm == "raft" else "rloo",
         kl_coef=0.0,
         kl_target=None,
-        entropy_coef=0.0,
-        entropy_target=None,
         critic="shared",
         critic_model=None,
         critic_warmup_updates=0,
@@ -241,7 +239,8 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     if all(look.flat == 1 for look in looks):
         return RewardError(
             f"{failed}no two responses to the same instruction got different rewards in "
-            f"{len(looks)} updates (the mean was {last:.3f}), so there is nothing to learn from. "
+            f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
+            f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
             "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
             "`instructrec probe` shows responses beside their references."
         )

@@ -165,6 +165,12 @@ METRICS: tuple[Metric, ...] = (
         "Chance that at least one of k sampled responses gets full marks (unbiased estimate).",
     ),
     Metric(
+        "eval/best_of_<k>",
+        "score",
+        "Best total among k sampled responses, mean over the instructions. It needs the reward at "
+        "test time: an upper bound for reranking, not what the policy gets.",
+    ),
+    Metric(
         "eval/entropy",
         "nats/token",
         "Mean of -log p over the sampled tokens: an estimate of the entropy. Absent under greedy "

@@ -191,6 +191,10 @@ def test_samples_stand_together_and_give_pass_at_k():
     assert metrics["eval/pass_at_1"] == pytest.approx((0.5 + 1 + 0) / 3)
     assert metrics["eval/pass_at_2"] == pytest.approx((5 / 6 + 1 + 0) / 3)
     assert metrics["eval/pass_at_4"] == pytest.approx(2 / 3)
+    # Full marks or nothing: the best of k is pass@k.
+    for k in (2, 4):
+        assert metrics[f"eval/best_of_{k}"] == pytest.approx(metrics[f"eval/pass_at_{k}"])
+    assert "eval/best_of_1" not in metrics
 
 
 def test_every_metric_is_a_defined_key_with_a_finite_number():

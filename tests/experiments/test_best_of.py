@@ -1,0 +1,78 @@
+"""The best of several responses, and its place beside the mean."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from instructrec.envs.tasks.base import make_task
+from instructrec.errors import ConfigError
+from instructrec.experiments.best_of import expected_best
+from instructrec.experiments.evaluate_policy import report
+from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.policies.base import Responses
+from instructrec.policies.config import Sampling
+from instructrec.policies.scripted import EmptyPolicy
+from instructrec.rewards import make_rewards
+
+
+def totals(scores, items=None):
+    """An evaluation with these totals, instruction by instruction."""
+    return Evaluation(
+        [
+            {"id": name, "total": total, "item": (items or {}).get(name), "family": None}
+            for name, row in scores.items()
+            for total in row
+        ]
+    )
+
+
+def test_the_best_of_n_by_hand():
+    evaluation = totals({"a": [0.1, 0.9, 0.5], "b": [-1.0, None, -3.0, -2.0], "c": [None] * 3})
+    assert evaluation.samples_scored == 3
+    best = evaluation.best_of(3)
+    assert (best.mean, best.n, best.n_clusters) == (pytest.approx((0.9 - 1.0) / 2), 2, 2)
+    # All pairs: (0.9 + 0.9 + 0.5) / 3 and (-1 - 1 - 2) / 3.
+    assert evaluation.best_of(2).mean == pytest.approx((2.3 / 3 - 4 / 3) / 2)
+    assert evaluation.best_of(1).mean == pytest.approx((0.5 - 2.0) / 2)
+    with pytest.raises(ConfigError, match="best of 4 of 3 scored responses: expected 1 to 3"):
+        evaluation.best_of(4)
+
+
+def test_the_best_of_n_is_clustered_by_item():
+    scores = {str(i): [0.0, float(i % 3 == 0)] for i in range(12)}
+    items = {str(i): i // 4 for i in range(12)}
+    assert totals(scores, items).best_of(2).n_clusters == 3
+    assert totals(scores).best_of(2).n_clusters == 12
+
+
+def test_the_expected_best_equals_a_slow_loop():
+    scores = [0.3, -1.0, 2.0, 2.0, 0.7, 0.0]
+    for k in range(1, 7):
+        taken = [max(chosen) for chosen in itertools.combinations(scores, k)]
+        assert expected_best(scores, k) == pytest.approx(sum(taken) / len(taken))
+
+
+def test_the_table_shows_the_best_of_n_beside_the_mean():
+    class Alternating(EmptyPolicy):
+        """Right at the first of two samples."""
+
+        right = False
+
+        def respond(self, prompts, columns=None, sampling=None):
+            self.right = not self.right
+            return Responses(columns["reference"] if self.right else [""])
+
+    def measure(samples):
+        task, reward = make_task("parity", split="test", size=4), make_rewards("exact_match")
+        sampled = Sampling(max_new_tokens=8, temperature=1.0)
+        return evaluate(
+            Alternating(), task, reward, sampling=sampled, samples=samples, batch_size=1
+        )
+
+    text = report("fake", measure(2))
+    mean, best = (next(li for li in text.splitlines() if name in li) for name in ("exact", "best"))
+    assert "0.500" in mean and "best of 2" in best and "1.000" in best
+    assert "best_of" not in text
+    assert "best of" not in report("fake", measure(1))
