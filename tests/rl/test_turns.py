@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import time
 
 import pytest
 import torch
@@ -118,10 +119,12 @@ def test_rewards_stand_on_the_last_token_of_their_turn():
 
 
 def test_the_seconds_of_all_turns_count():
-    rollout, _ = scripted_rollout(*THREE)
-    single, _ = scripted_rollout(THREE[0])
-    assert rollout.rewards.seconds.keys() == single.rewards.seconds.keys() == {"numbers"}
-    assert rollout.rewards.seconds["numbers"] > 0
+    def slow_for_some(completions, **columns):
+        time.sleep(0.0 if len(completions) == 3 else 0.05)  # the second and the third turn
+        return numbers(completions)
+
+    rollout, _ = scripted_rollout(*THREE, reward=slow_for_some)
+    assert rollout.rewards.seconds["slow_for_some"] >= 0.1
 
 
 def test_a_failed_reward_in_any_turn_leaves_the_episode_out():
