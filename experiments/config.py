@@ -175,7 +175,7 @@ class TrainConfig:
             raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.algorithm != "ppo" and self.task.env != "instruction":
+        if self.algorithm == "sft" and self.task.env != "instruction":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
                 "episodes: remove the key, or set algorithm to 'ppo'."
