@@ -65,8 +65,7 @@ class QuickstartConfig:
         learning_rate=1.2e-4,
         lr_schedule="linear",
         warmup_steps=8,
-        entropy_coef=0.05,
-        entropy_target=0.4,
+        entropy_coef=0.03,
         response_length=8,
         kl_coef=0.0,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 
@@ -22,6 +23,9 @@ class AdaptiveCoefficient:
     """Episodes over which it adapts; larger is slower."""
     is_bonus: bool = False
     """Whether the coefficient raises the measured quantity instead of lowering it."""
+    most: float = math.inf
+    """Largest value: what is measured may stop to respond (a learning rate that falls to 0), and
+    the coefficient would then grow without end."""
 
     def observe(self, measured: float, episodes: int) -> None:
         """Adapts to what was measured on a rollout of that many episodes."""
@@ -30,3 +34,4 @@ class AdaptiveCoefficient:
         error = min(max(measured / self.target - 1.0, -0.2), 0.2)
         sign = -1.0 if self.is_bonus else 1.0
         self.coef *= 1.0 + sign * error * min(episodes / self.horizon, 1.0)
+        self.coef = min(self.coef, self.most)

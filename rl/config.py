@@ -88,6 +88,8 @@ class PPOConfig:
     """Weight of an entropy bonus; where it starts when entropy_target is set."""
     entropy_target: float | None = None
     """Entropy that the bonus keeps up, in nats per token; None keeps entropy_coef fixed."""
+    entropy_coef_max: float = 0.1
+    """Largest weight that an entropy bonus with a target may reach."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
@@ -197,6 +199,11 @@ class PPOConfig:
             self.entropy_target is not None and self.entropy_coef == 0,
             "ppo.entropy_target is set but ppo.entropy_coef = 0: expected a weight above 0 to "
             "adapt.",
+        )
+        self._refuse(
+            self.entropy_target is not None and self.entropy_coef > self.entropy_coef_max,
+            f"ppo.entropy_coef = {self.entropy_coef} is above ppo.entropy_coef_max = "
+            f"{self.entropy_coef_max}: expected a weight that starts at most there.",
         )
         self._refuse(
             self.critic_model is not None and self.critic != "separate",

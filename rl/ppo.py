@@ -6,6 +6,7 @@ advantages, then a few epochs of clipped updates on reshuffled minibatches, and 
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,7 +94,10 @@ class PPOTrainer(RolloutTrainer):
         super().__init__(policy, critic, order, config, settings)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
         self.entropy_weight = AdaptiveCoefficient(
-            config.entropy_coef, config.entropy_target, is_bonus=True
+            config.entropy_coef,
+            config.entropy_target,
+            is_bonus=True,
+            most=config.entropy_coef_max if config.entropy_target else math.inf,
         )
 
     def make_critic(self, policy: CausalLMPolicy, config: PPOConfig) -> Critic:

@@ -70,6 +70,15 @@ def test_an_adaptive_penalty_rises_when_there_is_too_much_of_it_and_a_bonus_fall
     assert bonus.coef == pytest.approx(0.95 * 1.2)
 
 
+def test_a_bonus_that_nothing_responds_to_stays_bounded():
+    bonus = AdaptiveCoefficient(0.05, target=2.0, is_bonus=True, most=0.1)
+    for _ in range(30):
+        bonus.observe(0.1, episodes=50)
+    assert bonus.coef == 0.1
+    bonus.observe(9.0, episodes=50)
+    assert bonus.coef == pytest.approx(0.08)
+
+
 def test_a_coefficient_without_target_stays():
     fixed = AdaptiveCoefficient(0.5)
     fixed.observe(100.0, episodes=1000)
