@@ -208,18 +208,6 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, action_mask_BT: Te
     return float(1 - (returns - values).var() / variance)
 
 
-def zero_variance_share(returns_BT: Tensor, action_mask_BT: Tensor, group_B: Tensor) -> float:
-    """Share of the groups whose responses all got the same return: they teach rloo nothing.
-
-    Groups with fewer than two usable responses are left out; 0 when no group is left.
-    """
-    score_B, member_B = _episode_returns(returns_BT, action_mask_BT)
-    kept_B = member_B.bool()
-    groups = [score_B[kept_B & (group_B == group)] for group in group_B.unique()]
-    sizes = [bool((scores == scores[0]).all()) for scores in groups if len(scores) > 1]
-    return sum(sizes) / len(sizes) if sizes else 0.0
-
-
 def _episode_returns(returns_BT: Tensor, action_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Return from the first action token on, and 1.0 for episodes that have one (else 0.0)."""
     member_B = action_mask_BT.any(1).to(returns_BT.dtype)

@@ -12,6 +12,7 @@ from instructrec.rl.config import PPOConfig
 from instructrec.rl.drift import measure_drift, truncated_importance_weights
 from instructrec.rl.experience import Experience
 from instructrec.rl.kl import k1, token_rewards
+from instructrec.rl.rejection import episode_scores, flat_share
 
 
 def estimate_advantages(
@@ -34,9 +35,13 @@ def estimate_advantages(
     if experience.ref_logprobs_BT is not None and config.kl_penalty == "reward":
         kl_BT = k1(experience.old_logprobs_BT, experience.ref_logprobs_BT)
     rewards_BT = token_rewards(experience.scores_BT, kl_BT, mask_BT, kl_coef)
-    returns_BT = _generalised(experience, rewards_BT, torch.zeros_like(rewards_BT), config, 1.0)[0]
+    zeros_BT = torch.zeros_like(rewards_BT)
+    returns_BT = _generalised(experience, rewards_BT, zeros_BT, config, 1.0)[0]
     variance = estimators.explained_variance(experience.values_BT, returns_BT, mask_BT)
     critic_used = config.advantage == "gae" and variance > 0
+    if not critic_used:  # nor is its word on what an unfinished episode would have earned
+        experience.final_values_B = torch.zeros_like(experience.final_values_B)
+        returns_BT = _generalised(experience, rewards_BT, zeros_BT, config, 1.0)[0]
     advantages_BT = _advantages(experience, rewards_BT, returns_BT, config, critic_used)
     if config.whiten_advantages != "none":
         centre = config.whiten_advantages == "whiten"
@@ -59,8 +64,8 @@ def estimate_advantages(
     if not math.isnan(variance):
         metrics["ppo/explained_variance"] = variance
     if config.num_generations > 1:
-        share = estimators.zero_variance_share(returns_BT, mask_BT, experience.group_B)
-        metrics["rollout/zero_variance_frac"] = share
+        scores = episode_scores(experience.scores_BT, mask_BT)
+        metrics["rollout/zero_variance_frac"] = flat_share(*scores, experience.group_B)
     return metrics
 
 

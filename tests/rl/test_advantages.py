@@ -14,7 +14,6 @@ from instructrec.rl.advantages import (
     rloo_advantages,
     turn_gae,
     whiten,
-    zero_variance_share,
 )
 
 
@@ -194,8 +193,3 @@ def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
     assert difference[2].item() == pytest.approx(5.0)
     torch.testing.assert_close(difference[[0, 1, 3]], torch.full((3, 1), -5 / 3))
     assert not difference[4:].any()
-
-
-def test_share_of_groups_without_variance():
-    assert zero_variance_share(RETURNS, MEMBERS, GROUPS) == 0.5  # the lonely one does not count
-    assert zero_variance_share(RETURNS[5:], MEMBERS[5:], GROUPS[5:]) == 0.0

@@ -201,6 +201,16 @@ def test_the_expected_gradient_is_that_of_the_objective(changes, baseline):
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
 
 
+def test_an_idle_critic_has_no_say_in_unfinished_episodes():
+    experience = tensors_of(rollout(PATHS, CONFIG), torch.device("cpu"))
+    for advantage in ("batch_mean", "gae"):
+        experience.final_values_B = torch.full_like(experience.final_values_B, 100.0)
+        config = dataclasses.replace(CONFIG, kl_coef=0.0, advantage=advantage)
+        metrics = estimate_advantages(experience, config, 0.0)
+        assert metrics["ppo/critic_used"] == 0.0
+        assert experience.advantages_BT.abs().max() < 3.0
+
+
 def test_left_out_paths_count_as_nothing():
     config = dataclasses.replace(CONFIG, on_length="mask", kl_coef=0.0, advantage="batch_mean")
     logits, reference = table(1).requires_grad_(), table(2)
