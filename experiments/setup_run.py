@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,16 @@ from instructrec.errors import DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.runfolder import RunInfo
+from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
     from instructrec.rl.run_state import TrainingResult
+
+CHECKED_PROMPTS = 20_000
+"""Instructions of each split whose length is looked at before a run begins."""
 
 LoadPolicy = Callable[[PolicyConfig, int, Sampling], "CausalLMPolicy"]
 """Loads a policy with a seed and its default sampling."""
@@ -47,7 +51,7 @@ def make_materials(config: TrainConfig) -> Materials:
 
     Raises:
         ConfigError: A task, split, reward or option is unknown.
-        DataError: A split is empty, or lacks a column that a reward needs.
+        DataError: A split is empty, fills no rollout, or lacks a column that a reward needs.
     """
     task = config.task
     train = _make_split(task.name, task.train_split, task.options)
@@ -56,6 +60,8 @@ def make_materials(config: TrainConfig) -> Materials:
         test = _make_split(task.name, task.test_split, task.options)
     else:
         test = _make_split(config.eval.task, task.test_split, config.eval.options)
+    if config.algorithm != "sft":
+        config.ppo.check_task_size(len(train))
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
         reward.check_columns(each.columns)
@@ -85,6 +91,38 @@ def _make_split(name: str, split: str, options: Mapping[str, Any]) -> Task:
     if len(task) == 0:
         raise DataError(f"the {split} split of {name!r} is empty; expected instructions.")
     return task
+
+
+def check_prompts(policy: Policy, tasks: Iterable[Task]) -> None:
+    """Refuses instructions that do not fit into the model's window, before anything is spent.
+
+    Args:
+        policy: Who will answer; one that has no tokens is not asked.
+        tasks: The instructions; the first ``CHECKED_PROMPTS`` of each are looked at.
+
+    Raises:
+        DataError: An instruction is too long, or the chat template refuses it.
+    """
+    encode: Any = getattr(policy, "encode", None)
+    if encode is None:
+        return
+    for task in tasks:
+        for start in range(0, min(len(task), CHECKED_PROMPTS), 1000):
+            items = [task[i] for i in range(start, min(start + 1000, len(task)))]
+            try:
+                encode([item.prompt for item in items])
+            except PolicyError:
+                for item in items:
+                    _check_prompt(encode, item, task.split)
+                raise
+
+
+def _check_prompt(encode: Any, item: Instruction, split: str) -> None:
+    try:
+        encode([item.prompt])
+    except PolicyError as error:
+        reason = str(error).replace("prompt 0 has", "its prompt has", 1)
+        raise DataError(f"instruction {item.id!r} of the {split} split: {reason}") from error
 
 
 def model_folder(model: str) -> str:

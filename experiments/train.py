@@ -108,6 +108,7 @@ def run_training(
         if config.algorithm != "sft":
             ppo = config.ppo.with_micro_batch_size(policy.device.type)
             config = dataclasses.replace(config, ppo=ppo)
+        setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
         info = _info(config, model)
         policy.name = setup_run.policy_name(info)
         folder = RunFolder.create(

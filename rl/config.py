@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from instructrec.errors import ConfigError
+from instructrec.errors import ConfigError, DataError
 
 
 def _require(condition: bool, field: str, given: object, expected: str) -> None:
@@ -230,6 +230,21 @@ class PPOConfig:
     def steps_per_update(self) -> int:
         """Optimizer steps in one update."""
         return self.num_ppo_epochs * self.num_mini_batches
+
+    def check_task_size(self, num_instructions: int) -> None:
+        """Refuses a task that would not fill one rollout.
+
+        Raises:
+            DataError: It has fewer instructions (TRL would run 0 steps and report success).
+        """
+        needed = self.episodes_per_update // self.num_generations
+        if num_instructions < needed:
+            raise DataError(
+                f"the training split has {num_instructions} instructions, fewer than the {needed} "
+                f"of one rollout (ppo.episodes_per_update = {self.episodes_per_update}, "
+                f"ppo.num_generations = {self.num_generations}). Add data or lower "
+                "ppo.episodes_per_update."
+            )
 
     def with_micro_batch_size(self, device_type: str) -> PPOConfig:
         """Fills in a micro-batch size that was left open.

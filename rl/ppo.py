@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import ConfigError, DataError, NumericsError
+from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
@@ -355,7 +355,7 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    _check_size(len(env.task), config)
+    config.check_task_size(len(env.task))
     config = config.with_micro_batch_size(policy.device.type)
     resume = None
     if resume_from is not None:
@@ -372,18 +372,6 @@ def train_ppo(
     )
     trainer.train()
     return _conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
-
-
-def _check_size(num_instructions: int, config: PPOConfig) -> None:
-    """Refuses a task that would not fill one rollout; TRL would run 0 steps and report success."""
-    needed = config.episodes_per_update // config.num_generations
-    if num_instructions < needed:
-        raise DataError(
-            f"the training split has {num_instructions} instructions, fewer than the {needed} of "
-            f"one rollout (ppo.episodes_per_update = {config.episodes_per_update}, "
-            f"ppo.num_generations = {config.num_generations}). Add data or lower "
-            "ppo.episodes_per_update."
-        )
 
 
 def _conclude(

@@ -1,0 +1,53 @@
+"""What is refused before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from instructrec.envs.tasks.base import make_task
+from instructrec.errors import DataError, PolicyError
+from instructrec.experiments import setup_run
+from instructrec.experiments.config import TaskConfig, TrainConfig
+from instructrec.policies.scripted import EmptyPolicy
+from instructrec.rl.config import PPOConfig, SFTConfig
+
+
+class Narrow(EmptyPolicy):
+    """Has a window of ten characters."""
+
+    def encode(self, prompts: Sequence[str]) -> list[list[int]]:
+        for i, prompt in enumerate(prompts):
+            if len(prompt) > 10:
+                raise PolicyError(f"prompt {i} has {len(prompt)} tokens, but the window holds 10.")
+        return [[0] for _ in prompts]
+
+
+def write(path: Path, prompts: Sequence[str]) -> str:
+    rows = [{"id": f"n{i}", "prompt": p, "reference": "a"} for i, p in enumerate(prompts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_prompt_beyond_the_window_is_named_by_its_instruction(tmp_path: Path) -> None:
+    prompts = ["short"] * 2500
+    fine = make_task(write(tmp_path / "fine.jsonl", prompts), split="all")
+    prompts[2107] = "far too long a prompt"
+    task = make_task(write(tmp_path / "data.jsonl", prompts), split="all")
+    setup_run.check_prompts(Narrow(), [fine])
+    setup_run.check_prompts(EmptyPolicy(), [task])  # no tokens, no window
+    with pytest.raises(DataError, match="'n2107' of the all split: its prompt has 21 tokens"):
+        setup_run.check_prompts(Narrow(), [fine, task])
+
+
+def test_a_task_smaller_than_a_rollout_is_refused_with_the_materials() -> None:
+    task = TaskConfig(options={"size": 40})
+    config = TrainConfig(task=task, ppo=PPOConfig(episodes_per_update=64))
+    with pytest.raises(DataError, match="40 instructions, fewer than the 64 of one rollout"):
+        setup_run.make_materials(config)
+    grouped = PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo")
+    setup_run.make_materials(TrainConfig(task=task, ppo=grouped))
+    setup_run.make_materials(TrainConfig(algorithm="sft", task=task, sft=SFTConfig()))
