@@ -51,7 +51,7 @@ def make_materials(config: TrainConfig) -> Materials:
 
     Raises:
         ConfigError: A task, split, reward or option is unknown.
-        DataError: A split is empty, fills no rollout, or lacks a column that a reward needs.
+        DataError: A split is empty, or lacks a column that a reward needs.
     """
     task = config.task
     train = _make_split(task.name, task.train_split, task.options)
@@ -60,8 +60,6 @@ def make_materials(config: TrainConfig) -> Materials:
         test = _make_split(task.name, task.test_split, task.options)
     else:
         test = _make_split(config.eval.task, task.test_split, config.eval.options)
-    if config.algorithm != "sft":
-        config.ppo.check_task_size(len(train))
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
         reward.check_columns(each.columns)

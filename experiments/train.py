@@ -100,6 +100,8 @@ def run_training(
     config, resume = _continued(config.resolved(), resume, say)
     path = config.folder
     materials = setup_run.make_materials(config)
+    if config.algorithm != "sft":
+        config.ppo.check_task_size(len(materials.train))
     model = setup_run.model_folder(config.policy.model)
     with StopRequest() as stop:
         policy = load_policy(

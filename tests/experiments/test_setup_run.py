@@ -11,9 +11,10 @@ import pytest
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import DataError, PolicyError
 from instructrec.experiments import setup_run
-from instructrec.experiments.config import TaskConfig, TrainConfig
+from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
+from instructrec.experiments.train import run_training
 from instructrec.policies.scripted import EmptyPolicy
-from instructrec.rl.config import PPOConfig, SFTConfig
+from instructrec.rl.config import PPOConfig
 
 
 class Narrow(EmptyPolicy):
@@ -43,11 +44,13 @@ def test_a_prompt_beyond_the_window_is_named_by_its_instruction(tmp_path: Path) 
         setup_run.check_prompts(Narrow(), [fine, task])
 
 
-def test_a_task_smaller_than_a_rollout_is_refused_with_the_materials() -> None:
-    task = TaskConfig(options={"size": 40})
-    config = TrainConfig(task=task, ppo=PPOConfig(episodes_per_update=64))
+def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
+    config = TrainConfig(
+        task=TaskConfig(options={"size": 40}),
+        ppo=PPOConfig(episodes_per_update=64),
+        output=OutputConfig(dir=str(tmp_path)),
+    )
     with pytest.raises(DataError, match="40 instructions, fewer than the 64 of one rollout"):
-        setup_run.make_materials(config)
-    grouped = PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo")
-    setup_run.make_materials(TrainConfig(task=task, ppo=grouped))
-    setup_run.make_materials(TrainConfig(algorithm="sft", task=task, sft=SFTConfig()))
+        run_training(config)
+    assert not list(tmp_path.iterdir())
+    PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task_size(40)
