@@ -65,8 +65,8 @@ def run_evaluation(
     reward.check_columns(task.columns)
     answering = _load(policy, plan, config.seed)
     if run is not None:
-        hash_of: Any = getattr(answering, "weights_hash")  # noqa: B009 (a run's policy has weights)
-        verification.check_loaded(hash_of(), run)
+        with_weights: Any = answering  # a run's policy has weights
+        verification.check_loaded(with_weights.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
     decoding = telling.decoding(plan.sampling, config.samples, config.limit, config.seed)
     if run is None or config.name is not None:

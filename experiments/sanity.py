@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.monitors import ENTROPY_COLLAPSE, LARGE_STEP
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -38,10 +40,6 @@ FASTER = 2.0
 """Learning rate, in multiples of the recipe's."""
 NEARLY = 0.95
 """Share of the best reward that counts as learned."""
-_COLLAPSED = 0.1
-"""Share of the first update's entropy below which the policy tries nothing new."""
-_LARGE_STEP = 0.1
-"""Nats per token that one update should not exceed."""
 
 
 class LastInstructions:
@@ -231,8 +229,8 @@ def reference_scores(task: Task, reward: CombinedReward) -> dict[str, float]:
 
 def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     """The error that says why a policy did not overfit, from what its updates looked like."""
-    first = _mean([look.reward for look in looks[:2]])
-    last = _mean([look.reward for look in looks[-3:]])
+    first = statistics.fmean([look.reward for look in looks[:2]])
+    last = statistics.fmean([look.reward for look in looks[-3:]])
     room, now = looks[-1].best - first, looks[-1]
     failed = f"the policy did not overfit {INSTRUCTIONS} instructions: "
     course = f"the reward went from {first:.3f} to {last:.3f} of {now.best:.3f}"
@@ -251,7 +249,7 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
             "Raise it, or set ppo.stop_strings."
         )
     if last < first - 0.05 * room:
-        too_far = max(look.step for look in looks) > _LARGE_STEP
+        too_far = max(look.step for look in looks) > LARGE_STEP
         why = (
             f"single updates moved the policy by up to {max(look.step for look in looks):.2f} nats "
             "per token: lower ppo.learning_rate"
@@ -260,7 +258,7 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
             "reward gives the same response the same score every time"
         )
         return ConfigError(f"{failed}{course}: it fell. Likely cause: {why}.")
-    if now.entropy < _COLLAPSED * looks[0].entropy:
+    if now.entropy < ENTROPY_COLLAPSE * looks[0].entropy:
         return ConfigError(
             f"{failed}{course}, and the entropy collapsed from {looks[0].entropy:.3f} to "
             f"{now.entropy:.3f} nats per token: the policy settled on responses that are not the "
@@ -287,7 +285,7 @@ def _learned(looks: Sequence[Look]) -> bool:
 def _look(metrics: dict[str, float], best: dict[str, float]) -> Look:
     return Look(
         reward=metrics["reward/total/mean"],
-        best=_mean(list(best.values())),
+        best=statistics.fmean(list(best.values())),
         flat=metrics["rollout/zero_variance_frac"],
         entropy=metrics["ppo/entropy"],
         step=metrics["ppo/approx_kl"],
@@ -301,7 +299,3 @@ def _line(update: int, look: Look) -> str:
         f"no spread {look.flat:>4.0%}   entropy {look.entropy:.3f}   step {look.step:.3f}   "
         f"cut {look.cut:>4.0%}"
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)

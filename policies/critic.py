@@ -7,6 +7,7 @@ pristine language model.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -39,9 +40,10 @@ class ValueHead(nn.Module):
             return self.linear(hidden_NH.float()).squeeze(-1)
 
 
-class Critic(nn.Module):
+class Critic(nn.Module, ABC):
     """Says what the states of a batch are worth."""
 
+    @abstractmethod
     def forward(
         self, policy_states_NH: Tensor, ids_BL: Tensor, row_N: Tensor, state_N: Tensor
     ) -> Tensor:
@@ -53,7 +55,6 @@ class Critic(nn.Module):
             row_N: Row of each state.
             state_N: Position of each state.
         """
-        raise NotImplementedError
 
 
 class SharedCritic(Critic):

@@ -18,6 +18,20 @@ def _require(condition: bool, field: str, given: object, expected: str) -> None:
         raise ConfigError(f"{field} = {given!r}: expected {expected}.")
 
 
+_COUNTS = (
+    *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
+    *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
+)
+_POSITIVE = (
+    *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
+    *("cliprange_high", "target_kl", "entropy_target", "entropy_coef_max", "kl_target"),
+)
+_NOT_NEGATIVE = (
+    *("eval_every", "early_stopping_patience", "save_every", "warmup_steps", "kl_coef", "vf_coef"),
+    *("weight_decay", "advantage_std_floor", "entropy_coef", "critic_warmup_updates"),
+)
+
+
 @dataclass(frozen=True)
 class PPOConfig:
     """Proximal policy optimisation on rollouts of an instruction environment."""
@@ -126,40 +140,19 @@ class PPOConfig:
     """Newest checkpoints kept on disk, the best one apart."""
 
     def __post_init__(self) -> None:
-        counts: tuple[str, ...] = (
-            "num_updates",
-            "episodes_per_update",
-            "num_generations",
-            "num_ppo_epochs",
-        )
-        counts += ("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon")
-        positive: tuple[str, ...] = (
-            "learning_rate",
-            "critic_learning_rate",
-            "temperature",
-            "max_grad_norm",
-        )
-        positive += ("max_drift", "cliprange_high", "target_kl", "entropy_target", "kl_target")
-        not_negative: tuple[str, ...] = (
-            "eval_every",
-            "early_stopping_patience",
-            "save_every",
-            "warmup_steps",
-        )
-        not_negative += ("kl_coef", "vf_coef", "weight_decay", "advantage_std_floor")
-        not_negative += ("entropy_coef", "critic_warmup_updates")
-        for field in counts:
+        for field in _COUNTS:
             self._check(field, lambda value: value >= 1, "at least 1")
-        for field in positive:
+        for field in _POSITIVE:
             self._check(field, lambda value: value > 0, "more than 0")
-        for field in not_negative:
+        for field in _NOT_NEGATIVE:
             self._check(field, lambda value: value >= 0, "0 or more")
         self._check("gamma", lambda value: 0 < value <= 1, "a number in (0, 1]")
         self._check("lam_policy", lambda value: 0 <= value <= 1, "a number in [0, 1]")
         self._check("lam_value", lambda value: 0 <= value <= 1, "a number in [0, 1]")
         self._check("cliprange", lambda value: 0 < value < 1, "a number in (0, 1)")
         self._check("importance_cap", lambda value: value >= 1, "1 or more")
-        self._check("dual_clip", lambda value: value > 1 + self.cliprange_high, "above the clip")
+        highest = 1 + self.cliprange_high
+        self._check("dual_clip", lambda value: value > highest, f"more than {highest:g}, the clip")
         self._check_sizes()
         self._check_combinations()
 
@@ -268,8 +261,8 @@ _PPO_ONLY = (
     *("critic", "critic_model", "critic_detach", "critic_warmup_updates", "critic_learning_rate"),
     *("vf_coef", "gamma", "lam_policy", "lam_value", "gae_level", "advantage", "whiten_advantages"),
     *("advantage_std_floor", "cliprange", "cliprange_high", "cliprange_value", "dual_clip"),
-    *("entropy_coef", "entropy_target", "kl_penalty", "kl_target", "kl_horizon"),
-    *("importance_cap",),
+    *("entropy_coef", "entropy_target", "entropy_coef_max", "kl_penalty", "kl_target"),
+    *("kl_horizon", "importance_cap"),
 )
 """Settings without effect where the loss is the plain likelihood of the best responses."""
 

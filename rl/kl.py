@@ -4,9 +4,10 @@ Source: http://joschu.net/blog/kl-approx.html. With x sampled from the policy π
 ``d = log π(x) - log ref(x)``: k1 = d (unbiased, may be negative), k2 = d² / 2 (low variance),
 k3 = exp(-d) - 1 + d (unbiased and never negative).
 
-Where they may stand differs. k1 in the reward and k2 as a loss give the exact gradient of
-KL(π, ref) in expectation; k3 in the reward does not (its score-function gradient is that of
-KL(π, ref) minus that of KL(ref, π), which nearly cancel), so k3 is for logging alone.
+Where they may stand differs. k1 in the reward gives the exact gradient of the sequence's KL(π, ref)
+in expectation, and k2 as a loss that of the KL in every state, the visits to the states taken as
+they are. k3 in the reward does neither (its score-function gradient is that of KL(π, ref) minus
+that of KL(ref, π), which nearly cancel), so k3 is for logging alone.
 """
 
 from __future__ import annotations

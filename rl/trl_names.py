@@ -19,7 +19,6 @@ OURS = {
     "max_steps": "ppo.num_updates",
     "model_init_kwargs": "policy.dtype, policy.revision and policy.device",
     "num_iterations": "ppo.num_ppo_epochs",
-    "num_sample_generations": "ppo.eval_every",
     "num_train_epochs": "ppo.num_updates",
     "per_device_train_batch_size": "ppo.micro_batch_size",
     "reward_weights": "the weights in rewards",

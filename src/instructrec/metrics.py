@@ -70,7 +70,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "rollout/zero_variance_frac",
         "1",
-        "Share of the prompts whose responses all got the same return (with num_generations of 2 "
+        "Share of the prompts whose responses all got the same reward (with num_generations of 2 "
         "or more): such prompts teach rloo and group nothing.",
     ),
     Metric(

@@ -78,7 +78,7 @@ def test_shared_columns_are_cut_from_one_row():
     assert cut.own_BSH.shape[:2] == (3, IDS.shape[1] - SHARED)
 
 
-def test_rows_are_not_shared_where_attention_slides():
+def test_rows_are_not_shared_where_attention_takes_no_boolean_mask():
     policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
     policy.model.config._attn_implementation = "eager"
     assert not Trunk(policy.model).can_share
