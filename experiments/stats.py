@@ -112,8 +112,9 @@ def mean_interval(
     """Mean of N values and its interval by a bootstrap over clusters.
 
     The interval is BCa (percentile where BCa is undefined or above 2000 clusters). At most 50
-    independent values that are all 0 or 1 get Wilson's interval. Values that are all equal
-    give an interval of width 0.
+    independent values that are all 0 or 1 get Wilson's interval, and so do clusters that are all
+    right or all wrong, each taken as one try: a bootstrap would claim to be certain. Other values
+    that are all equal give an interval of width 0.
 
     Args:
         values: (N,) finite numbers.
@@ -132,7 +133,11 @@ def mean_interval(
     if 2 <= len(values_N) == n_clusters <= _WILSON_MAX and binary:
         return wilson_interval(int(values_N.sum()), len(values_N), confidence=confidence)
     low, high, method = _ratio_bootstrap(values_N, index_N, confidence, resamples, rng)
-    mean = low if method == "constant" else mean  # the mean of equal floats may be an ulp off
+    if method == "constant":
+        mean = low  # the mean of equal floats may be an ulp off
+        if binary:
+            wilson = wilson_interval(int(mean) * n_clusters, n_clusters, confidence=confidence)
+            low, high, method = wilson.low, wilson.high, wilson.method
     return Interval(mean, low, high, len(values_N), n_clusters, confidence, method)
 
 

@@ -56,12 +56,23 @@ def test_large_clusters_count_by_their_values():
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
-@pytest.mark.parametrize("value", [0.0, 1.0, 0.3, 1e-3])
+@pytest.mark.parametrize("value", [0.3, 1e-3, -2.0])
 @pytest.mark.parametrize("clusters", [None, [i % 7 for i in range(100)]])
 def test_equal_values_give_an_interval_of_width_zero(value, clusters):
     interval = mean_interval([value] * 100, clusters)
     assert (interval.mean, interval.low, interval.high) == (value, value, value)
     assert interval.method == "constant"
+
+
+@pytest.mark.parametrize(("clusters", "tries"), [(None, 100), ([i % 7 for i in range(100)], 7)])
+def test_all_right_or_all_wrong_is_no_certainty(clusters, tries):
+    wrong, right = mean_interval([0.0] * 100, clusters), mean_interval([1.0] * 100, clusters)
+    assert (wrong.mean, wrong.low) == (0.0, 0.0)
+    z2 = 1.959964**2
+    assert wrong.high == pytest.approx(z2 / (tries + z2), rel=1e-5)  # Wilson's bound at 0 of n
+    assert (right.mean, right.high) == (1.0, 1.0)
+    assert right.low == pytest.approx(1 - wrong.high)
+    assert (wrong.method, wrong.n, wrong.n_clusters) == ("wilson", 100, tries)
 
 
 def test_clusters_with_the_same_mean_give_width_zero_not_nan():
