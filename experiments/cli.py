@@ -6,6 +6,7 @@ runs, so that help, completion and mistakes answer at once.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -247,7 +248,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # the reader of our output went away, e.g. `| head`
         return 141
+    except OSError as error:  # a full disk, a folder without permission
+        if debug:
+            traceback.print_exc()
+        print(f"instructrec: error: {_of_the_system(error)}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _of_the_system(error: OSError) -> str:
+    """What the operating system refused, and what to do about it."""
+    advice = "--debug shows where"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = "free some space; `--resume` continues a training run from its newest checkpoint"
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        advice = "--output.dir puts runs elsewhere"
+    return f"{error}: {advice}."
 
 
 def _show_warning(

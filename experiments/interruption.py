@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
 
 class StopRequest:
-    """Turns SIGINT and SIGTERM into a polite request, as long as somebody attends to it.
+    """Turns SIGINT, SIGTERM and SIGHUP into a polite request while somebody attends to it.
 
     Use it as a context manager. Outside ``attended`` the first signal raises KeyboardInterrupt
-    at once; inside, it only makes ``requested`` true, and a second one raises.
+    at once; inside, it only makes ``requested`` true, and a second one raises. A SIGHUP that the
+    program was told to ignore (``nohup``) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -25,8 +30,10 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         # Handlers belong to the main thread; elsewhere the program around us decides.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._handle)
+            for name in (name for name in _SIGNALS if hasattr(signal, name)):
+                number = signal.Signals[name]
+                if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -44,6 +51,8 @@ class StopRequest:
             self._attended = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if signal.Signals(number).name == "SIGHUP":
+            _leave_terminal()
         if self.requested or not self._attended:
             self.requested = True
             raise KeyboardInterrupt(signal.Signals(number).name)
@@ -53,3 +62,12 @@ class StopRequest:
             file=sys.stderr,
             flush=True,
         )
+
+
+def _leave_terminal() -> None:
+    """Sends output that went to a terminal nowhere: it has gone, and writing to it would fail."""
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -102,11 +102,9 @@ class Progress:
             if _is_number(metrics.get(key)):
                 self._latest[label] = form.format(metrics[key])
         if _is_number(metrics.get(self._score)):
-            score = float(metrics[self._score])
-            self._latest["eval"] = f"{score:.3f}"
-            if self._best is None or score > self._best[0]:
-                self._best = (score, self._done)
-            self._latest["best eval"] = f"{self._best[0]:.3f} at {self._best[1]}"
+            best, at = self._best_of(float(metrics[self._score]), self._done)
+            self._latest["eval"] = f"{metrics[self._score]:.3f}"
+            self._latest["best eval"] = f"{best:.3f} at {at}"
         if self.quiet:
             return
         if self._live is None:
@@ -115,6 +113,12 @@ class Progress:
             left = self._left()
             self._bar.update(self._task, completed=self._done, left=f"{left} left" if left else "")
             self._live.update(self._view())
+
+    def recall(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Takes note of the best evaluation among the recorded updates of a continued run."""
+        for row in rows:
+            if _is_number(row.get(self._score)):
+                self._best_of(float(row[self._score]), int(row["train/update"]))
 
     def note(self, text: str) -> None:
         """Prints one line, above the live display when there is one."""
@@ -131,6 +135,11 @@ class Progress:
     def _print(self, text: str) -> None:
         # soft_wrap keeps a line one line, whatever the width: logs are read by programs too.
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _best_of(self, score: float, at: int) -> tuple[float, int]:
+        if self._best is None or score > self._best[0]:
+            self._best = (score, at)
+        return self._best
 
     def _left(self) -> str:
         here = self._done - self._first

@@ -44,7 +44,7 @@ class QuickstartConfig:
     """The instructions."""
     policy: PolicyConfig = PolicyConfig(train="last_layers", num_layers=15)
     """The model and which of its weights train, in every stage."""
-    sft: SFTConfig = SFTConfig(demonstrations=50, max_steps=20, batch_size=16, learning_rate=1e-4)
+    sft: SFTConfig = SFTConfig(demonstrations=50, max_steps=16, batch_size=16, learning_rate=1e-4)
     """The short SFT, from which PPO starts."""
     best_sft: SFTConfig = SFTConfig(
         demonstrations=50,
@@ -64,8 +64,9 @@ class QuickstartConfig:
         num_ppo_epochs=1,
         learning_rate=1.2e-4,
         lr_schedule="linear",
-        warmup_steps=8,
+        warmup_steps=16,
         entropy_coef=0.03,
+        prompt_filter="family",
         response_length=8,
         kl_coef=0.0,
     )

@@ -200,6 +200,7 @@ def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) 
         lr_schedule="constant",
         warmup_steps=8,
         target_kl=None,
+        prompt_filter=None,
         advantage=ppo.advantage if algorithm == "raft" else "rloo",
         kl_coef=0.0,
         kl_target=None,

@@ -23,9 +23,9 @@ from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.recording import Recorder
-from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
-from instructrec.rl.checkpoint import latest_checkpoint
+from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -101,7 +101,7 @@ def run_training(
     path = config.folder
     materials = setup_run.make_materials(config)
     if config.algorithm != "sft":
-        config.ppo.check_task_size(len(materials.train))
+        config.ppo.check_task(len(materials.train), materials.train.columns)
     model = setup_run.model_folder(config.policy.model)
     with StopRequest() as stop:
         policy = load_policy(
@@ -136,6 +136,13 @@ def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[Tra
     if resume:
         config = keep_chosen(config, config.folder)
         refuse_changed(config, config.folder)
+        saved = list_checkpoints(config.folder / "checkpoints")
+        done = _update_of(saved[-1] if saved else None)
+        if config.ppo.num_updates < done:
+            raise ConfigError(
+                f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
+                "already. Give at least as many, or start another run."
+            )
     return config, resume
 
 
@@ -164,6 +171,8 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         warn=progress.note,
         say=run.say,
     )
+    if checkpoint is not None:
+        progress.recall(read_metrics(run.folder.path))
     with recorder:
         with progress:
             trained = _sft(run, recorder) if is_sft else _ppo(run, recorder, checkpoint, train_ppo)

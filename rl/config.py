@@ -6,7 +6,7 @@ The string under each field is its help text on the command line. Names are thos
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -104,6 +104,10 @@ class PPOConfig:
     """Entropy that the bonus keeps up, in nats per token; None keeps entropy_coef fixed."""
     entropy_coef_max: float = 0.1
     """Largest weight that an entropy bonus with a target may reach."""
+    prompt_filter: str | None = None
+    """Passes over instructions whose rewards hardly vary: id, or a column to judge them by."""
+    prompt_filter_floor: float = 0.1
+    """Least chance of an instruction to be played all the same, in (0, 1]."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
@@ -150,6 +154,7 @@ class PPOConfig:
         self._check("lam_policy", lambda value: 0 <= value <= 1, "a number in [0, 1]")
         self._check("lam_value", lambda value: 0 <= value <= 1, "a number in [0, 1]")
         self._check("cliprange", lambda value: 0 < value < 1, "a number in (0, 1)")
+        self._check("prompt_filter_floor", lambda value: 0 < value <= 1, "a number in (0, 1]")
         self._check("importance_cap", lambda value: value >= 1, "1 or more")
         highest = 1 + self.cliprange_high
         self._check("dual_clip", lambda value: value > highest, f"more than {highest:g}, the clip")
@@ -224,11 +229,12 @@ class PPOConfig:
         """Optimizer steps in one update."""
         return self.num_ppo_epochs * self.num_mini_batches
 
-    def check_task_size(self, num_instructions: int) -> None:
-        """Refuses a task that would not fill one rollout.
+    def check_task(self, num_instructions: int, columns: Sequence[str]) -> None:
+        """Refuses a task that these settings cannot train on.
 
         Raises:
-            DataError: It has fewer instructions (TRL would run 0 steps and report success).
+            DataError: It would not fill one rollout (TRL would run 0 steps and report success), or
+                has no such column as the prompt filter goes by.
         """
         needed = self.episodes_per_update // self.num_generations
         if num_instructions < needed:
@@ -237,6 +243,11 @@ class PPOConfig:
                 f"of one rollout (ppo.episodes_per_update = {self.episodes_per_update}, "
                 f"ppo.num_generations = {self.num_generations}). Add data or lower "
                 "ppo.episodes_per_update."
+            )
+        if self.prompt_filter not in (None, "id", *columns):
+            raise DataError(
+                f"ppo.prompt_filter = {self.prompt_filter!r}: the task has no such column. "
+                f"Expected one of {', '.join(('id', *columns))}."
             )
 
     def with_micro_batch_size(self, device_type: str) -> PPOConfig:

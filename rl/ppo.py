@@ -34,6 +34,7 @@ from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.monitors import Monitors
+from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.reference import make_reference
 from instructrec.rl.rollout import collect, instruction_order
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
@@ -92,6 +93,7 @@ class PPOTrainer(RolloutTrainer):
             make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
         )
         super().__init__(policy, critic, order, config, settings)
+        self.prompt_filter = make_filter(env.task, seed, config)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
         self.entropy_weight = AdaptiveCoefficient(
             config.entropy_coef,
@@ -123,7 +125,11 @@ class PPOTrainer(RolloutTrainer):
 
         # Step 1: the current policy answers one instruction per episode; one call scores them all.
         self.policy.sync()
+        if self.prompt_filter is not None:
+            indices = self.prompt_filter.choose(len(indices), config.num_generations)
         self.rollout = collect(self.policy, self.env, indices, config)
+        if self.prompt_filter is not None:
+            self.prompt_filter.observe(indices, self.rollout.returns)
         assert self.rollout.rewards is not None
         score_seconds = sum(self.rollout.rewards.seconds.values())
         clock.lap("time/rollout_s")
@@ -288,6 +294,7 @@ class PPOTrainer(RolloutTrainer):
             **self.metrics,
             **self.loss_metrics(),
             "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,
+            **({"rollout/passed_over_frac": f.passed_over} if (f := self.prompt_filter) else {}),
             "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
             "ppo/grad_norm": reporting.mean_or_zero(self.grad_norms),
@@ -355,7 +362,7 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    config.check_task_size(len(env.task))
+    config.check_task(len(env.task), env.task.columns)
     config = config.with_micro_batch_size(policy.device.type)
     resume = None
     if resume_from is not None:

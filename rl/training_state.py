@@ -47,6 +47,7 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         "rewards": trainer.env.reward.state_dict(),
         "coefficients": {"kl": trainer.kl_weight.coef, "entropy": trainer.entropy_weight.coef},
         "monitors": trainer.monitors.state_dict(),
+        "prompt_filter": trainer.prompt_filter.state_dict() if trainer.prompt_filter else None,
     }
     return Snapshot(tensors, state)
 
@@ -75,6 +76,8 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     trainer.kl_weight.coef = snapshot.state["coefficients"]["kl"]
     trainer.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
     trainer.monitors.load_state_dict(snapshot.state["monitors"])
+    if trainer.prompt_filter is not None:
+        trainer.prompt_filter.load_state_dict(snapshot.state["prompt_filter"])
 
 
 def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:

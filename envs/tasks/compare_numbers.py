@@ -1,4 +1,4 @@
-"""The larger or smaller of two numbers: "Which number is larger, 31 or 57?" -> 57."""
+"""The larger of two numbers: "Which number is larger, 31 or 57?" -> 57."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from instructrec.envs.tasks.partition import numbers_of
 from instructrec.envs.tasks.procedural import Problem, ProceduralTask
 
 PHRASINGS = (
-    "Which number is {larger}, {a} or {b}?",
-    "Which is {larger}: {a} or {b}?",
-    "Which one is {larger}: {a} or {b}?",
-    "Which number is the {larger} one: {a} or {b}?",
-    "Tell me which is {larger}: {a} or {b}.",
-    "Say which number is {larger}: {a} or {b}.",
-    "Pick the {larger} number: {a} or {b}.",
-    "Write the {larger} number: {a} or {b}.",
-    "Name the {larger} number: {a} or {b}.",
+    "Which number is larger, {a} or {b}?",
+    "Which is larger: {a} or {b}?",
+    "Which one is larger: {a} or {b}?",
+    "Which number is the larger one: {a} or {b}?",
+    "Tell me which is larger: {a} or {b}.",
+    "Say which number is larger: {a} or {b}.",
+    "Pick the larger number: {a} or {b}.",
+    "Write the larger number: {a} or {b}.",
+    "Name the larger number: {a} or {b}.",
 )
 
 
@@ -32,16 +32,12 @@ class CompareNumbers(ProceduralTask):
         return numbers_of(self.split, 10, 99)
 
     def num_variants(self, key: int) -> int:
-        """Returns phrasings x {larger, smaller} x other numbers."""
-        return len(PHRASINGS) * 2 * (len(self._keys) - 1)
+        """Returns phrasings x other numbers."""
+        return len(PHRASINGS) * (len(self._keys) - 1)
 
     def problem(self, key: int, variant: int) -> Problem:
-        """Returns a variant: phrasing, direction and the number written second."""
-        rest, phrasing = divmod(variant, len(PHRASINGS))
-        other, direction = divmod(rest, 2)
+        """Returns a variant: phrasing and the number written second."""
+        other, phrasing = divmod(variant, len(PHRASINGS))
         second = [number for number in self._keys if number != key][other]
-        smaller, larger = sorted((key, second))
-        prompt = PHRASINGS[phrasing].format(
-            larger=("larger", "smaller")[direction], a=key, b=second
-        )
-        return Problem(prompt, str((larger, smaller)[direction]), item=str(smaller))
+        prompt = PHRASINGS[phrasing].format(a=key, b=second)
+        return Problem(prompt, str(max(key, second)), item=str(min(key, second)))

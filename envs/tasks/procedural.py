@@ -17,7 +17,7 @@ from instructrec.errors import ConfigError
 DEFAULT_SIZES = {"train": 4096, "validation": 512, "test": 512}
 """Items per split when ``size`` is not given."""
 
-VERSION = 3
+VERSION = 4
 """Part of every fingerprint: raised when words, phrasings or the order of items change."""
 
 

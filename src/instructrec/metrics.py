@@ -74,6 +74,12 @@ METRICS: tuple[Metric, ...] = (
         "or more): such prompts teach rloo and group nothing.",
     ),
     Metric(
+        "rollout/passed_over_frac",
+        "1",
+        "Share of the instructions that the prompt filter passed over while it chose those of this "
+        "rollout.",
+    ),
+    Metric(
         "reward/total/mean",
         "score",
         "Mean return of the scored episodes: the weighted sum of the rewards, or what the "

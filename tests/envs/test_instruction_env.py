@@ -163,7 +163,7 @@ def test_an_unknown_reset_option_is_refused():
         InstructionEnv("parity").reset(options={"indx": 3})
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ANY_TEXT)
 def test_hostile_text_is_scored_without_harm(text):
     env = InstructionEnv(only(), reward={"exact_match": 1, "bleu": 1, "length": length})

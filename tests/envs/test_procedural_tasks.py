@@ -31,7 +31,7 @@ GOLDEN = [
     "Is a kangaroo best called a tool, a vehicle or an animal?",
     "Which one is not a kind of tool: muffin, hoe or wrench?",
     "Swap the two words: sailor doctor",
-    "Which number is the larger one: 35 or 54?",
+    "Which number is the larger one: 35 or 38?",
     "Would you call 54 even or odd?",
     "Calculate 145 minus 91.",
 ]
@@ -244,16 +244,15 @@ def test_swapped_words_are_the_prompts_last_two_in_reverse():
         assert first != second and {first, second} <= NOUNS
 
 
-def test_compared_numbers_have_the_right_answer():
-    larger = 0
+def test_compared_numbers_have_the_right_answer_in_either_place():
+    first = 0
     for instruction in iterate(make_task("compare_numbers", size=600)):
         a, b = map(int, re.findall(r"\d+", instruction.prompt))
-        pick = max if "larger" in instruction.prompt else min
-        larger += "larger" in instruction.prompt
-        assert a != b
-        assert instruction.columns["reference"] == str(pick(a, b))
+        assert a != b and "larger" in instruction.prompt
+        assert instruction.columns["reference"] == str(max(a, b))
         assert instruction.columns["item"] == str(min(a, b))
-    assert 200 < larger < 400
+        first += a > b
+    assert 200 < first < 400
 
 
 def test_parity_answers_are_right():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,22 @@ def test_the_overview_lists_the_commands(
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("instructrec 0")
+
+
+def test_what_the_system_refuses_is_one_line_with_advice(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(values: object, command: list[str]) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "weights")
+
+    full = replace(COMMANDS["rewards"], run=refused)
+    COMMANDS["fill"] = full
+    try:
+        line = complaint(capsys, "fill", "list", code=1)
+    finally:
+        del COMMANDS["fill"]
+    assert line.startswith("instructrec: error: [Errno 28] No space left on device: 'weights'")
+    assert "free some space" in line and "--resume" in line
 
 
 def test_debug_shows_the_traceback(

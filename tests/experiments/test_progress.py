@@ -69,6 +69,14 @@ def test_the_best_evaluation_is_remembered():
     assert "eval 0.625  best eval 0.750 at 4" in progress.line()
 
 
+def test_a_continued_run_remembers_the_best_evaluation_before_it():
+    progress, _, _ = watch()
+    with progress:
+        progress.recall([metrics(2, **{"eval/total/mean": 0.75}), metrics(3)])
+        progress.update(metrics(4, **{"eval/total/mean": 0.625}))
+    assert "eval 0.625  best eval 0.750 at 2" in progress.line()
+
+
 def test_a_missing_number_is_left_out():
     progress, _, _ = watch()
     with progress:

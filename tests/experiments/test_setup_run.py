@@ -53,4 +53,13 @@ def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="40 instructions, fewer than the 64 of one rollout"):
         run_training(config)
     assert not list(tmp_path.iterdir())
-    PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task_size(40)
+    PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task(40, ())
+
+
+def test_a_filter_by_a_column_that_is_missing_leaves_no_folder(tmp_path: Path) -> None:
+    config = TrainConfig(
+        ppo=PPOConfig(prompt_filter="famliy"), output=OutputConfig(dir=str(tmp_path))
+    )
+    with pytest.raises(DataError, match=r"'famliy'.*Expected one of id, reference, family, item"):
+        run_training(config)
+    assert not list(tmp_path.iterdir())

@@ -268,6 +268,16 @@ def test_resuming_where_nothing_is_begins(tmp_path: Path) -> None:
     assert "starting from the beginning" in said[0]
 
 
+def test_a_run_is_not_continued_to_fewer_updates_than_it_has(tmp_path: Path) -> None:
+    train(small(tmp_path))
+    config = small(tmp_path)
+    ppo = dataclasses.replace(config.ppo, num_updates=2)
+    shorter = dataclasses.replace(config, ppo=ppo)
+    with pytest.raises(ConfigError, match=r"ppo.num_updates = 2.*3 updates"):
+        train(shorter, resume=True)
+    assert updates(tmp_path / "run") == [1, 2, 3]
+
+
 def test_a_continued_run_keeps_its_settings(tmp_path: Path) -> None:
     train(small(tmp_path))
     with pytest.raises(ConfigError, match=r"rewards\.bleu"):
@@ -277,7 +287,7 @@ def test_a_continued_run_keeps_its_settings(tmp_path: Path) -> None:
 # Interruption -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_signal_stops_behind_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt(update: int) -> None:
         if update == 2:
@@ -315,6 +325,16 @@ def test_handlers_are_put_back() -> None:
     with StopRequest():
         assert signal.getsignal(signal.SIGINT) != before
     assert signal.getsignal(signal.SIGINT) == before
+
+
+def test_a_hangup_that_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequest() as stop, stop.attended():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # What is said, and scripted evaluations -----------------------------------------------------------

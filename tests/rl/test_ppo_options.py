@@ -91,8 +91,17 @@ def test_responses_to_one_instruction_stand_side_by_side(toy):
         {"entropy_coef": 0.01, "entropy_target": 1.0},
         {"gae_level": "turn", "lam_policy": 0.95, "lam_value": 0.9},
         {"advantage": "rloo", "num_generations": 4, "target_kl": 0.02},
+        {"prompt_filter": "id", "prompt_filter_floor": 0.2},
     ],
-    ids=["separate critic", "adaptive KL", "KL loss", "adaptive entropy", "turns", "rloo"],
+    ids=[
+        "separate critic",
+        "adaptive KL",
+        "KL loss",
+        "adaptive entropy",
+        "turns",
+        "rloo",
+        "filter",
+    ],
 )
 def test_every_way_to_train_resumes_bit_for_bit(toy, tmp_path, settings):
     config = dataclasses.replace(toy.fast, **settings)
