@@ -58,7 +58,7 @@ class QuickstartConfig:
     )
     """The best SFT on the same demonstrations: stopped on exact match of validation responses."""
     ppo: PPOConfig = PPOConfig(
-        num_updates=36,
+        num_updates=32,
         episodes_per_update=128,
         num_mini_batches=4,
         num_ppo_epochs=1,
