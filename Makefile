@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-all lint format clean
+.PHONY: help setup quickstart test test-slow test-all gpu-check lint format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ test-slow: setup ## Run the slow tests alone
 	@$(PYTEST) -m 'slow and not gpu'
 
 test-all: test test-slow ## Run the quick tests, then the slow ones
+
+gpu-check: setup ## Try out a GPU within some ten minutes; writes gpu-check.json
+	@$(BIN)/python -m instructrec.experiments.gpu_check
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

@@ -91,6 +91,11 @@ class RefineRules:
 
 def _full_marks(given: float | None, reward: CombinedReward) -> float:
     """The most that rewards in [0, 1] add up to, unless another number is given."""
+    if given is None and reward.changes:
+        raise ConfigError(
+            f"the weights of {reward.describe()} change with the update, and full marks with them: "
+            "expected constant weights for answers that may be refined, or full_marks."
+        )
     if given is None:
         return sum(max(weight, 0.0) for weight in reward.weights.values())
     return given

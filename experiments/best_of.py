@@ -1,11 +1,15 @@
-"""The best of several responses: what could be had from them by knowing the reward."""
+"""The best of several responses, and pass@k: what could be had by knowing the reward."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from instructrec.errors import ConfigError
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from instructrec.errors import ConfigError, DataError
 
 
 def expected_best(scores: Sequence[float], k: int) -> float:
@@ -25,6 +29,36 @@ def expected_best(scores: Sequence[float], k: int) -> float:
     rising = sorted(scores)
     ways = (math.comb(i - 1, k - 1) * rising[i - 1] for i in range(k, n + 1))
     return math.fsum(ways) / math.comb(n, k)
+
+
+def pass_at_k(correct: ArrayLike, samples: ArrayLike, k: int) -> np.ndarray:
+    """Chance that at least one of k responses is correct, for each of I items.
+
+    Unbiased estimate from n >= k sampled responses of which c are correct:
+    ``1 - C(n - c, k) / C(n, k)``. Source: Chen et al. 2021, eq. 1,
+    https://arxiv.org/abs/2107.03374.
+
+    Args:
+        correct: (I,) correct responses c of each item.
+        samples: (I,) responses n of each item, or one number for all.
+        k: Responses that one may try, at least 1 and at most n.
+
+    Returns:
+        (I,) estimates in [0, 1].
+
+    Raises:
+        DataError: k is not within 1..n, or c is not within 0..n.
+    """
+    correct_I = np.asarray(correct)
+    samples_I = np.broadcast_to(np.asarray(samples), correct_I.shape)
+    if correct_I.size and not 1 <= k <= samples_I.min():
+        raise DataError(
+            f"pass@{k} of items with {samples_I.min()} samples: expected 1 <= k <= samples."
+        )
+    if ((correct_I < 0) | (correct_I > samples_I)).any():
+        raise DataError("pass@k: an item has fewer than 0 or more correct responses than samples.")
+    none_I = stats.hypergeom.pmf(0, samples_I, correct_I, k)
+    return np.clip(1.0 - none_I, 0.0, 1.0)
 
 
 def sizes_up_to(samples: int) -> list[int]:

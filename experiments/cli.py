@@ -262,7 +262,7 @@ def _of_the_system(error: OSError) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         advice = "free some space; `--resume` continues a training run from its newest checkpoint"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        advice = "--output.dir puts runs elsewhere"
+        advice = "check the permissions; --output.dir puts runs elsewhere"
     return f"{error}: {advice}."
 
 

@@ -146,8 +146,8 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
 
 def _explain_reward(key: str, message: str) -> str:
     expected = (
-        "expected a weight (a number), module:attr or file.py:attr, or a mapping with the keys "
-        f"{', '.join(_REWARD_KEYS)}"
+        "expected a weight (a number, or numbers by update), module:attr or file.py:attr, or a "
+        f"mapping with the keys {', '.join(_REWARD_KEYS)}"
     )
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         return f"{key}: unknown key {match[1]!r}.{did_you_mean(match[1], _REWARD_KEYS)} {expected}."

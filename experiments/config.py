@@ -18,13 +18,11 @@ from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import RewardSpec
-from instructrec.rl.config import PPOConfig, SFTConfig, check_raft
+from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
-    *(f"ppo.{name}" for name in ("num_updates", "eval_every", "early_stopping_patience")),
-    *(f"ppo.{name}" for name in ("save_every", "keep_checkpoints")),
-    *(f"ppo.{name}" for name in ("max_error_frac", "max_reward", "max_drift")),
+    *(f"ppo.{name}" for name in MAY_CHANGE),
     "tracking.",
     "output.",
 )
@@ -250,7 +248,7 @@ def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict
 def _reward_value(spec: bool | float | str | RewardSpec) -> Any:
     if not isinstance(spec, RewardSpec):
         return spec
-    value: dict[str, Any] = {"weight": spec.weight}
+    value: dict[str, Any] = {"weight": _plain(spec.weight)}
     if spec.use is not None:
         value["use"] = spec.use
     if spec.options:

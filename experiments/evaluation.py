@@ -18,9 +18,9 @@ import numpy as np
 
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError, PolicyError
-from instructrec.experiments.best_of import expected_best, sizes_up_to
+from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
-from instructrec.experiments.stats import Interval, mean_interval, pass_at_k
+from instructrec.experiments.stats import Interval, mean_interval
 from instructrec.policies.base import Policy, Responses
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch

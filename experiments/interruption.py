@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import stat
@@ -53,6 +54,8 @@ class StopRequest:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if signal.Signals(number).name == "SIGHUP":
             _leave_terminal()
+            if self.requested:
+                return  # a closing terminal says it twice: its shell does, and the system
         if self.requested or not self._attended:
             self.requested = True
             raise KeyboardInterrupt(signal.Signals(number).name)
@@ -67,7 +70,8 @@ class StopRequest:
 def _leave_terminal() -> None:
     """Sends output that went to a terminal nowhere: it has gone, and writing to it would fail."""
     for descriptor in (1, 2):
-        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+        with contextlib.suppress(OSError):  # the program may have been started without it
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -11,26 +11,26 @@ import dataclasses
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from instructrec.devices import describe
-from instructrec.envs.tasks.base import Task, make_task
 from instructrec.errors import RunInterrupted
 from instructrec.experiments import quickstart_report as report
 from instructrec.experiments import setup_run, telling
-from instructrec.experiments.config import EvalConfig
-from instructrec.experiments.evaluation import Evaluation, evaluate, load_evaluation
 from instructrec.experiments.plots import Baseline, learning_curve
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.quickstart_config import QuickstartConfig
 from instructrec.experiments.quickstart_report import STAGES, Stage
+from instructrec.experiments.quickstart_stages import (
+    Quickstart,
+    load_base,
+    measure_base,
+    train_stage,
+)
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy
-from instructrec.experiments.train import run_training
-from instructrec.policies.base import Policy
+from instructrec.policies.base import Policy, Prompt
 from instructrec.policies.config import Sampling
-from instructrec.rewards.combine import CombinedReward, make_rewards
 
 _COSTS = {"rollout": 1.0, "epoch": 0.6, "example": 1.6, "validated": 0.4, "measured": 0.28}
 """Cost of an episode, a pass over it, an SFT example, a validated and a measured response.
@@ -40,23 +40,6 @@ In units of a response of the untouched model, which rambles up to the limit, in
 _SETUP_S = 20.0
 """Seconds that a stage takes besides: loading, writing, imports."""
 _PROBE = 24
-_REWARDS = {"exact_match": 1.0}
-
-
-@dataclass
-class _Quickstart:
-    """A quickstart that has begun."""
-
-    config: QuickstartConfig
-    folder: RunFolder
-    test: Task
-    reward: CombinedReward
-    load_policy: LoadPolicy
-    say: telling.Say
-    command: list[str]
-    started: float = field(default_factory=time.perf_counter)
-    stages: dict[str, Stage] = field(default_factory=dict)
-    tracking: str = ""
 
 
 def run_quickstart(
@@ -79,15 +62,15 @@ def run_quickstart(
     """
     base = Path(config.output.dir)
     path = base / (config.name or _next_name(base))
-    task = config.task
-    test = make_task(task.name, split=task.test_split, **task.options)
-    given = ["instructrec", *(command or ["quickstart"])]
-    info = RunInfo("compare", "none", "quickstart", config.seed, config.policy.model, task.name)
-    with RunFolder.create(path, info, dataclasses.asdict(config), command=given) as folder:
-        run = _Quickstart(config, folder, test, make_rewards(_REWARDS), load_policy, say, given[1:])
+    given = list(command or ["quickstart"])
+    run = Quickstart(config, path, given, load_policy, say)
+    model = config.policy.model
+    info = RunInfo("compare", "none", "quickstart", config.seed, model, config.task.name)
+    settings = dataclasses.asdict(config)
+    with RunFolder.create(path, info, settings, command=["instructrec", *given]) as folder:
         _base(run)
-        sft = _train(run, "sft", config.policy.model)
-        _train(run, "sft-best", config.policy.model)
+        sft = _train(run, "sft", model)
+        _train(run, "sft-best", model)
         try:
             _train(run, "ppo", sft)
         except RunInterrupted as error:
@@ -95,7 +78,7 @@ def run_quickstart(
                 "the quickstart was stopped during PPO and will not be compared; start it again. "
                 f"PPO alone goes on with: instructrec train {path / 'ppo' / 'config.yaml'} --resume"
             ) from error
-        _conclude(run)
+        _conclude(run, folder)
     return folder
 
 
@@ -112,25 +95,15 @@ def _next_name(base: Path) -> str:
 # Stages -------------------------------------------------------------------------------------------
 
 
-def _base(run: _Quickstart) -> None:
-    config = run.config
+def _base(run: Quickstart) -> None:
     _title(run, "base", "the untouched model")
-    model = setup_run.model_folder(config.policy.model)
-    greedy = Sampling(config.ppo.response_length, 0.0)
-    policy = run.load_policy(dataclasses.replace(config.policy, model=model), config.seed, greedy)
+    policy = load_base(run)
     run.say(describe(policy.device, policy.compute_dtype))
     run.say(f"about {format_duration(_estimate(run, policy))} for all four stages on this machine")
-    info = RunInfo("eval", "none", "quickstart-base", config.seed, model, config.task.name)
-    settings = dataclasses.asdict(config)
-    path = run.folder.path / "base"
-    with RunFolder.create(path, info, settings, command=["instructrec", *run.command]) as folder:
-        evaluation = _evaluate(run, policy, folder, 0, greedy, 1, config.eval.limit)
-        _measure(run, "base", policy, folder, 0, evaluation, 0.0)
-        name = evaluation.path.name if evaluation.path else ""
-        folder.finish("finished", {**evaluation.metrics(), "eval_file": f"eval/{name}"})
+    measure_base(run, policy)
 
 
-def _train(run: _Quickstart, name: str, model: str) -> str:
+def _train(run: Quickstart, name: str, model: str) -> str:
     """Trains and measures one stage; returns its folder, from which another may start."""
     config = run.config
     about = {
@@ -139,83 +112,17 @@ def _train(run: _Quickstart, name: str, model: str) -> str:
         "ppo": f"from the short SFT, {config.ppo.num_updates} updates on exact match",
     }[name]
     _title(run, name, about)
-    settings = config.stage(name, f"quickstart-{name}", str(run.folder.path), model)
-    evaluation = EvalConfig(
-        limit=config.eval.limit,
-        batch_size=config.eval.batch_size,
-        max_new_tokens=config.ppo.response_length,
-        validation_limit=config.eval.validation_limit,
-    )
-    outcome = run_training(
-        dataclasses.replace(settings, rewards=dict(_REWARDS), eval=evaluation),
-        command=run.command,
-        load_policy=run.load_policy,
-        say=lambda text: None,
-    )
-    run.tracking = outcome.tracking
-    summary = outcome.summary
-    greedy = load_evaluation(outcome.folder.path / summary["eval_file"])
-    update = int(summary["best_update"])
-    _measure(run, name, outcome.policy, outcome.folder, update, greedy, summary["train_s"])
-    return str(outcome.folder.path)
+    return train_stage(run, name, config.stage(name, str(run.path), model))
 
 
-def _measure(
-    run: _Quickstart,
-    name: str,
-    policy: Policy,
-    folder: RunFolder,
-    update: int,
-    greedy: Evaluation,
-    train_s: float,
-) -> None:
-    """Adds the sampled evaluation, keeps the stage, and says how it did."""
-    config = run.config
-    sampling = Sampling(config.ppo.response_length, config.ppo.temperature)
-    sampled = _evaluate(
-        run, policy, folder, update, sampling, config.eval.samples, config.eval.sampled_limit
-    )
-    run.stages[name] = Stage(name, greedy, sampled, train_s)
-    found = greedy.interval("exact_match")
-    run.say(
-        f"{STAGES[name]}: exact match {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] on "
-        f"{found.n} held-out instructions; {format_duration(time.perf_counter() - run.started)} "
-        "so far"
-    )
-
-
-def _evaluate(
-    run: _Quickstart,
-    policy: Policy,
-    folder: RunFolder,
-    update: int,
-    sampling: Sampling,
-    samples: int,
-    limit: int,
-) -> Evaluation:
-    name = telling.decoding(sampling, samples, limit, run.config.seed)
-    return evaluate(
-        policy,
-        run.test,
-        run.reward,
-        sampling=sampling,
-        samples=samples,
-        batch_size=run.config.eval.batch_size,
-        limit=limit,
-        out=folder.eval_path(run.config.task.name, run.test.split, name, update),
-    )
-
-
-def _estimate(run: _Quickstart, policy: Policy) -> float:
+def _estimate(run: Quickstart, policy: Policy) -> float:
     """Seconds that everything will take, from the speed of a few responses."""
     config = run.config
     number = min(_PROBE, len(run.test))
     prompts = [run.test[i].prompt for i in range(number)]
     sampling = Sampling(config.ppo.response_length, 0.0)
     policy.respond(prompts[:2], sampling=sampling)  # the first call pays for set-up
-    start = time.perf_counter()
-    policy.respond(prompts, sampling=sampling)
-    each = (time.perf_counter() - start) / number
+    each = min(_seconds(policy, prompts, sampling) for _ in range(3)) / number
     measured = min(config.eval.limit, len(run.test))
     measured += config.eval.samples * min(config.eval.sampled_limit, len(run.test))
     episodes = config.ppo.num_updates * config.ppo.episodes_per_update
@@ -231,11 +138,17 @@ def _estimate(run: _Quickstart, policy: Policy) -> float:
     return len(STAGES) * _SETUP_S + each * sum(_COSTS[name] * n for name, n in work.items())
 
 
+def _seconds(policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> float:
+    start = time.perf_counter()
+    policy.respond(prompts, sampling=sampling)
+    return time.perf_counter() - start
+
+
 # The end ------------------------------------------------------------------------------------------
 
 
-def _conclude(run: _Quickstart) -> None:
-    stages, folder = run.stages, run.folder
+def _conclude(run: Quickstart, folder: RunFolder) -> None:
+    stages = run.stages
     curve = learning_curve(
         read_metrics(folder.path / "ppo"),
         folder.path / "learning_curve.png",
@@ -266,6 +179,6 @@ def _baseline(stage: Stage) -> Baseline:
     return Baseline(found.mean, found.low, found.high)
 
 
-def _title(run: _Quickstart, name: str, about: str) -> None:
+def _title(run: Quickstart, name: str, about: str) -> None:
     number = list(STAGES).index(name) + 1
     run.say(f"\n{number} of {len(STAGES)}  {STAGES[name]}: {about}")

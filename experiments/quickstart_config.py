@@ -85,25 +85,29 @@ class QuickstartConfig:
                 f"{self.sft.demonstrations}: both must be the same, or the comparison is unfair."
             )
 
-    def stage(self, name: str, variant: str, directory: str, model: str) -> TrainConfig:
+    def stage(
+        self, name: str, directory: str, model: str, section: PPOConfig | SFTConfig | None = None
+    ) -> TrainConfig:
         """The training run of one stage.
 
         Args:
-            name: Folder of the stage inside ``directory``; ``ppo`` runs PPO, others SFT.
-            variant: What the stage is called in comparisons.
+            name: Folder of the stage inside ``directory``; ``ppo`` and ``raft`` are the algorithms
+                of that name, all others are SFT.
             directory: The quickstart's own run folder.
             model: Model or folder that the stage starts from.
+            section: Settings of the algorithm; None takes those of this configuration.
         """
-        algorithm = "ppo" if name == "ppo" else "sft"
-        section = {"ppo": self.ppo, "sft": self.sft, "sft-best": self.best_sft}[name]
+        algorithm = name if name in ("ppo", "raft") else "sft"
+        own = {"ppo": self.ppo, "sft": self.sft, "sft-best": self.best_sft}
         base = TrainConfig(
             name=name,
-            variant=variant,
+            variant=f"quickstart-{name}",
             seed=self.seed,
             task=self.task,
             policy=replace(self.policy, model=model),
             tracking=self.tracking,
             output=replace(self.output, dir=directory),
         )
-        settings = {"algorithm": algorithm, algorithm: section}
+        key = "sft" if algorithm == "sft" else "ppo"
+        settings = {"algorithm": algorithm, key: section or own[name]}
         return replace(base, **settings)  # type: ignore[arg-type]

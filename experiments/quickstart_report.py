@@ -19,6 +19,9 @@ from instructrec.experiments.stats import Difference, Interval, paired_differenc
 
 STAGES = {"base": "zero-shot", "sft": "short SFT", "sft-best": "best SFT", "ppo": "PPO"}
 """Folder of a stage -> what it is called."""
+BASELINES = {"sft-long": "SFT for as long", "raft": "RAFT"}
+"""Further stages at PPO's cost: in time, or in rollouts."""
+TITLES = STAGES | BASELINES
 _KINDS = (("gained", 4), ("lost", 2), ("right before and after", 2), ("wrong before and after", 2))
 _KIND_OF = {
     (False, True): "gained",
@@ -38,7 +41,7 @@ class Stage:
     """One policy of the comparison, measured."""
 
     name: str
-    """Key of ``STAGES``."""
+    """Key of ``TITLES``."""
     greedy: Evaluation
     """Held-out instructions, greedy decoding."""
     sampled: Evaluation
@@ -49,7 +52,7 @@ class Stage:
     @property
     def title(self) -> str:
         """What the stage is called."""
-        return STAGES[self.name]
+        return TITLES[self.name]
 
 
 def results_table(stages: Sequence[Stage]) -> str:

@@ -176,7 +176,8 @@ def _overfit(
         if _learned(looks) or hopeless:
             raise _Over
 
-    env = setup_run.training_env(config, materials)
+    settled = materials.reward.at_update(math.inf)  # schedules are for longer runs
+    env = setup_run.training_env(config, dataclasses.replace(materials, reward=settled))
     learn = setup_run.learner(config.algorithm)
     with contextlib.suppress(_Over):
         learn(policy, env, config.ppo, seed=config.seed, on_update=on_update)
@@ -201,6 +202,7 @@ def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) 
         warmup_steps=8,
         target_kl=None,
         prompt_filter=None,
+        prompt_filter_floor=PPOConfig.prompt_filter_floor,
         advantage=ppo.advantage if algorithm == "raft" else "rloo",
         kl_coef=0.0,
         kl_target=None,

@@ -1,4 +1,4 @@
-"""Statistics of evaluations and comparisons: intervals, paired tests, seeds, pass@k.
+"""Statistics of evaluations and comparisons: intervals, paired tests, seeds.
 
 Pure functions over NumPy arrays, on ``scipy.stats``. Responses to one item (a prompt, or all
 prompts about one word) are not independent, so whole *clusters* are resampled, never single
@@ -98,7 +98,7 @@ class SeedInterval:
     confidence: float = 0.95
     """Coverage that was asked for."""
     method: str = "percentile"
-    """percentile or constant (all values equal)."""
+    """percentile, wilson (all right or all wrong) or constant (all values equal)."""
 
 
 def mean_interval(
@@ -135,9 +135,7 @@ def mean_interval(
     low, high, method = _ratio_bootstrap(values_N, index_N, confidence, resamples, rng)
     if method == "constant":
         mean = low  # the mean of equal floats may be an ulp off
-        if binary:
-            wilson = wilson_interval(int(mean) * n_clusters, n_clusters, confidence=confidence)
-            low, high, method = wilson.low, wilson.high, wilson.method
+        low, high, method = _constant(mean, n_clusters, confidence)
     return Interval(mean, low, high, len(values_N), n_clusters, confidence, method)
 
 
@@ -208,6 +206,7 @@ def two_level_bootstrap(
     matrix: ArrayLike,
     clusters: Sequence[Hashable] | None = None,
     *,
+    differences: bool = False,
     confidence: float = 0.95,
     resamples: int = 4999,
     rng: Rng = 0,
@@ -216,12 +215,14 @@ def two_level_bootstrap(
 
     For a difference between two ways of training give the matrix of differences, row by row for
     the same seed and column by column for the same item: the pairing is then kept in every
-    resample. With few seeds the percentile interval is somewhat narrow for the spread between
+    resample. All right or all wrong gives Wilson's interval, each cluster taken as one try.
+    With few seeds the percentile interval is somewhat narrow for the spread between
     seeds (by a factor of sqrt((S - 1) / S)); use at least five.
 
     Args:
         matrix: (S, N) finite numbers; row = seed, column = item.
         clusters: N labels of the columns; columns of one label are drawn together.
+        differences: The numbers are differences: all 0 then means no difference, not all wrong.
         confidence: Coverage, in (0, 1).
         resamples: Bootstrap resamples.
         rng: Seed or generator.
@@ -240,6 +241,8 @@ def two_level_bootstrap(
     if n_clusters < 2:
         raise DataError(f"{n_clusters} cluster of items: expected at least 2 to resample.")
     low, high, method = _two_way_bootstrap(matrix_SN, index_N, confidence, resamples, rng)
+    if method == "constant" and not differences:
+        low, high, method = _constant(low, n_clusters, confidence)
     return SeedInterval(
         mean=float(matrix_SN.mean()),
         low=low,
@@ -251,36 +254,6 @@ def two_level_bootstrap(
         confidence=confidence,
         method=method,
     )
-
-
-def pass_at_k(correct: ArrayLike, samples: ArrayLike, k: int) -> np.ndarray:
-    """Chance that at least one of k responses is correct, for each of I items.
-
-    Unbiased estimate from n >= k sampled responses of which c are correct:
-    ``1 - C(n - c, k) / C(n, k)``. Source: Chen et al. 2021, eq. 1,
-    https://arxiv.org/abs/2107.03374.
-
-    Args:
-        correct: (I,) correct responses c of each item.
-        samples: (I,) responses n of each item, or one number for all.
-        k: Responses that one may try, at least 1 and at most n.
-
-    Returns:
-        (I,) estimates in [0, 1].
-
-    Raises:
-        DataError: k is not within 1..n, or c is not within 0..n.
-    """
-    correct_I = np.asarray(correct)
-    samples_I = np.broadcast_to(np.asarray(samples), correct_I.shape)
-    if correct_I.size and not 1 <= k <= samples_I.min():
-        raise DataError(
-            f"pass@{k} of items with {samples_I.min()} samples: expected 1 <= k <= samples."
-        )
-    if ((correct_I < 0) | (correct_I > samples_I)).any():
-        raise DataError("pass@k: an item has fewer than 0 or more correct responses than samples.")
-    none_I = stats.hypergeom.pmf(0, samples_I, correct_I, k)
-    return np.clip(1.0 - none_I, 0.0, 1.0)
 
 
 # Helpers ------------------------------------------------------------------------------------------
@@ -308,6 +281,14 @@ def _cluster_index(clusters: Sequence[Hashable] | None, n: int) -> tuple[np.ndar
     numbers: dict[Any, int] = {}
     index_N = np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=int)
     return index_N, len(numbers)
+
+
+def _constant(value: float, n_clusters: int, confidence: float) -> tuple[float, float, str]:
+    """Interval where all values are equal; of right or wrong answers, Wilson's over clusters."""
+    if value not in (0.0, 1.0):
+        return value, value, "constant"
+    wilson = wilson_interval(int(value) * n_clusters, n_clusters, confidence=confidence)
+    return wilson.low, wilson.high, wilson.method
 
 
 def _ratio_bootstrap(

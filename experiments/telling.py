@@ -56,7 +56,7 @@ def announce(
         f"device   {describe(policy.device, policy.compute_dtype)}",
         f"task     {task.name}: {len(task)} to train on, {len(materials.validation)} for "
         f"validation, {len(materials.test)} for the final test",
-        f"reward   {', '.join(f'{k} x {w:g}' for k, w in materials.reward.weights.items())}",
+        f"reward   {materials.reward.describe()}",
         f"work     {_work(config)}",
         f"folder   {folder}",
     ]
@@ -90,6 +90,8 @@ def conclude(
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
     lines = ["", first + "."]
+    if "critic_updates" in summary:
+        lines.append(_critic(summary["critic_updates"], summary["updates"]))
     shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
     lines += [line for name in shown if (line := measured(name, summary))]
     lines += [
@@ -104,6 +106,14 @@ def conclude(
         lines.append(f"tracking     {where}")
     lines.append(f"look closer  instructrec evaluate {folder.path} --samples 8 --temperature 1")
     say("\n".join(lines))
+
+
+def _critic(used: int, updates: int) -> str:
+    """What the critic was good for."""
+    if used == updates:
+        return f"the critic was the baseline in all {updates} updates."
+    told = f"in {used} of {updates} updates" if used else f"in none of {updates} updates (idle)"
+    return f"the critic was the baseline {told}, else the mean return."
 
 
 def measured(name: str, summary: Mapping[str, Any]) -> str:

@@ -79,8 +79,8 @@ def run_training(
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
-    SIGINT or SIGTERM ends PPO after the update at hand, behind a checkpoint; a second one, or one
-    at any other time, ends the run at once. Either way the folder stays readable.
+    SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; a second one,
+    or one at any other time, ends the run at once. Either way the folder stays readable.
 
     Args:
         config: The run.
@@ -220,7 +220,16 @@ def _ppo(
         "best_update": result.best_update,
         "best_score": result.best_score,
         "stopped": result.stopped,
+        **_critic(run),
     }
+
+
+def _critic(run: _Run) -> dict[str, Any]:
+    """In how many updates the critic was the baseline; empty where there is none to use."""
+    if run.config.algorithm != "ppo" or run.config.ppo.advantage != "gae":
+        return {}
+    rows = read_metrics(run.folder.path)
+    return {"critic_updates": sum(row.get("ppo/critic_used") == 1 for row in rows)}
 
 
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from instructrec.errors import CheckpointError, ConfigError, DataError, did_you_
 from instructrec.rewards.base import RewardBatch, Status
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.registry import check_name, find_reward, spec_text
+from instructrec.rewards.schedule import WeightSchedule, parse_weight
 from instructrec.rewards.scoring import PartScores, score_part
 
 _RENORMALISE = "renormalise"
@@ -24,8 +25,8 @@ class RewardSpec:
 
     use: str | None = None
     """Registered name, module:attr or file.py:attr; the part's own name when not given."""
-    weight: float = 1.0
-    """Factor in the total; 0 records the score without training on it."""
+    weight: float | dict[int, float] = 1.0
+    """Factor in the total; 0 only records; {1: 0.0, 20: 1.0} moves in straight lines by update."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reward, by name."""
 
@@ -69,8 +70,12 @@ class CombinedReward:
     is multiplied by Σ_k |w_k| / Σ_{k∈A} |w_k|. A sample has no total (NaN) when any part failed on
     it, or when no part with a weight other than 0 applies.
 
+    Where weights change with the update, ``weights`` are those at the end, so that evaluations can
+    be compared; ``at_update`` gives the sum of one update.
+
     Args:
-        parts: Name -> (reward, weight).
+        parts: Name -> (reward, weight), a weight being a number or a mapping from updates to
+            numbers.
         renormalise: Whether parts that do not apply leave their weight to the others.
 
     Raises:
@@ -78,17 +83,36 @@ class CombinedReward:
     """
 
     def __init__(
-        self, parts: Mapping[str, tuple[BoundReward, float]], *, renormalise: bool = False
+        self, parts: Mapping[str, tuple[BoundReward, Any]], *, renormalise: bool = False
     ) -> None:
         if not parts:
             raise ConfigError("a combined reward needs at least one reward.")
         self._rewards: dict[str, BoundReward] = {}
-        self.weights: dict[str, float] = {}
+        self._schedules: dict[str, WeightSchedule] = {}
         self.renormalise = renormalise
         for name, (reward, weight) in parts.items():
             check_name(name)
             self._rewards[name] = reward
-            self.weights[name] = _check_weight(name, weight)
+            self._schedules[name] = parse_weight(name, weight)
+        self.weights = {name: schedule.last for name, schedule in self._schedules.items()}
+        """Factor of each part in the total."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether a weight depends on the update."""
+        return any(schedule.changes for schedule in self._schedules.values())
+
+    def at_update(self, update: float) -> CombinedReward:
+        """Returns the sum of the same rewards with the weights of an update.
+
+        Args:
+            update: The first one of a run is 1; ``math.inf`` gives the weights at the end.
+        """
+        parts = {
+            name: (self._rewards[name], schedule.at(update))
+            for name, schedule in self._schedules.items()
+        }
+        return CombinedReward(parts, renormalise=self.renormalise)
 
     @property
     def names(self) -> list[str]:
@@ -161,7 +185,7 @@ class CombinedReward:
 
     def describe(self) -> str:
         """Returns the sum as one line, e.g. ``1 × exact_match + 0.5 × bleu(tokenize='char')``."""
-        terms = (f"{self.weights[n]:g} × {r.describe()}" for n, r in self._rewards.items())
+        terms = (f"{self._schedules[n]} × {r.describe()}" for n, r in self._rewards.items())
         return " + ".join(terms) + (" (renormalised)" if self.renormalise else "")
 
     def state_dict(self) -> dict[str, Any]:
@@ -188,12 +212,12 @@ class CombinedReward:
         return f"<{self.describe()}>"
 
     def _part_spec(self, name: str) -> float | dict[str, Any]:
-        reward, weight = self._rewards[name], self.weights[name]
+        reward, schedule = self._rewards[name], self._schedules[name]
         use = spec_text(reward.info.target)
-        if use == name and not reward.options:
-            return weight
+        if use == name and not reward.options and not schedule.changes:
+            return schedule.last
         options = {"options": reward.options} if reward.options else {}
-        return {"use": use, "weight": weight, **options}
+        return {"use": use, "weight": schedule.value(), **options}
 
 
 def weighted_total(
@@ -237,7 +261,7 @@ def weighted_total(
     return np.where(empty_B | ~np.isfinite(total_B), math.nan, total_B)
 
 
-def _make_part(name: Any, value: Any) -> tuple[BoundReward, float]:
+def _make_part(name: Any, value: Any) -> tuple[BoundReward, Any]:
     check_name(name)
     if isinstance(value, RewardSpec):
         value = asdict(value)
@@ -274,12 +298,6 @@ def _bad_part(name: str, value: Any) -> str:
         f"rewards.{name} = {value!r}: expected a number (the weight), the reward as a string "
         "(weight 1), or a mapping with the keys use, weight and options."
     )
-
-
-def _check_weight(name: str, weight: Any) -> float:
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise ConfigError(f"rewards.{name}.weight = {weight!r}: expected a finite number.")
-    return float(weight)
 
 
 def _check_lengths(size: int, columns: Mapping[str, Sequence[Any]]) -> None:

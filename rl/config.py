@@ -32,6 +32,14 @@ _NOT_NEGATIVE = (
 )
 
 
+_FLOOR = 0.1
+MAY_CHANGE = (
+    *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
+    *("max_error_frac", "max_reward", "max_drift"),
+)
+"""Settings that may differ when a run is continued: they do not change what an update does."""
+
+
 @dataclass(frozen=True)
 class PPOConfig:
     """Proximal policy optimisation on rollouts of an instruction environment."""
@@ -106,7 +114,7 @@ class PPOConfig:
     """Largest weight that an entropy bonus with a target may reach."""
     prompt_filter: str | None = None
     """Passes over instructions whose rewards hardly vary: id, or a column to judge them by."""
-    prompt_filter_floor: float = 0.1
+    prompt_filter_floor: float = _FLOOR
     """Least chance of an instruction to be played all the same, in (0, 1]."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
@@ -204,6 +212,11 @@ class PPOConfig:
             f"{self.entropy_coef_max}: expected a weight that starts at most there.",
         )
         self._refuse(
+            self.prompt_filter is None and self.prompt_filter_floor != _FLOOR,
+            f"ppo.prompt_filter_floor = {self.prompt_filter_floor} but ppo.prompt_filter is not "
+            "set: expected a filter, e.g. ppo.prompt_filter = 'id'.",
+        )
+        self._refuse(
             self.critic_model is not None and self.critic != "separate",
             f"ppo.critic_model = {self.critic_model!r} but ppo.critic = {self.critic!r}: expected "
             "ppo.critic = 'separate'.",
@@ -247,7 +260,7 @@ class PPOConfig:
         if self.prompt_filter not in (None, "id", *columns):
             raise DataError(
                 f"ppo.prompt_filter = {self.prompt_filter!r}: the task has no such column. "
-                f"Expected one of {', '.join(('id', *columns))}."
+                f"Expected one of {', '.join(('id', *columns))}, or null for no filter."
             )
 
     def with_micro_batch_size(self, device_type: str) -> PPOConfig:
@@ -304,6 +317,13 @@ def check_raft(config: PPOConfig) -> None:
             f"{', '.join(useless)} given, but algorithm = 'raft' has no critic, no advantages, no "
             "ratio and no bonus: expected the default. Remove the key, or set algorithm to 'ppo'."
         )
+
+
+def raft_settings(config: PPOConfig, num_generations: int) -> PPOConfig:
+    """The same number of rollouts for rejection sampling; what it cannot use is at its default."""
+    defaults = {f.name: f.default for f in fields(config) if f.name in _PPO_ONLY}
+    usable: dict[str, Any] = {**defaults, "kl_coef": 0.0, "kl_target": None}
+    return replace(config, **usable, num_generations=num_generations)
 
 
 @dataclass(frozen=True)

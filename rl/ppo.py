@@ -36,7 +36,7 @@ from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.monitors import Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.reference import make_reference
-from instructrec.rl.rollout import collect, instruction_order
+from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
 
@@ -127,7 +127,10 @@ class PPOTrainer(RolloutTrainer):
         self.policy.sync()
         if self.prompt_filter is not None:
             indices = self.prompt_filter.choose(len(indices), config.num_generations)
-        self.rollout = collect(self.policy, self.env, indices, config)
+        rewards = self.env.reward.at_update(self.progress.update + 1)
+        with rewarded_by(self.env, rewards):
+            self.rollout = collect(self.policy, self.env, indices, config)
+        self.weights = rewards.weights
         if self.prompt_filter is not None:
             self.prompt_filter.observe(indices, self.rollout.returns)
         assert self.rollout.rewards is not None
@@ -290,7 +293,7 @@ class PPOTrainer(RolloutTrainer):
             "train/global_step": float(update * config.steps_per_update),
             "train/episodes": float(update * config.episodes_per_update),
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
-            **reporting.reward_metrics(self.rollout),
+            **reporting.reward_metrics(self.rollout, self.weights),
             **self.metrics,
             **self.loss_metrics(),
             "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,

@@ -24,8 +24,12 @@ from instructrec.rl.rollout import instruction_order
 
 DECAY = 0.97
 """What an earlier reward counts beside the next one of the same key: the policy changes."""
+DECAY_OF_ALL = 0.999
+"""The same for the rewards of all instructions together, which come much faster."""
 PRIOR = 2.0
 """Rewards of the average instruction that every key is credited with before its own."""
+_ROUNDING = 1e-9
+"""Share of the mean square below which a variance is rounding."""
 _COIN = 1
 """Keeps the coins apart from the permutations that come from the same seed."""
 
@@ -36,11 +40,11 @@ class Spread:
     def __init__(self, count: float = 0.0, total: float = 0.0, squares: float = 0.0) -> None:
         self.count, self.total, self.squares = count, total, squares
 
-    def add(self, reward: float) -> None:
+    def add(self, reward: float, decay: float = DECAY) -> None:
         """Takes in one reward; earlier ones fade."""
-        self.count = self.count * DECAY + 1.0
-        self.total = self.total * DECAY + reward
-        self.squares = self.squares * DECAY + reward * reward
+        self.count = self.count * decay + 1.0
+        self.total = self.total * decay + reward
+        self.squares = self.squares * decay + reward * reward
 
     def variance(self, prior: Spread) -> float:
         """Variance of the rewards together with ``PRIOR`` of the prior's."""
@@ -49,7 +53,9 @@ class Spread:
         if not count:
             return 0.0
         mean = (self.total + known * prior.total) / count
-        return max((self.squares + known * prior.squares) / count - mean * mean, 0.0)
+        squares = (self.squares + known * prior.squares) / count
+        variance = squares - mean * mean
+        return variance if variance > _ROUNDING * squares else 0.0
 
 
 class PromptFilter:
@@ -107,7 +113,7 @@ class PromptFilter:
         """
         for index, reward in zip(indices, rewards, strict=True):
             if math.isfinite(reward):
-                self._all.add(reward)
+                self._all.add(reward, DECAY_OF_ALL)
                 self._by_key.setdefault(self.key_of(index), Spread()).add(reward)
 
     def _weights(self) -> dict[str, float]:

@@ -59,7 +59,7 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
     }
 
 
-def reward_metrics(rollout: Rollout) -> dict[str, float]:
+def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:
     """Mean and spread of the returns and of each part, and the share that was not scored.
 
     The total is the episode's return, summed over its turns; parts are those of its last answer.
@@ -80,6 +80,7 @@ def reward_metrics(rollout: Rollout) -> dict[str, float]:
         metrics[f"{prefix}/na_frac"] = float(np.mean([s == "not_applicable" for s in statuses]))
         metrics[f"{prefix}/error_frac"] = float(np.mean([s.failed for s in statuses]))
         metrics[f"{prefix}/seconds"] = rollout.rewards.seconds[name]
+        metrics[f"{prefix}/weight"] = weights[name]
     return metrics
 
 

@@ -6,7 +6,8 @@ text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from instructrec.errors import DataError, RewardError
 from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
+from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.turns import play
 
@@ -138,6 +140,16 @@ def collect(
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
     )
+
+
+@contextmanager
+def rewarded_by(env: InstructionVectorEnv, rewards: CombinedReward) -> Iterator[None]:
+    """Scores the episodes of an environment with other rewards for a while."""
+    own, env.reward = env.reward, rewards
+    try:
+        yield
+    finally:
+        env.reward = own
 
 
 def _usable(

@@ -11,21 +11,10 @@ from torch import nn
 from instructrec.errors import CheckpointError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.rl.checkpoint import Snapshot
-from instructrec.rl.config import PPOConfig
+from instructrec.rl.config import MAY_CHANGE, PPOConfig
 
 if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
-
-_MAY_CHANGE = {
-    "num_updates",
-    "eval_every",
-    "early_stopping_patience",
-    "save_every",
-    "keep_checkpoints",
-    "max_error_frac",
-    "max_drift",
-}
-"""Settings that may differ when a run is continued: they do not change what an update does."""
 
 
 def capture(trainer: PPOTrainer) -> Snapshot:
@@ -112,7 +101,7 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
     for name, value in now.items():
         before = saved.get(name)
         before = tuple(before) if isinstance(before, list) else before
-        if name not in _MAY_CHANGE and before != value:
+        if name not in MAY_CHANGE and before != value:
             raise CheckpointError(
                 f"ppo.{name} = {value!r} but the run was started with {before!r}: a resumed run "
                 f"keeps its settings. Set ppo.{name} back, or start a new run."

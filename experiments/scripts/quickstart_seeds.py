@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import DataError, InstructRecError
-from instructrec.experiments.evaluation import cluster_of, load_evaluation
+from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.progress import format_duration
-from instructrec.experiments.quickstart_report import STAGES
+from instructrec.experiments.quickstart_report import BASELINES, STAGES, TITLES
+from instructrec.experiments.quickstart_stages import open_quickstart
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.stats import SeedInterval, paired_difference, two_level_bootstrap
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-DIFFERENCES = (("ppo", "sft"), ("ppo", "sft-best"))
 
 
-class Quickstart:
+class FinishedQuickstart:
     """One finished quickstart folder.
 
     Raises:
@@ -40,31 +40,38 @@ class Quickstart:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.run = open_quickstart(path)
         self.folder = RunFolder.open(path)
         self.record = self.folder.record()
-        if self.record["status"] != "finished" or self.record["variant"] != "quickstart":
-            raise DataError(
-                f"{path} is a {self.record['status']} {self.record['variant']} run: expected a "
-                "finished quickstart."
-            )
         self.seed = int(self.record["seed"])
-        self.summary = self.folder.summary()
-        self.rows = {name: self._greedy(name) for name in STAGES}
+        self.wall_s = float(self.folder.summary()["wall_s"])
+        there = [name for name in BASELINES if (path / name).exists()]
+        self.stages = [*STAGES, *there]
+        self.greedy = {name: self._greedy(name) for name in self.stages}
+        self.rows = {name: _scored(found) for name, found in self.greedy.items()}
 
-    def _greedy(self, stage: str) -> dict[str, Row]:
-        """Rows of the stage's greedy test evaluation by instruction, those with a score."""
+    def _greedy(self, stage: str) -> Evaluation:
+        """The stage's greedy test evaluation."""
         named = RunFolder.open(self.path / stage).summary().get("eval_file")
         if named is None:
             raise DataError(f"{self.path / stage} has no evaluation in its summary.json.")
-        rows = load_evaluation(self.path / stage / named).rows
-        return {row["id"]: row for row in rows if row["parts"].get("exact_match") is not None}
+        return load_evaluation(self.path / stage / named)
+
+    def sampled(self, stage: str) -> dict[str, float]:
+        """Metrics of the stage's evaluation with several responses to an instruction."""
+        path = self.run.sampled_path(RunFolder.open(self.path / stage))
+        return load_evaluation(path).metrics()
+
+    def train_s(self, stage: str) -> float:
+        """Seconds that the stage was trained for."""
+        return float(RunFolder.open(self.path / stage).summary().get("train_s", 0.0))
 
     def scores(self, stage: str, ids: Sequence[str]) -> np.ndarray:
         """Exact match of a stage, (len(ids),)."""
         return np.array([self.rows[stage][key]["parts"]["exact_match"] for key in ids])
 
 
-def aggregate(runs: Sequence[Quickstart]) -> dict[str, Any]:
+def aggregate(runs: Sequence[FinishedQuickstart]) -> dict[str, Any]:
     """All numbers of the report.
 
     Args:
@@ -73,21 +80,23 @@ def aggregate(runs: Sequence[Quickstart]) -> dict[str, Any]:
     Raises:
         DataError: A seed appears twice, or the instructions or settings differ.
     """
-    ids, clusters = _common_items(runs)
     _check_alike(runs)
+    ids, clusters = _common_items(runs)
     stages, seeds = {}, [run.seed for run in runs]
-    for stage in STAGES:
+    names = runs[0].stages
+    for stage in names:
         matrix = np.stack([run.scores(stage, ids) for run in runs])
         stages[stage] = asdict(two_level_bootstrap(matrix, clusters))
-        stages[stage]["train_s"] = [run.summary["stages"][stage]["train_s"] for run in runs]
-        for kind in ("greedy", "sampled"):
-            stages[stage][kind] = [run.summary["stages"][stage][kind] for run in runs]
-    differences = {f"{a}-{b}": _difference(runs, a, b, ids, clusters) for a, b in DIFFERENCES}
+        stages[stage]["train_s"] = [run.train_s(stage) for run in runs]
+        stages[stage]["greedy"] = [run.greedy[stage].metrics() for run in runs]
+        stages[stage]["sampled"] = [run.sampled(stage) for run in runs]
+    others = [name for name in names if name not in ("base", "ppo")]
+    differences = {f"ppo-{b}": _difference(runs, "ppo", b, ids, clusters) for b in others}
     return {
         "seeds": seeds,
         "instructions": len(ids),
         "items": len(set(clusters)),
-        "wall_s": [run.summary["wall_s"] for run in runs],
+        "wall_s": [run.wall_s for run in runs],
         "stages": stages,
         "differences": differences,
         "commands": [" ".join(run.record["command"]) for run in runs],
@@ -97,7 +106,13 @@ def aggregate(runs: Sequence[Quickstart]) -> dict[str, Any]:
     }
 
 
-def _common_items(runs: Sequence[Quickstart]) -> tuple[list[str], list[str]]:
+def _scored(evaluation: Evaluation) -> dict[str, Row]:
+    """Rows with a score, by instruction."""
+    rows = evaluation.rows
+    return {row["id"]: row for row in rows if row["parts"].get("exact_match") is not None}
+
+
+def _common_items(runs: Sequence[FinishedQuickstart]) -> tuple[list[str], list[str]]:
     ids = list(runs[0].rows["base"])
     for run in runs:
         for stage, rows in run.rows.items():
@@ -109,7 +124,7 @@ def _common_items(runs: Sequence[Quickstart]) -> tuple[list[str], list[str]]:
     return ids, [cluster_of(runs[0].rows["base"][key]) for key in ids]
 
 
-def _check_alike(runs: Sequence[Quickstart]) -> None:
+def _check_alike(runs: Sequence[FinishedQuickstart]) -> None:
     seeds = [run.seed for run in runs]
     if len(set(seeds)) < len(seeds):
         raise DataError(f"seeds {seeds}: expected each seed once; name fewer folders.")
@@ -118,6 +133,11 @@ def _check_alike(runs: Sequence[Quickstart]) -> None:
     for run in runs[1:]:
         config = {k: v for k, v in run.folder.config().items() if k not in own}
         odd = [key for key in first if config.get(key) != first[key]]
+        if run.stages != runs[0].stages:
+            raise DataError(
+                f"{run.path} has the stages {', '.join(run.stages)}, {runs[0].path} has "
+                f"{', '.join(runs[0].stages)}: add the baselines to all, or to none."
+            )
         if odd:
             raise DataError(
                 f"{run.path} and {runs[0].path} differ in {', '.join(odd)}: seeds of one setting "
@@ -126,10 +146,10 @@ def _check_alike(runs: Sequence[Quickstart]) -> None:
 
 
 def _difference(
-    runs: Sequence[Quickstart], a: str, b: str, ids: Sequence[str], clusters: Sequence[str]
+    runs: Sequence[FinishedQuickstart], a: str, b: str, ids: Sequence[str], clusters: Sequence[str]
 ) -> dict[str, Any]:
     matrix = np.stack([run.scores(a, ids) - run.scores(b, ids) for run in runs])
-    both: SeedInterval = two_level_bootstrap(matrix, clusters)
+    both: SeedInterval = two_level_bootstrap(matrix, clusters, differences=True)
     each = [
         asdict(paired_difference(run.scores(a, ids), run.scores(b, ids), clusters)) for run in runs
     ]
@@ -154,7 +174,7 @@ def to_markdown(results: dict[str, Any], name: str) -> str:
         mean_s = float(np.mean(found["train_s"]))
         duration = format_duration(mean_s) if mean_s else "-"
         lines.append(
-            f"| {STAGES[stage]} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
+            f"| {TITLES[stage]} | {found['mean']:.3f} | {found['low']:.3f} to {found['high']:.3f} "
             f"| {each} | {duration} |"
         )
     lines += [
@@ -168,7 +188,7 @@ def to_markdown(results: dict[str, Any], name: str) -> str:
             f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})" for d in found["each_seed"]
         )
         lines.append(
-            f"| {STAGES[a]} - {STAGES[b]} | {found['mean']:+.3f} | {found['low']:+.3f} to "
+            f"| {TITLES[a]} - {TITLES[b]} | {found['mean']:+.3f} | {found['low']:+.3f} to "
             f"{found['high']:+.3f} | {each} |"
         )
     lines += ["", *_sampled_table(results), "", *_circumstances(results), ""]
@@ -196,7 +216,7 @@ def _sampled_table(results: dict[str, Any]) -> list[str]:
             values = [metrics[key] for metrics in found[kind] if key in metrics]
             if key:
                 cells.append(f"{np.mean(values):.3f}" if values else "-")
-        lines.append(f"| {STAGES[stage]} | " + " | ".join(cells) + " |")
+        lines.append(f"| {TITLES[stage]} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -223,7 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="where they go")
     given = parser.parse_args(arguments)
     try:
-        runs = sorted((Quickstart(path) for path in given.folders), key=lambda run: run.seed)
+        runs = sorted(
+            (FinishedQuickstart(path) for path in given.folders), key=lambda run: run.seed
+        )
         results = aggregate(runs)
     except InstructRecError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -95,6 +95,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/<reward>/na_frac", "1", "Share of the episodes to which it does not apply."),
     Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
+    Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(
         "ppo/kl_ref",
         "nats",

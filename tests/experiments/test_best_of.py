@@ -7,8 +7,8 @@ import itertools
 import pytest
 
 from instructrec.envs.tasks.base import make_task
-from instructrec.errors import ConfigError
-from instructrec.experiments.best_of import expected_best
+from instructrec.errors import ConfigError, DataError
+from instructrec.experiments.best_of import expected_best, pass_at_k
 from instructrec.experiments.evaluate_policy import report
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.policies.base import Responses
@@ -76,3 +76,20 @@ def test_the_table_shows_the_best_of_n_beside_the_mean():
     assert "0.500" in mean and "best of 2" in best and "1.000" in best
     assert "best_of" not in text
     assert "best of" not in report("fake", measure(1))
+
+
+def test_pass_at_k_equals_counting_all_draws():
+    n, k = 6, 3
+    for c in range(n + 1):
+        draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
+        expected = sum(any(draw) for draw in draws) / len(draws)
+        assert pass_at_k([c], n, k)[0] == pytest.approx(expected, abs=1e-12)
+
+
+def test_pass_at_one_is_the_share_of_correct_responses():
+    assert pass_at_k([0, 2, 8], 8, 1) == pytest.approx([0.0, 0.25, 1.0])
+
+
+def test_pass_at_k_needs_k_samples():
+    with pytest.raises(DataError, match="1 <= k <= samples"):
+        pass_at_k([1, 2], 4, 8)

@@ -168,7 +168,7 @@ def test_rejection_sampling_reads_the_section_of_ppo() -> None:
 
 def test_the_quickstart_uses_the_settings_of_the_recipe() -> None:
     recipe = yaml.safe_load((RECIPES / "short_answers.yaml").read_text(encoding="utf-8"))
-    stage = QuickstartConfig().stage("ppo", "v", "runs", "m")
+    stage = QuickstartConfig().stage("ppo", "runs", "m")
     given = {k: v for k, v in recipe["ppo"].items() if k not in ("eval_every", "save_every")}
     assert {k: getattr(stage.ppo, k) for k in given} == given
     assert stage.policy.train == recipe["policy"]["train"]

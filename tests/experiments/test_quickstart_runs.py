@@ -12,7 +12,8 @@ from types import ModuleType
 import pytest
 
 from instructrec.errors import DataError
-from instructrec.experiments.config import OutputConfig, TaskConfig
+from instructrec.experiments.config import EvaluateConfig, OutputConfig, TaskConfig
+from instructrec.experiments.evaluate_policy import run_evaluation
 from instructrec.experiments.evaluation import load_evaluation
 from instructrec.experiments.quickstart import run_quickstart
 from instructrec.experiments.quickstart_config import QuickstartConfig, QuickstartEval
@@ -37,6 +38,7 @@ CONFIG = QuickstartConfig(
         response_length=4,
         kl_coef=0.0,
         eval_every=1,
+        prompt_filter="family",
     ),
     eval=QuickstartEval(limit=20, sampled_limit=5, samples=4, validation_limit=5),
     tracking=TrackingConfig(mode="disabled"),
@@ -54,12 +56,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
     return base, said
 
 
-def seeds_script(root: Path) -> ModuleType:
-    file = root / "experiments" / "scripts" / "quickstart_seeds.py"
-    spec = importlib.util.spec_from_file_location("quickstart_seeds", file)
+def script_of(root: Path, name: str) -> ModuleType:
+    file = root / "experiments" / "scripts" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, file)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["quickstart_seeds"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -120,7 +122,7 @@ def test_seeds_are_put_together(
     finished: tuple[Path, list[str]], root: Path, tmp_path: Path
 ) -> None:
     base, _ = finished
-    script = seeds_script(root)
+    script = script_of(root, "quickstart_seeds")
     folders = [str(base / "quickstart-2"), str(base / "quickstart-1")]
     assert script.main([*folders, "--name", "tiny", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
@@ -135,8 +137,34 @@ def test_seeds_are_put_together(
 
 def test_one_seed_twice_is_refused(finished: tuple[Path, list[str]], root: Path) -> None:
     base, _ = finished
-    script = seeds_script(root)
-    run = script.Quickstart(base / "quickstart-1")
+    script = script_of(root, "quickstart_seeds")
+    run = script.FinishedQuickstart(base / "quickstart-1")
     with pytest.raises(DataError, match="each seed once"):
         script.aggregate([run, run])
     assert script.main([str(base / "quickstart-1" / "ppo")]) == 3
+
+
+def test_baselines_at_the_cost_of_ppo_stand_beside_it(
+    finished: tuple[Path, list[str]], root: Path, tmp_path: Path
+) -> None:
+    base, _ = finished
+    folders = [str(base / "quickstart-1"), str(base / "quickstart-2")]
+    said: list[str] = []
+    add = script_of(root, "quickstart_baselines")
+    assert add.main(folders, say=said.append) == 0
+    raft, ppo = (read_metrics(base / "quickstart-1" / name) for name in ("raft", "ppo"))
+    assert raft[-1]["train/episodes"] == ppo[-1]["train/episodes"] == 16
+    sft, long = (
+        RunFolder.open(base / "quickstart-1" / name).summary() for name in ("sft", "sft-long")
+    )
+    assert long["updates"] > sft["updates"] and long["demonstrations"] == sft["demonstrations"]
+    seeds = script_of(root, "quickstart_seeds")
+    again = EvaluateConfig(samples=2, temperature=1.0)  # must not get into the table
+    run_evaluation(str(base / "quickstart-1" / "ppo"), again, say=said.append)
+    assert seeds.main([*folders, "--name", "tiny", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "tiny.md").read_text(encoding="utf-8")
+    assert "| RAFT | " in text and "| PPO - SFT for as long | " in text
+    said.clear()
+    assert add.main([*folders, "--only", "raft"], say=said.append) == 0
+    assert sum("is there already" in line for line in said) == 2
+    assert add.main([str(base / "quickstart-1" / "ppo")]) == 3

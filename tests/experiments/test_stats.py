@@ -10,7 +10,6 @@ from instructrec.errors import DataError
 from instructrec.experiments.stats import (
     mean_interval,
     paired_difference,
-    pass_at_k,
     two_level_bootstrap,
     wilson_interval,
 )
@@ -184,31 +183,21 @@ def test_without_spread_between_seeds_two_levels_equal_one():
     assert (two.low, two.high) == pytest.approx((one.low, one.high), abs=0.01)
 
 
-def test_a_constant_matrix_gives_width_zero():
-    interval = two_level_bootstrap(np.zeros((5, 40)), [i // 2 for i in range(40)])
+def test_differences_that_are_all_0_give_width_zero():
+    clusters = [i // 2 for i in range(40)]
+    interval = two_level_bootstrap(np.zeros((5, 40)), clusters, differences=True)
     assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def test_seeds_that_are_all_wrong_are_no_certainty():
+    interval = two_level_bootstrap(np.zeros((5, 40)), [i // 2 for i in range(40)])
+    assert (interval.mean, interval.low, interval.method) == (0.0, 0.0, "wilson")
+    assert interval.high == wilson_interval(0, 20).high
 
 
 def test_one_seed_cannot_be_resampled():
     with pytest.raises(DataError, match="two or more rows"):
         two_level_bootstrap([[1.0, 2.0, 3.0]])
-
-
-def test_pass_at_k_equals_counting_all_draws():
-    n, k = 6, 3
-    for c in range(n + 1):
-        draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
-        expected = sum(any(draw) for draw in draws) / len(draws)
-        assert pass_at_k([c], n, k)[0] == pytest.approx(expected, abs=1e-12)
-
-
-def test_pass_at_one_is_the_share_of_correct_responses():
-    assert pass_at_k([0, 2, 8], 8, 1) == pytest.approx([0.0, 0.25, 1.0])
-
-
-def test_pass_at_k_needs_k_samples():
-    with pytest.raises(DataError, match="1 <= k <= samples"):
-        pass_at_k([1, 2], 4, 8)
 
 
 @pytest.mark.slow

@@ -101,6 +101,7 @@ class FakeLearner:
             done += 1
             policy.set_weight(done)
             metrics = {"train/update": float(done), "reward/total/mean": done / 10}
+            metrics["ppo/critic_used"] = float(done > 1)
             if evaluate is not None:
                 metrics |= evaluate()
             stopped = should_stop()
@@ -327,6 +328,13 @@ def test_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) == before
 
 
+def test_a_hangup_may_be_said_twice() -> None:
+    with StopRequest() as stop, stop.attended():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert stop.requested
+
+
 def test_a_hangup_that_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
@@ -350,6 +358,7 @@ def test_a_run_says_what_it_does_and_ends_with_words_and_paths(tmp_path: Path) -
     )
     assert "parity: 40 to train on" in said[0] and "cpu" in said[0]
     assert "3 updates of 4 episodes (12 in all)" in said[0]
+    assert "the critic was the baseline in 2 of 3 updates" in said[-1]
     assert "held-out exact_match: " in said[-1] and str(tmp_path / "run" / "policy") in said[-1]
 
 

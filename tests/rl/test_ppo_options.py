@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from instructrec.errors import NumericsError, RewardError
+from instructrec.rewards import make_rewards
 from instructrec.rl.ppo import PPOTrainer
+from instructrec.rl.rollout import rewarded_by
 
 
 def test_target_kl_ends_an_update_and_moves_nothing_after_it(toy):
@@ -111,6 +113,24 @@ def test_every_way_to_train_resumes_bit_for_bit(toy, tmp_path, settings):
     rest, _, tail = toy.train(config, resume_from=tmp_path / "update-000002")
     assert whole.weights_hash() == rest.weights_hash()
     assert toy.without_times(log)[2:] == toy.without_times(tail)
+
+
+def test_a_weight_follows_its_schedule_in_training_alone(toy):
+    rewards = make_rewards({"letters": {"use": toy.reward, "weight": {1: 1.0, 3: 0.0}}})
+    _, _, log = toy.train(dataclasses.replace(toy.fast, num_updates=3), reward=rewards)
+    assert [metrics["reward/letters/weight"] for metrics, _ in log] == [1.0, 0.5, 0.0]
+    for metrics, _ in log:
+        expected = metrics["reward/letters/weight"] * metrics["reward/letters/mean"]
+        assert metrics["reward/total/mean"] == pytest.approx(expected)
+    assert rewards.weights == {"letters": 0.0}  # what evaluates weighs by the end
+
+
+def test_an_environment_keeps_its_rewards(toy):
+    rewards = make_rewards({"letters": {"use": toy.reward, "weight": {1: 1.0, 3: 0.0}}})
+    env = toy.env(toy.fast, rewards)
+    with rewarded_by(env, rewards.at_update(1)):
+        assert env.reward.weights == {"letters": 1.0}
+    assert env.reward is rewards
 
 
 def test_adaptive_coefficients_move(toy):

@@ -77,9 +77,10 @@ def test_earlier_rewards_fade():
     assert spread.count == pytest.approx(DECAY**2 + DECAY + 1)
 
 
-def test_where_nothing_varies_nothing_is_passed_over():
+@pytest.mark.parametrize("reward", [1.0, 0.3, 0.7])
+def test_where_nothing_varies_nothing_is_passed_over(reward):
     prompts = parity_filter()
-    teach(prompts, even=[1.0], odd=[1.0])
+    teach(prompts, even=[reward], odd=[reward])
     prompts.choose(50)
     assert prompts.passed_over == 0.0
 
