@@ -79,6 +79,9 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> l
     if not points:
         return []
     x, y = [p[0] for p in points], [p[1] for p in points]
+    # The filter turns to what is not solved yet, which lowers this curve beside an evaluation.
+    filtered = any(row.get("rollout/passed_over_frac") for row in rows)
+    label = "training rollouts, sampled" + (", solved ones passed over" if filtered else "")
     if len(points) >= _SMOOTH_FROM:
         window = max(3, len(points) // 20)
         axes.plot(x, y, color=_TRAIN, alpha=0.25, linewidth=1)
@@ -87,7 +90,7 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> l
             _moving_average(y, window),
             color=_TRAIN,
             linewidth=2.2,
-            label=f"training rollouts, sampled (mean of {window} updates)",
+            label=f"{label} (mean of {window} updates)",
         )
     else:
         axes.plot(
@@ -97,7 +100,7 @@ def _draw_training(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str) -> l
             linewidth=2,
             marker="o",
             markersize=3.5,
-            label="training rollouts, sampled",
+            label=label,
         )
     return y
 
