@@ -23,7 +23,6 @@ from instructrec.experiments.config import (
     TrainConfig,
 )
 from instructrec.experiments.evaluate_policy import run_evaluation
-from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.tracking import TrackingConfig
@@ -288,7 +287,7 @@ def test_a_continued_run_keeps_its_settings(tmp_path: Path) -> None:
 # Interruption -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_stops_behind_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt(update: int) -> None:
         if update == 2:
@@ -313,36 +312,6 @@ def test_a_second_signal_stops_at_once_and_the_folder_stays_readable(tmp_path: P
         train(small(tmp_path), FakeLearner(insist))
     folder = RunFolder.open(tmp_path / "run")
     assert folder.record()["status"] == "interrupted" and updates(folder.path) == [1]
-
-
-def test_a_signal_while_nobody_attends_stops_at_once() -> None:
-    with StopRequest() as stop, pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.requested
-
-
-def test_handlers_are_put_back() -> None:
-    before = signal.getsignal(signal.SIGINT)
-    with StopRequest():
-        assert signal.getsignal(signal.SIGINT) != before
-    assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_a_hangup_may_be_said_twice() -> None:
-    with StopRequest() as stop, stop.attended():
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGHUP)
-    assert stop.requested
-
-
-def test_a_hangup_that_is_ignored_stays_ignored() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with StopRequest() as stop, stop.attended():
-            os.kill(os.getpid(), signal.SIGHUP)
-        assert not stop.requested
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 # What is said, and scripted evaluations -----------------------------------------------------------
