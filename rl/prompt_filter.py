@@ -24,10 +24,8 @@ from instructrec.rl.rollout import instruction_order
 
 DECAY = 0.97
 """What an earlier reward counts beside the next one of the same key: the policy changes."""
-DECAY_OF_ALL = 0.999
-"""The same for the rewards of all instructions together, which come much faster."""
 PRIOR = 2.0
-"""Rewards of the average instruction that every key is credited with before its own."""
+"""Rewards that every key is credited with before its own: the latest ones of all instructions."""
 _ROUNDING = 1e-9
 """Share of the mean square below which a variance is rounding."""
 _COIN = 1
@@ -40,11 +38,11 @@ class Spread:
     def __init__(self, count: float = 0.0, total: float = 0.0, squares: float = 0.0) -> None:
         self.count, self.total, self.squares = count, total, squares
 
-    def add(self, reward: float, decay: float = DECAY) -> None:
+    def add(self, reward: float) -> None:
         """Takes in one reward; earlier ones fade."""
-        self.count = self.count * decay + 1.0
-        self.total = self.total * decay + reward
-        self.squares = self.squares * decay + reward * reward
+        self.count = self.count * DECAY + 1.0
+        self.total = self.total * DECAY + reward
+        self.squares = self.squares * DECAY + reward * reward
 
     def variance(self, prior: Spread) -> float:
         """Variance of the rewards together with ``PRIOR`` of the prior's."""
@@ -113,7 +111,7 @@ class PromptFilter:
         """
         for index, reward in zip(indices, rewards, strict=True):
             if math.isfinite(reward):
-                self._all.add(reward, DECAY_OF_ALL)
+                self._all.add(reward)
                 self._by_key.setdefault(self.key_of(index), Spread()).add(reward)
 
     def _weights(self) -> dict[str, float]:
