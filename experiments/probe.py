@@ -92,6 +92,7 @@ def run_probe(
 
     Raises:
         ConfigError: The run is no PPO run.
+        DataError: The task is too small for a rollout, or lacks the filter's column.
         RewardError: There is nothing to learn: no reward, or the same for every response.
     """
     if config.algorithm == "sft":
@@ -101,6 +102,8 @@ def run_probe(
         )
     config = config.resolved()
     materials = setup_run.make_materials(config)
+    if probe.update:
+        config.ppo.check_task(len(materials.train), materials.train.columns)
     model = setup_run.model_folder(config.policy.model)
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
@@ -111,10 +114,24 @@ def run_probe(
 
     machine = describe(policy.device, policy.compute_dtype)
     say(f"{config.policy.model} on {materials.train.name}, {machine}")
+    measured = _measure(config, probe, materials, policy)
+    signals = signals_of(*measured)
+    say("\n" + report(signals, probe.samples))
+    if probe.update:
+        say("\n" + "\n".join(_costs(config, materials, policy)))
+    say("\n" + verdict(signals["all"], measured[1], config))
+    return signals
+
+
+def _measure(
+    config: TrainConfig, probe: ProbeConfig, materials: setup_run.Materials, policy: CausalLMPolicy
+) -> tuple[Evaluation, Evaluation]:
+    """Measures the policy's greedy responses and several sampled ones."""
+    ppo = config.ppo
     sampled = Sampling(ppo.response_length, ppo.temperature, stop_strings=ppo.stop_strings)
-    greedy = dataclasses.replace(sampled, temperature=0.0)
-    measured = [
-        evaluate(
+
+    def measure(sampling: Sampling, samples: int) -> Evaluation:
+        return evaluate(
             policy,
             materials.train,
             materials.reward,
@@ -123,14 +140,9 @@ def run_probe(
             batch_size=config.eval.batch_size,
             limit=probe.instructions,
         )
-        for sampling, samples in ((greedy, 1), (sampled, probe.samples))
-    ]
-    signals = signals_of(*measured)
-    say("\n" + report(signals, probe.samples))
-    if probe.update:
-        say("\n" + "\n".join(_costs(config, materials, policy)))
-    say("\n" + verdict(signals["all"], measured[1], config))
-    return signals
+
+    greedy = dataclasses.replace(sampled, temperature=0.0)
+    return measure(greedy, 1), measure(sampled, probe.samples)
 
 
 def signals_of(greedy: Evaluation, sampled: Evaluation) -> dict[str, Signal]:
