@@ -40,6 +40,8 @@ class Responses:
     """Log-probs of response_ids under the distribution that sampled them (nats)."""
     stop_reasons: list[StopReason] = field(default_factory=list)
     """Why each response ended."""
+    states: list[Any] = field(default_factory=list)
+    """Hidden states of prompts and responses (``TokenStates``), where the policy keeps them."""
 
     def __len__(self) -> int:
         return len(self.texts)

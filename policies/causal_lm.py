@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,17 @@ class CausalLMPolicy:
             response_ids=[item.ids for item in decoded],
             logprobs=[item.logprobs for item in decoded],
             stop_reasons=[item.stop_reason for item in decoded],
+            states=[item.states for item in decoded if item.states is not None],
         )
+
+    def keeping_states(self, layer: int) -> AbstractContextManager[None]:
+        """Responses carry hidden states until the block ends, where the rollout engine can.
+
+        Args:
+            layer: Whose input to keep beside the last hidden states; 0 keeps none.
+        """
+        keeping: Any = getattr(self.decoder, "keeping_states", None)
+        return nullcontext() if keeping is None else keeping(layer)
 
     def follow_up(self, response_ids: Sequence[int], message: str) -> list[int]:
         """Returns the token ids between a sampled response and the answer to the next message.

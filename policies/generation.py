@@ -21,6 +21,7 @@ from instructrec.policies.decode_copy import DecodeCopy
 from instructrec.policies.kv_cache import select_rows
 from instructrec.policies.prefill import Forward, Prefilled, prefill
 from instructrec.policies.sampling import pick_tokens
+from instructrec.policies.tape import TokenStates
 
 _CPU_MEMORY = 3 * 2**29
 _DROP_SHARE = 0.1
@@ -36,6 +37,8 @@ class Decoded(NamedTuple):
     """Their log-probs under the distribution that they were drawn from (nats)."""
     stop_reason: StopReason
     """Why the response ended."""
+    states: TokenStates | None = None
+    """States of prompt and response, when they are kept."""
 
 
 class Decoder(Protocol):
@@ -88,6 +91,7 @@ class CachedDecoder:
         self._max_length = max_length
         self._detokenize = detokenize
         self._memory_bytes = memory_bytes
+        self._kept_layer: int | None = None
         self.rows_at_once = 32 if self._forward.device.type == "cpu" else 1024
         """Prompts in one pass of the prefill."""
 
@@ -100,6 +104,19 @@ class CachedDecoder:
         """Copies the trained weights into the decode copy; nothing to do without one."""
         if self._copy is not None:
             self._copy.sync()
+
+    @contextmanager
+    def keeping_states(self, layer: int) -> Iterator[None]:
+        """Responses carry their states until the block ends.
+
+        Args:
+            layer: Whose input to keep beside the last states; 0 keeps none.
+        """
+        self._kept_layer = layer
+        try:
+            yield
+        finally:
+            self._kept_layer = None
 
     @torch.no_grad()
     def generate(
@@ -123,7 +140,7 @@ class CachedDecoder:
         if not sampling.greedy:
             uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
         results: dict[int, Decoded] = {}
-        with self._decoding():
+        with self._decoding(), self._forward.keeping_states(self._kept_layer):
             for rows in self._batches(prompt_ids, sampling.max_new_tokens):
                 batch = prefill(
                     self._forward, [prompt_ids[i] for i in rows], rows_at_once=self.rows_at_once
@@ -158,8 +175,14 @@ class CachedDecoder:
                 rows, tokens, mask = [rows[i] for i in alive], tokens[alive], mask[alive]
             mask = torch.cat([mask, mask.new_ones(len(rows), 1)], dim=1)
             logits = self._forward(tokens[:, None], mask, cache)
+            if self._forward.probe is not None and batch.tapes is not None:
+                newest = self._forward.probe.newest()
+                for place, row in enumerate(rows):
+                    if reasons[row] is None:  # the others wait here to be dropped
+                        batch.tapes[row].add(newest, place)
         ended = [reason for reason in reasons if reason is not None]  # all of them, by now
-        return [Decoded(*parts) for parts in zip(ids, logprobs, ended, strict=True)]
+        states = [tape.states() for tape in batch.tapes] if batch.tapes else [None] * len(ids)
+        return [Decoded(*parts) for parts in zip(ids, logprobs, ended, states, strict=True)]
 
     def _stop_reason(self, ids: list[int], sampling: Sampling) -> StopReason | None:
         if ids[-1] in self._eos:

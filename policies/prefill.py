@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from instructrec.policies.kv_cache import join_at_right, new_cache, select_rows
+from instructrec.policies.tape import StateProbe, Tape
 
 SHORTEST_SHARED_PREFIX = 4
 """A shorter common opening is not worth a pass of its own."""
@@ -33,6 +34,8 @@ class Prefilled:
     """Logits of the first new token (B, V)."""
     token_mask: Tensor
     """Which columns hold a token of the row (B, W), bool."""
+    tapes: list[Tape] | None = None
+    """The states of each row's tokens, when they are kept."""
 
 
 class Forward:
@@ -51,6 +54,9 @@ class Forward:
         self._takes_logits_to_keep = "logits_to_keep" in accepted
         self.device = next(model.parameters()).device
         self._head: nn.Module | None = plain.get_output_embeddings()
+        self._base: nn.Module = plain.base_model
+        self.probe: StateProbe | None = None
+        """Holds the states of the newest pass while they are kept."""
 
     @contextmanager
     def compact_head_input(self) -> Iterator[None]:
@@ -69,6 +75,18 @@ class Forward:
             yield
         finally:
             handle.remove()
+
+    @contextmanager
+    def keeping_states(self, layer: int | None) -> Iterator[None]:
+        """Keeps the states of every pass within the block in ``probe``; None keeps none."""
+        if layer is None:
+            yield
+            return
+        with StateProbe(self._base, layer).listening() as self.probe:
+            try:
+                yield
+            finally:
+                self.probe = None
 
     def __call__(self, ids_BT: Tensor, token_mask_BW: Tensor, cache: DynamicCache) -> Tensor:
         """Runs the newest T columns.
@@ -118,7 +136,8 @@ def prefill(forward: Forward, prompts: Sequence[Sequence[int]], *, rows_at_once:
             row += i == 0 or prompt != prompts[i - 1]
             rows.append(row)
         select_rows(batch.cache, rows)
-        batch = Prefilled(batch.cache, batch.logits[rows], batch.token_mask[rows])
+        tapes = batch.tapes and [batch.tapes[row].copy() for row in rows]
+        batch = Prefilled(batch.cache, batch.logits[rows], batch.token_mask[rows], tapes)
     return batch
 
 
@@ -127,14 +146,18 @@ def _run_shared(forward: Forward, prompts: list[Sequence[int]], rows_at_once: in
     prefix = common_prefix(prompts)
     prefix = prefix if prefix >= SHORTEST_SHARED_PREFIX else 0
     shared, _ = new_cache(forward.config)
+    opening = Tape()
     if prefix:
         ids = torch.tensor([prompts[0][:prefix]], device=forward.device)
         forward(ids, torch.ones_like(ids, dtype=torch.bool), shared)
+        if forward.probe is not None:
+            opening.add(forward.probe.newest(), row=0)
     groups = [prompts[i : i + rows_at_once] for i in range(0, len(prompts), rows_at_once)]
     parts = []
     for group in groups:
         cache = _repeated(shared, len(group), forward.config) if prefix else None
-        parts.append(_run(forward, group, cache or new_cache(forward.config)[0], prefix))
+        cache = cache or new_cache(forward.config)[0]
+        parts.append(_run(forward, group, cache, prefix, opening))
     if len(parts) == 1:
         return parts[0]
     width = max(part.token_mask.shape[1] for part in parts) - prefix
@@ -155,13 +178,26 @@ def _run_shared(forward: Forward, prompts: list[Sequence[int]], rows_at_once: in
         join_at_right([part.cache for part in parts], prefix, width),
         torch.cat([part.logits for part in parts]),
         torch.cat(masks),
+        None if forward.probe is None else [tape for part in parts for tape in part.tapes or []],
     )
 
 
 def _run(
-    forward: Forward, prompts: list[Sequence[int]], cache: DynamicCache, prefix: int = 0
+    forward: Forward,
+    prompts: list[Sequence[int]],
+    cache: DynamicCache,
+    prefix: int = 0,
+    opening: Tape | None = None,
 ) -> Prefilled:
-    """Runs the prompts behind their shared prefix, padded on the left of what is their own."""
+    """Runs the prompts behind their shared prefix, padded on the left of what is their own.
+
+    Args:
+        forward: The model.
+        prompts: Token ids.
+        cache: Holds the shared prefix.
+        prefix: Its number of tokens.
+        opening: Its states, when states are kept.
+    """
     width = max(map(len, prompts)) - prefix
     own = [list(prompt[prefix:]) for prompt in prompts]
     padding = [width - len(ids) for ids in own]
@@ -170,7 +206,12 @@ def _run(
     padding_B1 = torch.tensor(padding, device=forward.device)[:, None]
     token_mask = (columns[None] < 0) | (columns[None] >= padding_B1)
     logits = forward(torch.tensor(ids, device=forward.device), token_mask, cache)
-    return Prefilled(cache, logits, token_mask)
+    if forward.probe is None:
+        return Prefilled(cache, logits, token_mask)
+    tapes = [(opening or Tape()).copy() for _ in prompts]
+    for row, tape in enumerate(tapes):
+        tape.add(forward.probe.newest(), row, start=padding[row])
+    return Prefilled(cache, logits, token_mask, tapes)
 
 
 def _repeated(shared: DynamicCache, rows: int, config: Any) -> DynamicCache:
