@@ -136,6 +136,8 @@ class PPOConfig:
     """Episodes over which an adaptive KL coefficient adapts."""
     importance_cap: float = 2.0
     """Cap of the weight that corrects the sampler's log-probs to the trainer's."""
+    reuse_decoding: bool = True
+    """Take log-probs and frozen layers' states from decoding, while both agree to 0.02 nats."""
     max_drift: float = 0.3
     """Stop when sampler and trainer differ by more than this, in nats per token."""
     max_error_frac: float = 0.2

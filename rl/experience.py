@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from instructrec.policies.critic import Critic
 from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
+from instructrec.policies.tape import TokenStates
 from instructrec.policies.trunk import CutStates, Trunk, pad_right
 from instructrec.rl.losses import LossBatch
 from instructrec.rl.rollout import Rollout
@@ -89,6 +90,8 @@ class Experience:
     """Set by the estimator."""
     returns_BT: Tensor | None = None
     """Set by the estimator."""
+    kept: list[TokenStates] = field(default_factory=list)
+    """States that decoding kept of every sequence; empty when the trainer computes its own."""
     shared: int = 0
     """Tokens that all sequences begin with and that run once for all of them (P)."""
     cut_states: list[Tensor] | None = None
@@ -126,6 +129,10 @@ class Experience:
         packed = {name: tensor[list(rows)][mask_BT] for name, tensor in picked.items()}
         return LossBatch(**packed, action_mask=torch.ones_like(mask_BT[mask_BT]))
 
+    def sampler_logprobs(self, rows: Sequence[int]) -> Tensor:
+        """The sampler's log-probs of the given episodes, packed like ``pack(rows)``."""
+        return self.sampler_logprobs_BT[list(rows)][self.action_mask_BT[list(rows)]]
+
     @property
     def num_tokens(self) -> int:
         """Action tokens that are trained on."""
@@ -162,6 +169,7 @@ def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
         old_logprobs_BT=zeros_BT.clone(),
         values_BT=zeros_BT.clone(),
         final_values_B=zeros_BT[:, 0].clone(),
+        kept=[] if any(rollout.unfinished) else rollout.states,
     )
 
 
@@ -187,16 +195,21 @@ def trainer_pass(
     prompts = zip(experience.sequences, experience.prompt_lengths, strict=True)
     common = common_prefix([ids[:length].tolist() for ids, length in prompts])
     experience.shared = common if trunk.can_share and common >= SHORTEST_SHARED_PREFIX else 0
-    cut_states: list[Tensor | None] = [None] * len(experience.sequences)
+    if experience.kept and trunk.num_frozen:
+        _cut_kept_states(experience)
     entropy_sum = 0.0
     for rows in _by_length(experience, range(len(experience.sequences)), micro_batch_size):
         packed = experience.pack(rows)
         with autocast:
-            final_BSH, cut = trunk.full(packed.ids_BL, packed.shared)
-            states_NH = packed.states(final_BSH)
+            if experience.kept:
+                states_NH, cut = _kept_states(experience, rows), experience.cut(rows)
+            else:
+                final_BSH, cut = trunk.full(packed.ids_BL, packed.shared)
+                states_NH = packed.states(final_BSH)
+                _final_values(experience, critic, rows, final_BSH, packed.ids_BL)
+                _keep_cut(experience, rows, cut)
             logprobs_N, entropy_N = trunk.token_logprobs(states_NH, packed.tokens_N, temperature)
             values_N = critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
-            _final_values(experience, critic, rows, final_BSH, packed.ids_BL)
             if reference is not None:
                 assert experience.ref_logprobs_BT is not None
                 ref_N = reference.logprobs(packed, cut)
@@ -204,14 +217,43 @@ def trainer_pass(
         _scatter(experience.old_logprobs_BT, mask_BT, rows, logprobs_N)
         _scatter(experience.values_BT, mask_BT, rows, values_N)
         entropy_sum += float(entropy_N.sum())
-        if cut is not None:
-            experience.shared_cut_1PH = cut.shared_1PH
-            for place, i in enumerate(rows):
-                own = len(experience.sequences[i]) - experience.shared
-                cut_states[i] = cut.own_BSH[place, :own].clone()
-    if any(state is not None for state in cut_states):
-        experience.cut_states = [state for state in cut_states if state is not None]
+    experience.kept = []  # large, and not needed any more
     return entropy_sum / max(experience.num_tokens, 1)
+
+
+def _keep_cut(experience: Experience, rows: list[int], cut: CutStates | None) -> None:
+    """Takes down the states at the cut of some rows."""
+    if cut is None:
+        return
+    if experience.cut_states is None:
+        nothing = cut.own_BSH.new_empty(0)
+        experience.cut_states = [nothing] * len(experience.sequences)
+    experience.shared_cut_1PH = cut.shared_1PH
+    for place, i in enumerate(rows):
+        own = len(experience.sequences[i]) - experience.shared
+        experience.cut_states[i] = cut.own_BSH[place, :own].clone()
+
+
+def _cut_kept_states(experience: Experience) -> None:
+    """Takes the states at the cut from what decoding kept.
+
+    They end one token earlier than those of a pass: nothing is predicted from the last one.
+    """
+    entering = [states.entering_TH for states in experience.kept]
+    shared = experience.shared
+    experience.cut_states = [each[shared:] for each in entering if each is not None]
+    assert len(experience.cut_states) == len(entering), "decoding kept the states at the cut"
+    if shared and entering[0] is not None:
+        experience.shared_cut_1PH = entering[0][None, :shared]
+
+
+def _kept_states(experience: Experience, rows: list[int]) -> Tensor:
+    """The states that predicted the action tokens of some rows (N, H), as decoding kept them."""
+    predicting = []
+    for i in rows:
+        (t_N,) = experience.action_mask_BT[i].nonzero(as_tuple=True)
+        predicting.append(experience.kept[i].final_TH[experience.prompt_lengths[i] - 1 + t_N])
+    return torch.cat(predicting)
 
 
 def _final_values(

@@ -36,6 +36,7 @@ from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.monitors import Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.reference import make_reference
+from instructrec.rl.reuse import DecodingReuse
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
@@ -94,6 +95,7 @@ class PPOTrainer(RolloutTrainer):
         )
         super().__init__(policy, critic, order, config, settings)
         self.prompt_filter = make_filter(env.task, seed, config)
+        self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
         self.entropy_weight = AdaptiveCoefficient(
             config.entropy_coef,
@@ -128,7 +130,7 @@ class PPOTrainer(RolloutTrainer):
         if self.prompt_filter is not None:
             indices = self.prompt_filter.choose(len(indices), config.num_generations)
         rewards = self.env.reward.at_update(self.progress.update + 1)
-        with rewarded_by(self.env, rewards):
+        with rewarded_by(self.env, rewards), self.reuse.keeping():
             self.rollout = collect(self.policy, self.env, indices, config)
         self.weights = rewards.weights
         if self.prompt_filter is not None:
@@ -139,6 +141,8 @@ class PPOTrainer(RolloutTrainer):
 
         # Step 2: log-probs, values and reference log-probs before the first step.
         self.experience = tensors_of(self.rollout, self.policy.device)
+        self.reuse.begin(self.experience)
+        self.rollout.states = []  # large, and the experience has them
         entropy = trainer_pass(
             self.experience,
             self.trunk,
@@ -188,6 +192,8 @@ class PPOTrainer(RolloutTrainer):
                     entropy_gradient=self.loss_settings.entropy_coef > 0,
                 )
             values_N = self.critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
+        if not self.steps_taken:
+            self.reuse.compare(self.experience, rows, logprobs_N)
         loss, stats = self.loss(rows, logprobs_N, values_N, entropy_N)
         self.stats.add(stats)
         self.minibatch.add(stats)
@@ -220,7 +226,8 @@ class PPOTrainer(RolloutTrainer):
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = self.monitors.check(metrics)
         broken = next((alarm for alarm in alarms if alarm.stops), None)
-        saving = last or interrupted or early or self._is_best_now() or broken is not None
+        is_best = self.progress.best_update == update
+        saving = last or interrupted or early or is_best or broken is not None
         if saving or (config.save_every and update % config.save_every == 0):
             self._write_checkpoint()
         metrics["time/total_s"] = self.clock.total()
@@ -296,6 +303,7 @@ class PPOTrainer(RolloutTrainer):
             **reporting.reward_metrics(self.rollout, self.weights),
             **self.metrics,
             **self.loss_metrics(),
+            **self.reuse.end(),
             "ppo/skipped_frac": 1 - self.steps_taken / config.steps_per_update,
             **({"rollout/passed_over_frac": f.passed_over} if (f := self.prompt_filter) else {}),
             "ppo/entropy_coef": self.entropy_weight.coef,
@@ -312,9 +320,6 @@ class PPOTrainer(RolloutTrainer):
                 f"is chosen. It reports: {', '.join(sorted(metrics))}."
             )
         return score
-
-    def _is_best_now(self) -> bool:
-        return self.progress.best_update == self.progress.update
 
     def _write_checkpoint(self) -> None:
         if self.checkpoint_dir is None:

@@ -17,6 +17,7 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import DataError, RewardError
 from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
+from instructrec.policies.tape import TokenStates
 from instructrec.rewards.base import RewardBatch
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
@@ -59,6 +60,8 @@ class Rollout:
     """Totals, parts and status of each episode's last answer."""
     returns: list[float] = field(default_factory=list)
     """What the environment paid in all turns together, without penalties; NaN if not scored."""
+    states: list[TokenStates] = field(default_factory=list)
+    """Hidden states that decoding kept of every episode; empty when it kept none."""
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -139,6 +142,7 @@ def collect(
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
+        states=[e.states for e in episodes if e.states is not None],
     )
 
 

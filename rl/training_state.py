@@ -36,6 +36,7 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         "rewards": trainer.env.reward.state_dict(),
         "coefficients": {"kl": trainer.kl_weight.coef, "entropy": trainer.entropy_weight.coef},
         "monitors": trainer.monitors.state_dict(),
+        "reuse": trainer.reuse.state_dict(),
         "prompt_filter": trainer.prompt_filter.state_dict() if trainer.prompt_filter else None,
     }
     return Snapshot(tensors, state)
@@ -65,6 +66,7 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     trainer.kl_weight.coef = snapshot.state["coefficients"]["kl"]
     trainer.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
     trainer.monitors.load_state_dict(snapshot.state["monitors"])
+    trainer.reuse.load_state_dict(snapshot.state["reuse"])
     if trainer.prompt_filter is not None:
         trainer.prompt_filter.load_state_dict(snapshot.state["prompt_filter"])
 

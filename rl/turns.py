@@ -15,6 +15,7 @@ import numpy as np
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.policies.base import Prompt, Responses, StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
+from instructrec.policies.tape import TokenStates
 from instructrec.rewards.base import RewardBatch
 
 
@@ -40,6 +41,8 @@ class Episode:
     """Why each answer ended."""
     rewards: list[float] = field(default_factory=list)
     """What each answer earned; NaN for an answer without a reward."""
+    states: TokenStates | None = None
+    """Hidden states of the whole conversation but its last token, where the policy keeps them."""
     unfinished: bool = False
     """Whether the episode was stopped although it could have gone on."""
 
@@ -55,10 +58,12 @@ class Episode:
         ids: list[int],
         logprobs: list[float],
         stop_reason: StopReason,
+        states: TokenStates | None,
     ) -> None:
         """Appends what the policy sampled."""
         if not self.ends:
             self.prompt_ids = prompt_ids
+        self.states = states
         self.text, self.answer_ids = text, ids
         self.ids = self.ids + ids
         self.mask = self.mask + [True] * len(ids)
@@ -120,8 +125,9 @@ def play(
 
 def _fields_of(responses: Responses) -> tuple[Sequence[Any], ...]:
     """The responses field by field, in the order of ``Episode.answer``."""
-    ids, logprobs = responses.response_ids, responses.logprobs
-    return responses.texts, responses.prompt_ids, ids, logprobs, responses.stop_reasons
+    ids, logprobs, reasons = responses.response_ids, responses.logprobs, responses.stop_reasons
+    states = responses.states or [None] * len(responses)
+    return responses.texts, responses.prompt_ids, ids, logprobs, reasons, states
 
 
 def _step(

@@ -61,6 +61,12 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes stopped although they could have gone on: by the environment, or "
         "because the conversation no longer fits into the policy's window.",
     ),
+    Metric(
+        "rollout/reused",
+        "1",
+        "1 when log-probs and frozen layers' states came from decoding, 0 when the trainer made a "
+        "pass of its own.",
+    ),
     Metric("rollout/turns", "turns", "Mean number of responses in a scored episode."),
     Metric(
         "rollout/masked_frac",
@@ -132,7 +138,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "ppo/drift_mean",
         "nats/token",
-        "Mean absolute difference of the log-probs of the sampler and of the trainer.",
+        "Mean absolute difference of the log-probs of the sampler and of the trainer (of the first "
+        "minibatch where decoding is reused).",
     ),
     Metric("ppo/drift_p99", "nats/token", "99th percentile of that absolute difference."),
     Metric("ppo/lr", "1", "Learning rate of the policy at the end of the update."),

@@ -1,0 +1,79 @@
+"""Whether the trainer takes over what decoding has computed, and how far that is from its own.
+
+Log-probs, values and the states below the first trained layer are those of the rollout engine, so
+the trainer's pass over the rollout is spared. The first minibatch of an update runs before any
+step, so it tells what the trainer itself would have said; an engine that differs by more than
+``LIMIT`` is not relied on again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.trunk import Trunk
+from instructrec.rl.drift import Drift, measure_drift
+from instructrec.rl.experience import Experience
+
+LIMIT = 0.02
+"""Mean difference of log-probs up to which decoding stands in for the trainer (nats)."""
+
+
+class DecodingReuse:
+    """Keeps the states of decoding while they agree with the trainer's.
+
+    Args:
+        policy: Who answers.
+        trunk: Its transformer, as the trainer runs it.
+        wanted: Whether to begin with it.
+    """
+
+    def __init__(self, policy: CausalLMPolicy, trunk: Trunk, *, wanted: bool) -> None:
+        self._policy = policy
+        self._trunk = trunk
+        self.trusted = wanted
+        """Whether the next rollout keeps states."""
+        self._used = False
+        self._pairs: list[tuple[Tensor, Tensor]] = []
+
+    def keeping(self) -> AbstractContextManager[Any]:
+        """The context to collect a rollout in."""
+        if not self.trusted:
+            return nullcontext()
+        return self._policy.keeping_states(self._trunk.num_frozen)
+
+    def begin(self, experience: Experience) -> None:
+        """Notes whether this update relies on what decoding kept."""
+        self._used, self._pairs = bool(experience.kept), []
+
+    def compare(self, experience: Experience, rows: Sequence[int], logprobs_N: Tensor) -> None:
+        """Takes down the trainer's log-probs of some episodes before the first step."""
+        if self._used:
+            sampler_N = experience.sampler_logprobs(rows)
+            self._pairs.append((sampler_N, logprobs_N.detach().float()))
+
+    def end(self) -> dict[str, float]:
+        """Judges the update; returns its metrics."""
+        metrics = {"rollout/reused": float(self._used)}
+        if self._pairs:
+            drift = self._drift()
+            self.trusted = drift.mean <= LIMIT
+            metrics |= {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
+        return metrics
+
+    def _drift(self) -> Drift:
+        sampler_N, trainer_N = (torch.cat(side) for side in zip(*self._pairs, strict=True))
+        return measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Whether the engine is still trusted."""
+        return {"trusted": self.trusted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what ``state_dict`` returned."""
+        self.trusted = state["trusted"]

@@ -1,0 +1,125 @@
+"""What decoding computed stands in for a pass of the trainer, and changes nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from instructrec.envs.refine import RefineVectorEnv
+from instructrec.rl.ppo import train_ppo
+from instructrec.rl.raft import RaftTrainer
+from instructrec.rl.reuse import DecodingReuse
+
+LAST = {"train": "last_layers", "num_layers": 1}
+
+
+def both_ways(toy, config, options):
+    """Weights and metrics of the same run with reuse and without."""
+    runs = []
+    for reuse in (True, False):
+        policy, _, log = toy.train(dataclasses.replace(config, reuse_decoding=reuse), **options())
+        runs.append((policy.model.state_dict(), [metrics for metrics, _ in log]))
+    return runs
+
+
+def odd_first_token(completions, completion_ids, **columns):
+    return [float(ids[0] % 2) for ids in completion_ids]
+
+
+def check_same(runs, atol=1e-4):
+    (weights, log), (plain_weights, plain_log) = runs
+    assert [row["rollout/reused"] for row in log] == [1.0] * len(log)
+    assert [row["rollout/reused"] for row in plain_log] == [0.0] * len(log)
+    for name in weights:
+        torch.testing.assert_close(weights[name], plain_weights[name], atol=atol, rtol=0)
+    for row, plain in zip(log, plain_log, strict=True):
+        assert row["ppo/drift_mean"] < 1e-5
+        for key in ("ppo/entropy", "ppo/policy_loss", "ppo/explained_variance", "ppo/kl_ref"):
+            assert row.get(key) == pytest.approx(plain.get(key), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes"),
+    [
+        ({}, {}),
+        (LAST, {}),
+        (LAST, {"kl_coef": 0.1}),
+        (LAST, {"critic": "separate", "num_ppo_epochs": 1}),
+        ({"train": "lora"}, {"kl_coef": 0.1}),
+        (LAST, {"temperature": 0.7, "num_generations": 4, "advantage": "rloo"}),
+    ],
+)
+def test_reuse_gives_the_run_of_the_trainers_own_pass(toy, settings, changes):
+    config = dataclasses.replace(toy.fast, num_updates=2, **changes)
+    check_same(both_ways(toy, config, lambda: {"policy": toy.policy(**settings)}))
+
+
+def test_reuse_works_for_rejection_sampling(toy):
+    config = dataclasses.replace(toy.fast, num_updates=2, num_generations=4)
+    check_same(both_ways(toy, config, lambda: {"policy": toy.policy(**LAST), "kind": RaftTrainer}))
+
+
+def test_the_last_answer_keeps_the_states_of_all_turns(toy):
+    config = dataclasses.replace(toy.fast, num_updates=2, episodes_per_update=16)
+    runs = []
+    for reuse in (True, False):
+        policy, log = toy.policy(**LAST), []
+        env = RefineVectorEnv(16, task="parity", reward=odd_first_token, autoreset_mode="DISABLED")
+        train_ppo(
+            policy,
+            env,
+            dataclasses.replace(config, reuse_decoding=reuse),
+            seed=0,
+            on_update=lambda metrics, rows, log=log: log.append(metrics),
+        )
+        runs.append((policy.model.state_dict(), log))
+    assert runs[0][1][0]["rollout/turns"] > 1
+    check_same(runs)
+
+
+def test_an_engine_that_is_far_from_the_trainer_is_not_relied_on_again(toy, tmp_path):
+    policy = toy.policy(**LAST)
+    decoder = policy.decoder
+
+    class Odd:
+        """Reports log-probs that are not those of the trainer."""
+
+        sync = decoder.sync
+        keeping_states = decoder.keeping_states
+
+        def generate(self, *given):
+            return [
+                item._replace(logprobs=[logprob - 0.05 for logprob in item.logprobs])
+                for item in decoder.generate(*given)
+            ]
+
+    policy.decoder = Odd()
+    config = dataclasses.replace(toy.fast, num_updates=3, save_every=1)
+    _, _, log = toy.train(config, policy=policy, checkpoint_dir=tmp_path)
+    assert [metrics["rollout/reused"] for metrics, _ in log] == [1.0, 0.0, 0.0]
+    for metrics, _ in log:
+        assert metrics["ppo/drift_mean"] == pytest.approx(0.05, abs=0.01)
+
+
+def test_an_engine_that_keeps_no_states_leaves_the_pass_to_the_trainer(toy):
+    policy = toy.policy()
+    decoder = policy.decoder
+
+    class Plain:
+        sync = decoder.sync
+        generate = decoder.generate
+
+    policy.decoder = Plain()
+    _, _, log = toy.train(dataclasses.replace(toy.fast, num_updates=1), policy=policy)
+    assert log[0][0]["rollout/reused"] == 0
+
+
+def test_distrust_outlives_a_checkpoint(toy):
+    first = toy.trainer(toy.fast).reuse
+    assert first.trusted
+    first.trusted = False
+    second = DecodingReuse(toy.policy(), None, wanted=True)
+    second.load_state_dict(first.state_dict())
+    assert not second.trusted
