@@ -56,6 +56,8 @@ def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
         tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
         save_file(tensors, staging / _TENSORS)
         (staging / _STATE).write_text(json.dumps(snapshot.state, indent=1, allow_nan=False))
+        # safetensors writes through a temporary file that only its owner may read.
+        shutil.copymode(staging / _STATE, staging / _TENSORS)
         sums = {name: _sha256(staging / name) for name in (_TENSORS, _STATE)}
         manifest = {"format_version": FORMAT_VERSION, "sha256": sums}
         (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
@@ -81,24 +83,38 @@ def read_checkpoint(folder: Path) -> Snapshot:
         CheckpointError: It is missing, of another format, incomplete or damaged.
     """
     try:
+        return _read(folder)
+    except _Unusable as error:
+        raise CheckpointError(f"{error}. {error.advice}") from error
+
+
+class _Unusable(Exception):
+    """What is wrong with a checkpoint, without a full stop, and what to do about it."""
+
+    advice = "Resume from an older checkpoint of the run."
+
+
+class _OtherFormat(_Unusable):
+    advice = "Continue it with the version of instructrec that wrote it."
+
+
+def _read(folder: Path) -> Snapshot:
+    try:
         manifest = json.loads((folder / _MANIFEST).read_text())
         if manifest["format_version"] != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{folder} has format {manifest['format_version']}: expected {FORMAT_VERSION}. "
-                "Continue it with the version of instructrec that wrote it."
-            )
+            given = manifest["format_version"]
+            raise _OtherFormat(f"{folder} has format {given}: expected {FORMAT_VERSION}")
         for name, expected in manifest["sha256"].items():
-            if _sha256(folder / name) != expected:
-                raise CheckpointError(
-                    f"{folder / name} is damaged: its SHA-256 is not the one in {_MANIFEST}. "
-                    "Resume from an older checkpoint of the run."
+            given = _sha256(folder / name)
+            if given != expected:
+                raise _Unusable(
+                    f"{folder / name} is damaged: its SHA-256 is {given[:12]}…, {_MANIFEST} "
+                    f"expects {expected[:12]}…"
                 )
         return Snapshot(load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text()))
     except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise CheckpointError(
-            f"{folder} is not a complete checkpoint ({type(error).__name__}: {error}). "
-            "Resume from an older checkpoint of the run."
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise _Unusable(f"{folder} is not a complete checkpoint ({what})") from error
 
 
 def list_checkpoints(directory: Path) -> list[Path]:
@@ -117,15 +133,22 @@ def latest_checkpoint(directory: Path) -> Path | None:
     problems = []
     for path in reversed(list_checkpoints(directory)):
         try:
-            read_checkpoint(path)
-        except CheckpointError as error:
+            _read(path)
+        except _Unusable as error:
             problems.append(str(error))
             continue
         for problem in problems:
-            warnings.warn(f"{problem} Continuing from {path.name}.", RuntimeWarning, stacklevel=2)
+            message = (
+                f"{problem}. Continuing from {path.name}, the newest checkpoint that is whole: the "
+                "updates since then run again."
+            )
+            warnings.warn(message, RuntimeWarning, stacklevel=2)
         return path
     if problems:
-        raise CheckpointError("no checkpoint can be read: " + " ".join(problems))
+        raise CheckpointError(
+            f"no checkpoint can be read: {'; '.join(problems)}. Expected one that is whole in "
+            f"{directory}. Put a copy of one back there, or start anew with --overwrite."
+        )
     return None
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -55,6 +56,27 @@ def test_the_latest_whole_checkpoint_is_found_behind_a_damaged_one(tmp_path):
     (tmp_path / ".staging-update-000003-77").mkdir()
     with pytest.warns(RuntimeWarning, match=r"000002/tensors.* damaged.*from update-000001"):
         assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
+
+
+def test_the_warning_says_what_was_found_and_what_happens_and_asks_for_nothing(tmp_path):
+    for update in (1, 2):
+        write_checkpoint(checkpoint_path(tmp_path, update), snapshot(update))
+    (checkpoint_path(tmp_path, 2) / "state.json").write_text("{}")
+    expected = r"SHA-256 is 44136fa355b3…, MANIFEST.json expects \w{12}…\. Continuing from update-0"
+    with pytest.warns(RuntimeWarning, match=expected) as caught:
+        latest_checkpoint(tmp_path)
+    assert str(caught[0].message).endswith("the updates since then run again.")
+    assert "Resume" not in str(caught[0].message)
+
+
+def test_a_checkpoint_is_as_readable_as_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_checkpoint(checkpoint_path(tmp_path, 1), snapshot(1))
+    finally:
+        os.umask(before)
+    modes = {oct(path.stat().st_mode & 0o777) for path in checkpoint_path(tmp_path, 1).iterdir()}
+    assert modes == {"0o640"}
 
 
 def test_only_damaged_checkpoints_is_an_error_and_none_is_not(tmp_path):
