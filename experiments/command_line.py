@@ -139,7 +139,8 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
     elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
-    if not found and (known := explain_trl_name(leaf)):
+    # In ppo, a setting of TRL means that one, also where another section has the same word.
+    if (not found or key.startswith("ppo.")) and (known := explain_trl_name(leaf)):
         guess = f" {known[0].upper()}{known[1:]}."
     return f"unknown key {key!r}.{guess} `--help` lists the options."
 
