@@ -166,7 +166,8 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
 def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) -> PolicyConfig:
     """How the policy is loaded: as it was trained, adapters included, so that its hash agrees."""
     lora = LoraSettings(**before.get("lora", {}))
-    kept = {key: before[key] for key in ("train", "num_layers", "system_prompt") if key in before}
+    names = ("train", "num_layers", "system_prompt", "quantization")
+    kept = {name: before[name] for name in names if name in before}
     if config.system_prompt is not None:
         kept["system_prompt"] = config.system_prompt
     return PolicyConfig(

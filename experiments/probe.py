@@ -256,7 +256,7 @@ def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, flo
     trained = sum(p.numel() for p in weights if p.requires_grad)
     is_lora = config.policy.train == "lora"
     reference = 0 if config.ppo.kl_coef == 0 or is_lora else 4 * trained
-    is_copy = "float32" not in str(policy.compute_dtype)
+    is_copy = getattr(policy.decoder, "model", policy.model) is not policy.model
     return {
         "weights": all_bytes,
         "gradients": 4 * trained,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.errors import PolicyError
+from instructrec.policies import quantized
 from instructrec.policies.base import Prompt, Responses
 from instructrec.policies.chat import ChatEncoder
 from instructrec.policies.config import PolicyConfig, Sampling
@@ -40,8 +42,17 @@ def load_policy(
     """
     device = pick_device(config.device)
     compute_dtype = pick_dtype(config.dtype, device)
-    loaded = load_source(config.model, revision=config.revision, seed=seed)
-    model = choose_trained_weights(loaded, config, seed).to(device).eval()
+    if config.quantization is not None:
+        quantized.check_quantization(device)
+    loaded = load_source(
+        config.model,
+        revision=config.revision,
+        seed=seed,
+        quantize=config.quantization is not None,
+    )
+    model = choose_trained_weights(loaded, config, seed)
+    quantized.settle(model, compute_dtype)
+    model = model.to(device).eval()
     return CausalLMPolicy(
         model,
         loaded.tokenizer,
@@ -50,15 +61,16 @@ def load_policy(
         sampling=sampling or Sampling(),
         seed=seed,
         continues_adapter=config.train == "lora" and loaded.adapter is not None,
+        rounded_base=loaded.rounded,
     )
 
 
 class CausalLMPolicy:
     """A causal language model that answers prompts and can be trained.
 
-    The weights are float32 and live in ``model``; forward passes of the trainer run under
-    ``autocast()``. In bfloat16, answers come from a bfloat16 copy: call ``sync()`` after the
-    weights have changed.
+    The weights are float32 (a base in 4 bits apart) and live in ``model``; forward passes of the
+    trainer run under ``autocast()``. In bfloat16, answers come from a bfloat16 copy: call
+    ``sync()`` after the weights have changed.
 
     Args:
         model: Causal language model on its device (a PEFT model for ``lora``), with
@@ -70,6 +82,7 @@ class CausalLMPolicy:
         seed: Seed of its own generator.
         continues_adapter: Whether ``lora`` trains a saved adapter on. The model without its
             adapter is then not where training starts from.
+        rounded_base: Whether the adapters belong on a base that was rounded to 4 bits.
         decoder: Rollout engine; ``CachedDecoder`` when None.
     """
 
@@ -83,6 +96,7 @@ class CausalLMPolicy:
         sampling: Sampling,
         seed: int = 0,
         continues_adapter: bool = False,
+        rounded_base: bool = False,
         decoder: Decoder | None = None,
     ) -> None:
         self.name = config.model
@@ -92,6 +106,7 @@ class CausalLMPolicy:
         self.compute_dtype = compute_dtype
         self.sampling = sampling
         self.continues_adapter = continues_adapter
+        self.rounded_base = rounded_base
         self.device = next(model.parameters()).device
         self.eos_token_ids = _eos_token_ids(model, tokenizer)
         self.pad_token_id = int(tokenizer.pad_token_id)
@@ -198,8 +213,8 @@ class CausalLMPolicy:
     def save(self, folder: str | Path) -> None:
         """Writes a Hugging Face folder: weights in safetensors, tokenizer, generation settings.
 
-        For ``lora`` the folder holds the adapter and names its base model. ``load_policy`` reads
-        both kinds.
+        For ``lora`` the folder holds the adapter, names its base model and says whether that is
+        rounded to 4 bits. ``load_policy`` reads both kinds.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -207,6 +222,11 @@ class CausalLMPolicy:
         with quiet_transformers():
             self.model.save_pretrained(folder, **options)
         self.tokenizer.save_pretrained(folder)
+        for file in folder.glob("*.safetensors"):
+            # safetensors writes through a temporary file that only its owner may read.
+            shutil.copymode(folder / "tokenizer_config.json", file)
+        if self.config.train == "lora" and self.rounded_base:
+            quantized.mark(folder)
 
     def weights_hash(self) -> str:
         """Returns the SHA-256 of all weights and their names, adapters included."""

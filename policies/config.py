@@ -40,12 +40,20 @@ class PolicyConfig:
     """Trained layers (counted from the end) when train is last_layers."""
     lora: LoraSettings = LoraSettings()
     """Settings of the adapters when train is lora."""
+    quantization: Literal["nf4"] | None = None
+    """Keep the base in 4 bits (nf4, QLoRA; needs lora and the extra `quantized`)."""
     system_prompt: str = ""
     """System message put before every instruction given as plain text (sent even when empty)."""
 
     def __post_init__(self) -> None:
         if self.num_layers < 1:
             raise ConfigError(f"policy.num_layers = {self.num_layers}: expected at least 1.")
+        if self.quantization is not None and self.train != "lora":
+            raise ConfigError(
+                f"policy.quantization = {self.quantization!r} with policy.train = {self.train!r}: "
+                "weights in 4 bits cannot be trained. Set policy.train: lora, or "
+                "policy.quantization: null."
+            )
 
 
 @dataclass(frozen=True)

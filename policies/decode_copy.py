@@ -29,6 +29,14 @@ class Float32Head(nn.Linear):
             return nn.functional.linear(hidden.float(), self.weight, self.bias)
 
 
+def keep_head_in_float32(model: Any) -> nn.Module | None:
+    """Makes the output layer compute in float32; returns it where there is one."""
+    head: nn.Module | None = model.get_output_embeddings()
+    if type(head) is nn.Linear:
+        head.__class__ = Float32Head  # same parameters, tied or not, and other arithmetic
+    return head
+
+
 class DecodeCopy:
     """A frozen copy of a causal language model whose matrices are in another dtype.
 
@@ -50,9 +58,7 @@ class DecodeCopy:
         if hasattr(model, "peft_config"):
             clone = clone.merge_and_unload()
         self.model: nn.Module = clone.eval().requires_grad_(False)
-        head = clone.get_output_embeddings()
-        if type(head) is nn.Linear:
-            head.__class__ = Float32Head  # same parameters, tied or not, and other arithmetic
+        head = keep_head_in_float32(clone)
         for module in self.model.modules():
             if isinstance(module, nn.Linear | Conv1D) and module is not head:
                 for parameter in module.parameters(recurse=False):

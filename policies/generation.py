@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from instructrec.errors import NumericsError, PolicyError
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
-from instructrec.policies.decode_copy import DecodeCopy
+from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
 from instructrec.policies.kv_cache import select_rows
 from instructrec.policies.prefill import Forward, Prefilled, prefill
+from instructrec.policies.quantized import is_quantized
 from instructrec.policies.sampling import pick_tokens
 from instructrec.policies.tape import TokenStates
 
@@ -64,7 +65,8 @@ class CachedDecoder:
 
     Args:
         model: Causal language model, or a PEFT model around one.
-        compute_dtype: float32 decodes with the model itself; any other dtype with a copy.
+        compute_dtype: float32 decodes with the model itself, any other dtype with a copy. A model
+            with weights in 4 bits always decodes itself: a copy would be larger than the model.
         eos_token_ids: Tokens that end a response.
         pad_token_id: Fills up shorter prompts; may be one of the end tokens.
         max_length: Most tokens of prompt and response together.
@@ -84,7 +86,12 @@ class CachedDecoder:
         detokenize: Callable[[list[int]], str],
         memory_bytes: int | None = None,
     ) -> None:
-        self._copy = None if compute_dtype == torch.float32 else DecodeCopy(model, compute_dtype)
+        self._copy: DecodeCopy | None = None
+        if compute_dtype != torch.float32:
+            if is_quantized(model):
+                keep_head_in_float32(model)
+            else:
+                self._copy = DecodeCopy(model, compute_dtype)
         self._forward = Forward(self._copy.model if self._copy else model, pad_token_id)
         self._dtype = compute_dtype
         self._eos = frozenset(eos_token_ids)
@@ -225,7 +232,8 @@ class CachedDecoder:
     def _autocast(self) -> AbstractContextManager[Any]:
         if self._copy is not None:
             return self._copy.autocast()
-        return torch.autocast(self._forward.device.type, enabled=False)
+        enabled = self._dtype != torch.float32
+        return torch.autocast(self._forward.device.type, dtype=self._dtype, enabled=enabled)
 
     @contextmanager
     def _decoding(self) -> Iterator[None]:

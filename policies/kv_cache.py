@@ -27,9 +27,13 @@ class RoomyLayer(DynamicLayer):
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         """Appends keys and values (B, heads, new, D); returns all of them (B, heads, all, D)."""
-        # Under autocast, rotary embeddings make float32 of bfloat16 keys, and attention makes
-        # bfloat16 of them again: kept as the values are, the cache is read once and not cast.
-        key_states = key_states.to(value_states.dtype)
+        # Under autocast, rotary embeddings make float32 of bfloat16 keys (adapters do so with the
+        # values as well), and attention makes bfloat16 of them again: kept in the precision of the
+        # attention, the cache is read once and not cast.
+        dtype, kind = value_states.dtype, value_states.device.type
+        if torch.is_autocast_enabled(kind):
+            dtype = torch.get_autocast_dtype(kind)
+        key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None and self.values is not None

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from instructrec.errors import PolicyError, did_you_mean
+from instructrec.policies import quantized
+from instructrec.policies.architecture import check_architecture, check_complete
 from instructrec.policies.chat import prepare_tokenizer
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.tiny import TINY_NAMES, make_tiny_model, make_tiny_tokenizer
 
 KNOWN_NAMES = (EMBEDDED_NAME, *TINY_NAMES)
-_MODALITIES = ("vision_config", "audio_config", "speech_config")
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,20 @@ class Loaded:
     """A model as it was found, before anything is decided about training."""
 
     model: Any
-    """Causal language model in float32 on the CPU, without adapter."""
+    """Causal language model in float32 (or with a base in 4 bits) on the CPU, without adapter."""
     tokenizer: Any
     """Tokenizer with pad token and chat template."""
     base: str
     """Where the model can be loaded from again: what an adapter of it has to name."""
     adapter: Path | None = None
     """Folder of the adapter that belongs on the model."""
+    rounded: bool = False
+    """Whether the matrices have been rounded to 4 bits; they may be float32 again."""
 
 
-def load_source(name: str, *, revision: str | None = None, seed: int = 0) -> Loaded:
+def load_source(
+    name: str, *, revision: str | None = None, seed: int = 0, quantize: bool = False
+) -> Loaded:
     """Loads a model and its tokenizer. No code of the model's repository is ever run.
 
     Args:
@@ -44,30 +48,36 @@ def load_source(name: str, *, revision: str | None = None, seed: int = 0) -> Loa
             folder (of a model or of an adapter), or a hub id; known names win over folders.
         revision: Revision of a hub model.
         seed: Seed of the weights of ``tiny``.
+        quantize: Keep the matrices in 4 bits.
 
     Raises:
         PolicyError: There is no such model, or it is no plain causal language model.
+        ConfigError: An adapter belongs on a base in 4 bits, and bitsandbytes is missing.
     """
     tiny, _, tiny_seed = name.partition("@")
     if tiny in TINY_NAMES:
-        return _load_tiny(tiny, name, int(tiny_seed) if tiny_seed.isdigit() else seed)
+        return _load_tiny(tiny, name, int(tiny_seed) if tiny_seed.isdigit() else seed, quantize)
     if name == EMBEDDED_NAME:
-        return _load_model(str(embedded_folder()), name, None, base=name)
+        return _load_model(str(embedded_folder()), name, None, base=name, quantize=quantize)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _load_folder(folder, name, revision, seed)
+        return _load_folder(folder, name, revision, seed, quantize)
     _check_not_missing(name, folder)
-    return _load_model(name, name, revision, base=name)
+    return _load_model(name, name, revision, base=name, quantize=quantize)
 
 
-def _load_tiny(tiny: str, name: str, seed: int) -> Loaded:
+def _load_tiny(tiny: str, name: str, seed: int, quantize: bool) -> Loaded:
     pad_is_eos = tiny == "tiny-pad-eos"
     tokenizer = prepare_tokenizer(make_tiny_tokenizer(pad_is_eos=pad_is_eos), name)
-    model = make_tiny_model(seed, pad_is_eos=pad_is_eos)
-    return Loaded(model, tokenizer, f"{tiny}@{seed}")
+    model: Any = make_tiny_model(seed, pad_is_eos=pad_is_eos)
+    if quantize:
+        model = quantized.quantize(model)
+    return Loaded(model, tokenizer, f"{tiny}@{seed}", rounded=quantize)
 
 
-def _load_folder(folder: Path, name: str, revision: str | None, seed: int) -> Loaded:
+def _load_folder(
+    folder: Path, name: str, revision: str | None, seed: int, quantize: bool
+) -> Loaded:
     folder = folder.resolve()
     if (folder / "run.json").is_file():
         if not (folder / "policy").is_dir():
@@ -77,17 +87,21 @@ def _load_folder(folder: Path, name: str, revision: str | None, seed: int) -> Lo
             )
         folder = folder / "policy"
     if (folder / "adapter_config.json").is_file():
-        return _load_adapter_base(folder, name, seed)
+        return _load_adapter_base(folder, name, seed, quantize)
     if not (folder / "config.json").is_file():
         raise PolicyError(
             f"the folder {name!r} is no model: expected a run folder (run.json and policy/) or a "
             f"Hugging Face folder (config.json or adapter_config.json in {folder})."
         )
-    return _load_model(str(folder), name, revision, base=str(folder))
+    return _load_model(str(folder), name, revision, base=str(folder), quantize=quantize)
 
 
-def _load_adapter_base(folder: Path, name: str, seed: int) -> Loaded:
-    """Loads the model that an adapter belongs on; an adapter below it is merged first."""
+def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Loaded:
+    """Loads the model that an adapter belongs on; an adapter below it is merged first.
+
+    An adapter that was trained on a base in 4 bits gets that base: rounded, and in float32 again
+    where it is not to stay in 4 bits.
+    """
     settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     base_name = settings.get("base_model_name_or_path")
     if not base_name:
@@ -95,14 +109,27 @@ def _load_adapter_base(folder: Path, name: str, seed: int) -> Loaded:
             f"the adapter in {name!r} does not say which model it belongs on: "
             "set base_model_name_or_path in its adapter_config.json."
         )
+    rounded = quantize or quantized.is_marked(folder)
+    if rounded and not quantize:
+        quantized.check_quantization(torch.device("cpu"))
     try:
-        base = load_source(base_name, revision=settings.get("revision"), seed=seed)
+        base = load_source(
+            base_name, revision=settings.get("revision"), seed=seed, quantize=rounded
+        )
     except PolicyError as error:
         raise PolicyError(f"the adapter in {name!r} belongs on {base_name!r}: {error}") from error
     model = base.model
     if base.adapter is not None:
+        if rounded:
+            raise PolicyError(
+                f"the adapter in {name!r} belongs on {base_name!r}, itself an adapter: expected a "
+                "whole model under policy.quantization, because merging would round twice. Load "
+                f"{base_name!r} with policy.train: full, save it, and name that folder as the base."
+            )
         model = put_adapter(model, base.adapter, trainable=False).merge_and_unload()
-    return Loaded(model, base.tokenizer, base_name, folder)
+    if rounded and not quantize:
+        model = quantized.dequantize(model)
+    return Loaded(model, base.tokenizer, base_name, folder, rounded)
 
 
 def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
@@ -123,41 +150,25 @@ def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
         ) from error
 
 
-def _load_model(path: str, name: str, revision: str | None, *, base: str) -> Loaded:
+def _load_model(path: str, name: str, revision: str | None, *, base: str, quantize: bool) -> Loaded:
     options: dict[str, Any] = {"trust_remote_code": False, "revision": revision or "main"}
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(path, **options)
-            _check_architecture(config, name)
+            check_architecture(config, name)
             _switch_dropout_off(config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                path, config=config, dtype=torch.float32, **options
-            )
+            options |= {"config": config, "output_loading_info": True}
+            if quantize:
+                options |= quantized.loading_options()
+            loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
+            model, found = loaded
+            check_complete(found["missing_keys"], model, name)
     except PolicyError:
         raise
     except Exception as error:  # hub, network, file and format errors of many libraries
         raise PolicyError(_why_not(name, path, error)) from error
-    return Loaded(model, prepare_tokenizer(tokenizer, name), base)
-
-
-def _check_architecture(config: Any, name: str) -> None:
-    """Refuses what is not a plain decoder-only language model in full precision."""
-    kind = config.model_type
-    reason = ""
-    if getattr(config, "is_encoder_decoder", False):
-        reason = f"{kind} is an encoder-decoder model"
-    elif any(getattr(config, field, None) is not None for field in _MODALITIES):
-        reason = f"{kind} also takes images or sound"
-    elif type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        reason = f"{kind} has no language-model head in transformers"
-    elif getattr(config, "quantization_config", None) is not None:
-        reason = "its weights are quantised, and training needs them in full precision"
-    if reason:
-        raise PolicyError(
-            f"model {name!r} cannot be a policy: {reason}. Expected a decoder-only text model "
-            "such as Llama, Qwen or SmolLM."
-        )
+    return Loaded(model, prepare_tokenizer(tokenizer, name), base, rounded=quantize)
 
 
 def _switch_dropout_off(config: Any) -> None:

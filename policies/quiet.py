@@ -1,12 +1,19 @@
-"""Keeps what transformers says about itself out of our own output."""
+"""Keeps what other libraries say about themselves out of our own output."""
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 _WANDB_NOTE = "[INFO] Running in WANDB offline mode\n"
+
+# Where bitsandbytes is installed, PEFT and TRL import it in every command, and on CPUs with
+# AVX512-BF16 it then asks for a package whose kernels we never use (see policies.quantized).
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
+    lambda record: "kernels-community" not in record.getMessage()
+)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,16 @@ def test_autocast_computes_in_the_chosen_precision() -> None:
         policy = tiny(dtype=str(dtype).removeprefix("torch."))
         with policy.autocast():
             assert policy.model(torch.tensor([[1, 2]])).logits.dtype == dtype
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_saved_files_are_as_readable_as_any_new_file(tmp_path: Path, train: Any) -> None:
+    before = os.umask(0o027)
+    try:
+        tiny(train=train).save(tmp_path)
+    finally:
+        os.umask(before)
+    assert {oct(file.stat().st_mode & 0o777) for file in tmp_path.iterdir()} == {"0o640"}
 
 
 @pytest.mark.parametrize("train", ["full", "last_layers", "lora"])
