@@ -21,11 +21,12 @@ from instructrec.rewards.loading import load_object, portable
 from instructrec.rewards.options import EXTRAS, Parameters, bind, read_parameters
 from instructrec.rewards.text import (
     completion_messages,
-    completion_text,
+    completion_texts,
     prompt_messages,
     prompt_text,
 )
 
+_PLAIN = {float, type(None)}
 COLUMN_SUFFIX = "_column"
 """``reference_column: answer`` feeds the column ``answer`` to the parameter ``reference``."""
 
@@ -127,8 +128,11 @@ class BoundReward:
         if self.parameters.wants("prompts"):
             offered["prompts"] = [(prompt_messages if chat else prompt_text)(p) for p in prompts]
         if self.parameters.wants("completions"):
-            convert = completion_messages if chat else completion_text
-            offered["completions"] = [convert(c) for c in completions]
+            offered["completions"] = (
+                [completion_messages(c) for c in completions]
+                if chat
+                else completion_texts(completions)
+            )
         arguments = {key: value for key, value in offered.items() if self.parameters.wants(key)}
         return {**arguments, **self._bound}
 
@@ -170,6 +174,8 @@ def check_scores(name: str, result: Any, expected: int) -> list[float | None]:
             f"reward {name!r} returned {len(values)} scores for {expected} completions; expected "
             "exactly one per completion (None where the reward does not apply)."
         )
+    if {*map(type, values)} <= _PLAIN:  # the usual case, and batches are large
+        return list(values)
     return [_as_score(name, i, value) for i, value in enumerate(values)]
 
 

@@ -238,8 +238,10 @@ def weighted_total(
     names = list(scored)
     scores_KB = np.stack([scored[name].scores for name in names])
     weights_K1 = np.array([weights[name] for name in names])[:, None]
-    failed_B = np.array([[s.failed for s in scored[name].status] for name in names], bool).any(0)
     applies_KB = ~np.isnan(scores_KB)
+    failed_B = np.zeros(scores_KB.shape[1], bool)
+    for k, i in np.argwhere(~applies_KB):  # what failed has no score
+        failed_B[i] |= scored[names[k]].status[i].failed
     size_KB = np.abs(weights_K1) * applies_KB
     with np.errstate(over="ignore", invalid="ignore"):
         total_B = np.where(applies_KB, weights_K1 * np.nan_to_num(scores_KB), 0.0).sum(0)

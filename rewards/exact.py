@@ -7,8 +7,8 @@ from typing import Any
 
 from instructrec.rewards.text import (
     Normalisation,
-    completion_text,
-    normalise_text,
+    completion_texts,
+    normaliser,
     reference_texts,
 )
 
@@ -36,12 +36,18 @@ def exact_match(
         ConfigError: When ``normalise`` is not one of these.
         DataError: When a reference is not text.
     """
+    normal = normaliser(normalise)
     scores: list[float | None] = []
-    for i, (completion, expected) in enumerate(zip(completions, reference, strict=True)):
+    for i, (text, expected) in enumerate(
+        zip(completion_texts(completions), reference, strict=True)
+    ):
+        if isinstance(expected, str):
+            scores.append(1.0 if normal(text) == normal(expected) else 0.0)
+            continue
         answers = reference_texts(expected, "exact_match", i)
         if answers is None:
             scores.append(None)
-            continue
-        response = normalise_text(completion_text(completion), normalise)
-        scores.append(float(any(response == normalise_text(a, normalise) for a in answers)))
+        else:
+            response = normal(text)
+            scores.append(1.0 if any(response == normal(a) for a in answers) else 0.0)
     return scores

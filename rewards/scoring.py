@@ -62,22 +62,29 @@ def score_part(
         if len(completions) == 1:
             judged = [(math.nan, Status.RAISED, describe_error(error))]
         else:
-            singles = [
+            judged = [
                 _score_single(reward, prompts, completions, columns, i)
                 for i in range(len(completions))
             ]
-            judged = singles
+        part = _collect(judged)
     else:
-        judged = [
-            judge_score(score, reward.info.range)
-            for score in check_scores(reward.__name__, result, len(completions))
-        ]
-    return PartScores(
-        scores=np.array([score for score, _, _ in judged], dtype=np.float64),
-        status=[status for _, status, _ in judged],
-        messages=[message for _, _, message in judged],
-        seconds=time.perf_counter() - start,
-    )
+        part = judge_scores(
+            check_scores(reward.__name__, result, len(completions)), reward.info.range
+        )
+    part.seconds = time.perf_counter() - start
+    return part
+
+
+def judge_scores(scores: Sequence[float | None], limits: tuple[float, float] | None) -> PartScores:
+    """Sorts B scores into the outcomes; ``judge_score`` says how.
+
+    A batch without anything special, which is the usual one, is not looked at score by score.
+    """
+    given = np.array(scores, dtype=np.float64)  # None becomes NaN
+    low, high = limits or (-math.inf, math.inf)
+    if np.all((given >= low) & (given <= high) & np.isfinite(given)):
+        return PartScores(given, [Status.SCORED] * len(given), [""] * len(given), 0.0)
+    return _collect([judge_score(score, limits) for score in scores])
 
 
 def judge_score(
@@ -108,6 +115,15 @@ def judge_score(
 def describe_error(error: BaseException) -> str:
     """Returns the type and message of an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _collect(judged: Sequence[tuple[float, Status, str]]) -> PartScores:
+    return PartScores(
+        scores=np.array([score for score, _, _ in judged], dtype=np.float64),
+        status=[status for _, status, _ in judged],
+        messages=[message for _, _, message in judged],
+        seconds=0.0,
+    )
 
 
 def _score_single(

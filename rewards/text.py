@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import string
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError, did_you_mean
@@ -44,6 +44,11 @@ def completion_text(completion: Any) -> str:
         return ""
     spoken = [message for message in messages if message.get("role") == "assistant"]
     return "\n".join(_content_text(message) for message in spoken or messages)
+
+
+def completion_texts(completions: Sequence[Any]) -> list[str]:
+    """Returns the plain text of B responses; see ``completion_text``."""
+    return [c if isinstance(c, str) else completion_text(c) for c in completions]
 
 
 def prompt_text(prompt: Any) -> str:
@@ -118,21 +123,38 @@ def normalise_text(text: str, how: str = "strip") -> str:
     Raises:
         ConfigError: When ``how`` is none of these.
     """
-    if how == "none":
-        return text
-    if how == "strip":
-        return text.strip()
-    if how == "casefold":
-        # Folding can undo the composed form, so letters are brought to one form on both sides.
-        folded = unicodedata.normalize("NFD", text).casefold()
-        return unicodedata.normalize("NFC", folded).strip()
-    if how == "squad":
-        words = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
-        return " ".join(words.split())
+    return normaliser(how)(text)
+
+
+def normaliser(how: str) -> Callable[[str], str]:
+    """Returns the function that makes a text comparable; ``how`` as for ``normalise_text``."""
+    if how in _NORMALISERS:
+        return _NORMALISERS[how]
     raise ConfigError(
         f"normalise = {how!r}: expected one of {', '.join(NORMALISATIONS)}."
         f"{did_you_mean(str(how), NORMALISATIONS)}"
     )
+
+
+def _casefold(text: str) -> str:
+    if text.isascii():
+        return text.lower().strip()
+    # Folding can undo the composed form, so letters are brought to one form on both sides.
+    folded = unicodedata.normalize("NFD", text).casefold()
+    return unicodedata.normalize("NFC", folded).strip()
+
+
+def _squad(text: str) -> str:
+    words = _ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION))
+    return " ".join(words.split())
+
+
+_NORMALISERS: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "strip": str.strip,
+    "casefold": _casefold,
+    "squad": _squad,
+}
 
 
 def _as_messages(value: Any, kind: str) -> list[Mapping[str, Any]]:
