@@ -128,7 +128,7 @@ def bind(
         raise ConfigError(_missing(reward, function, missing))
     hints = _hints(function)
     for name, value in options.items():
-        _check_type(reward, name, value, hints.get(name, Any))
+        check_option(reward, name, value, hints.get(name, Any))
     return dict(options)
 
 
@@ -160,11 +160,29 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _check_type(reward: str, option: str, value: Any, hint: Any) -> None:
+def check_option(
+    reward: str, option: str, value: Any, hint: Any, *, at_least: float | None = None
+) -> None:
+    """Checks the value of an option.
+
+    Args:
+        reward: Name of the reward, for the error.
+        option: Name of the option, for the error.
+        value: What it was set to.
+        hint: Its annotation, such as ``Literal["a", "b"]`` or ``int | None``.
+        at_least: Lowest number that is allowed; None is not a number.
+
+    Raises:
+        ConfigError: When the value does not fit.
+    """
     problem = _mismatch(value, hint)
     if problem:
         raise ConfigError(
             f"reward {reward!r}: option {option} = {value!r} ({type(value).__name__}); {problem}"
+        )
+    if at_least is not None and value is not None and not value >= at_least:
+        raise ConfigError(
+            f"reward {reward!r}: option {option} = {value!r}; expected at least {at_least:g}."
         )
 
 

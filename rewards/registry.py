@@ -29,11 +29,22 @@ RESERVED = {
 }
 """Names that no reward may take -> why."""
 
+_QUALITIES = {
+    "exact_match": "exact:exact_match",
+    "f1": "exact:f1",
+    "contains": "matching:contains",
+    "regex": "matching:Regex",
+    "fuzzy": "matching:fuzzy",
+    "numeric": "choices:numeric",
+    "multiple_choice": "choices:multiple_choice",
+    "bleu": "overlap:bleu",
+}
+"""Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {
-    "exact_match": RewardInfo(
-        "exact_match", "instructrec.rewards.exact:exact_match", range=(0.0, 1.0)
-    ),
-    "bleu": RewardInfo("bleu", "instructrec.rewards.overlap:bleu", range=(0.0, 1.0)),
+    **{
+        name: RewardInfo(name, f"instructrec.rewards.{place}", range=(0.0, 1.0))
+        for name, place in _QUALITIES.items()
+    },
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)

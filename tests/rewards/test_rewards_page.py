@@ -10,7 +10,7 @@ import yaml
 
 from instructrec.rewards import list_rewards, make_rewards
 from instructrec.rewards.options import read_parameters
-from instructrec.rewards.registry import reward_info
+from instructrec.rewards.registry import _QUALITIES, reward_info
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 
@@ -35,12 +35,12 @@ def test_its_config_makes_rewards():
     assert rewards.weights == {"exact_match": 1.0, "format": 1.0, "loose": 0.5, "overlap": 0.0}
 
 
-@pytest.mark.parametrize("name", ["exact_match", "bleu", "learned"])
+@pytest.mark.parametrize("name", [*_QUALITIES, "learned"])
 def test_its_table_names_every_option_of_the_built_ins(name):
     from instructrec.rewards.loading import load_object
 
     assert name in list_rewards()
     (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, flags=re.MULTILINE)
     names = read_parameters(load_object(reward_info(name).target), name).names
-    for option in set(names) - {"completions", "reference"}:
+    for option in set(names) - {"completions", "completion_ids", "reference"}:
         assert f"`{option}`" in row
