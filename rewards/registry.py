@@ -38,6 +38,10 @@ _QUALITIES = {
     "numeric": "choices:numeric",
     "multiple_choice": "choices:multiple_choice",
     "bleu": "overlap:bleu",
+    "chrf": "overlap:chrf",
+    "ter": "overlap:ter",
+    "rouge": "rouge:rouge",
+    "meteor": "meteor:Meteor",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {

@@ -52,6 +52,11 @@ CASES = [
     Case("numeric", values=("1,000 km", ["red", "1000", "5"], None)),
     Case("multiple_choice", values=("B", ["A", "(c)"], None)),
     Case("bleu", pools=True),
+    Case("chrf"),
+    Case("ter", pools=True),
+    Case("rouge"),
+    Case("rouge", {"variant": "rougeLsum", "stemmer": True, "tokenize": "latin"}),
+    Case("meteor", {"synonyms": False}),
 ]
 ALL = pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}-{case.options}")
 
