@@ -42,6 +42,14 @@ _QUALITIES = {
     "ter": "overlap:ter",
     "rouge": "rouge:rouge",
     "meteor": "meteor:Meteor",
+    "json_valid": "formats:json_valid",
+    "json_schema": "formats:JsonSchema",
+    "xml_tags": "formats:XmlTags",
+    "length": "style:Length",
+    "repetition": "style:repetition",
+    "refusal": "style:refusal",
+    "no_refusal": "style:no_refusal",
+    "language": "language:Language",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {
