@@ -51,7 +51,7 @@ def f1(
     tokens: Tokens = "words",
     **columns: Any,
 ) -> list[float | None]:
-    """Overlap of a response with an expected answer: the F1 of SQuAD's question answering.
+    """Overlap of a response with an expected answer: the F1 of SQuAD (Rajpurkar et al. 2016).
 
     Precision is the share of the response's tokens that the answer has too, recall the share of the
     answer's tokens that the response has, each token counted as often as it occurs; the score is

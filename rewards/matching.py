@@ -137,9 +137,10 @@ class Regex:
         if not (timeout > 0 and math.isfinite(timeout)):
             raise ConfigError(f"reward 'regex': timeout = {timeout}: expected seconds above 0.")
         if pattern is not None:
-            problem = _pattern_problem(pattern)
-            if problem:
-                raise ConfigError(f"reward 'regex': pattern = {pattern!r}: {problem}.")
+            try:
+                _compiled(pattern)
+            except ValueError as error:
+                raise ConfigError(f"reward 'regex': pattern = {pattern!r}: {error}.") from None
         self.pattern = pattern
         self.mode = mode
         self.timeout = timeout
@@ -172,44 +173,37 @@ class Regex:
         for i, (text, wanted) in enumerate(
             zip(texts, expected_answers(per_sample, "regex"), strict=True)
         ):
-            for one in wanted if self.pattern is None else ():
-                if problem := _pattern_problem(one):
-                    raise DataError(
-                        f"reward 'regex': the pattern of sample {i}, {one!r}: {problem}."
-                    )
-            found = any(self._found(one, text) for one in wanted)
-            scores.append(float(found) if wanted else None)
+            try:
+                patterns = [_compiled(one) for one in wanted]
+            except ValueError as error:
+                raise DataError(
+                    f"reward 'regex': the pattern of sample {i}, {wanted!r}: {error}."
+                ) from None
+            found = any(self._found(one, text) for one in patterns)
+            scores.append(float(found) if patterns else None)
         return scores
 
-    def _found(self, pattern: str, text: str) -> bool:
-        compiled = _compiled(pattern)
+    def _found(self, pattern: regex_library.Pattern[str], text: str) -> bool:
         try:
             if self.mode == "search":
-                return compiled.search(text, timeout=self.timeout) is not None
-            return compiled.fullmatch(text.strip(), timeout=self.timeout) is not None
+                return pattern.search(text, timeout=self.timeout) is not None
+            return pattern.fullmatch(text.strip(), timeout=self.timeout) is not None
         except TimeoutError:
             raise TimeoutError(
-                f"the pattern {pattern!r} took longer than {self.timeout:g} s on a response of "
+                f"the pattern {pattern.pattern!r} took longer than {self.timeout:g} s on a response of "
                 f"{len(text)} characters"
             ) from None
 
 
 @lru_cache(maxsize=4096)
 def _compiled(pattern: str) -> regex_library.Pattern[str]:
-    import regex
-
-    return regex.compile(pattern)
-
-
-def _pattern_problem(pattern: str) -> str:
-    """Says what is wrong with a pattern, nothing when it is one."""
+    """Compiles a pattern; ValueError when it is not one."""
     import regex
 
     try:
-        _compiled(pattern)
+        return regex.compile(pattern)
     except (regex.error, OverflowError, RecursionError) as error:
-        return f"not a regular expression ({error})"
-    return ""
+        raise ValueError(f"not a regular expression ({error})") from None
 
 
 def _has_words(text: str, wanted: str) -> bool:

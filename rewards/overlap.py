@@ -35,7 +35,7 @@ def bleu(
 ) -> list[float | None]:
     """Sentence BLEU of each response against its expected answers, on a scale from 0 to 1.
 
-    sacrebleu's sentence score divided by 100, with effective order: n-grams longer than the texts
+    BLEU (Papineni et al. 2002) as sacrebleu's sentence score / 100, with effective order: n-grams longer than the texts
     are left out, so that a perfect answer of one word scores 1 (plain BLEU gives it 0).
 
     Args:
@@ -80,8 +80,8 @@ def chrf(
 ) -> list[float | None]:
     """Sentence chrF of each response against its expected answers, on a scale from 0 to 1.
 
-    sacrebleu's sentence score divided by 100: an F-score over n-grams of characters, which needs no
-    tokenizer and forgives inflection. With ``word_order: 2`` it is chrF++.
+    chrF (Popović 2015) as sacrebleu's sentence score / 100: an F-score over n-grams of characters,
+    which needs no tokenizer and forgives inflection. With ``word_order: 2`` it is chrF++.
 
     Args:
         completions: B responses.
@@ -123,7 +123,7 @@ def ter(
 ) -> list[float | None]:
     """One minus the translation edit rate, at least 0: 1 where nothing has to be edited.
 
-    The rate is sacrebleu's: inserted, deleted, replaced and moved words by words of the expected
+    The rate (Snover et al. 2006) is sacrebleu's: inserted, deleted, replaced and moved words by words of the expected
     answer. It has no upper bound; from one edit per word on the score is 0. Moves make it by far
     the slowest metric here: a weight of 0 on few samples, or chrF, serves training better where
     responses have hundreds of words.

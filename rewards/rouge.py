@@ -33,7 +33,7 @@ def rouge(
     stemmer: bool = False,
     **columns: Any,
 ) -> list[float | None]:
-    """ROUGE of each response against its expected answers, on a scale from 0 to 1.
+    """ROUGE (Lin 2004) of each response against its expected answers, from 0 to 1.
 
     Args:
         completions: B responses.

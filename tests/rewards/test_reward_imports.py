@@ -8,8 +8,11 @@ import sys
 HEAVY = ("torch", "transformers", "trl", "datasets", "sklearn", "scipy")
 
 
-def modules_after(code: str) -> set[str]:
-    script = f"import sys\n{code}\nprint(*[m for m in {HEAVY} if m in sys.modules])"
+METRICS = ("sacrebleu", "rouge_score", "nltk", "rapidfuzz", "jsonschema", "py3langid", "regex")
+
+
+def modules_after(code: str, watched: tuple[str, ...] = HEAVY) -> set[str]:
+    script = f"import sys\n{code}\nprint(*[m for m in {watched} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(run.stdout.split())
 
@@ -23,6 +26,15 @@ def test_text_rewards_import_no_heavy_library():
         "assert batch.total.tolist() == [1.5]"
     )
     assert modules_after(code) == set()
+
+
+def test_text_rewards_import_their_libraries_when_they_score(root):
+    modules = [f"instructrec.rewards.{path.stem}" for path in (root / "rewards").glob("[a-z]*.py")]
+    assert "instructrec.rewards.overlap" in modules
+    code = f"import {', '.join(modules)}"
+    assert modules_after(code, METRICS) == set()
+    code = "from instructrec.rewards import make_reward\nmake_reward('bleu')(['p'], ['a'], "
+    assert modules_after(code + "reference=['a'])", METRICS) >= {"sacrebleu"}
 
 
 def test_a_learned_reward_imports_nothing_before_it_scores(tmp_path):
