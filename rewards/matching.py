@@ -190,8 +190,8 @@ class Regex:
             return pattern.fullmatch(text.strip(), timeout=self.timeout) is not None
         except TimeoutError:
             raise TimeoutError(
-                f"the pattern {pattern.pattern!r} took longer than {self.timeout:g} s on a response of "
-                f"{len(text)} characters"
+                f"the pattern {pattern.pattern!r} took longer than {self.timeout:g} s on a "
+                f"response of {len(text)} characters"
             ) from None
 
 

@@ -35,8 +35,9 @@ def bleu(
 ) -> list[float | None]:
     """Sentence BLEU of each response against its expected answers, on a scale from 0 to 1.
 
-    BLEU (Papineni et al. 2002) as sacrebleu's sentence score / 100, with effective order: n-grams longer than the texts
-    are left out, so that a perfect answer of one word scores 1 (plain BLEU gives it 0).
+    BLEU (Papineni et al. 2002) as sacrebleu's sentence score / 100, with effective order: n-grams
+    longer than the texts are left out, so that a perfect answer of one word scores 1 (plain BLEU
+    gives it 0).
 
     Args:
         completions: B responses.
@@ -123,10 +124,9 @@ def ter(
 ) -> list[float | None]:
     """One minus the translation edit rate, at least 0: 1 where nothing has to be edited.
 
-    The rate (Snover et al. 2006) is sacrebleu's: inserted, deleted, replaced and moved words by words of the expected
-    answer. It has no upper bound; from one edit per word on the score is 0. Moves make it by far
-    the slowest metric here: a weight of 0 on few samples, or chrF, serves training better where
-    responses have hundreds of words.
+    The rate (Snover et al. 2006) is sacrebleu's: inserted, deleted, replaced and moved words by
+    words of the expected answer. It has no upper bound; from one edit per word on the score is 0.
+    The search for moves makes it slow for answers of hundreds of words; chrF is not.
 
     Args:
         completions: B responses.
