@@ -21,6 +21,9 @@ Tokenizer = Literal["13a", "intl", "char", "zh", "none"]
 Smoothing = Literal["exp", "floor", "add-k", "none"]
 """What sacrebleu does with n-grams that never match; see ``bleu``."""
 
+_MOST_KEPT_CHARACTERS = 10_000_000
+_kept_characters = 0
+
 
 def bleu(
     completions: Sequence[Any],
@@ -178,17 +181,22 @@ def _scores(
         listed = list(answers)
         value = score(text, listed) if score else metric.sentence_score(text, listed).score / 100
         scores.append(min(max(value, 0.0), 1.0))  # rounding reaches 1.0000000000000004
-    _forget_texts(metric)
+    _forget_texts(metric, sum(map(len, texts)))
     return scores
 
 
-def _forget_texts(metric: BLEU | CHRF | TER) -> None:
-    """Empties the caches in which sacrebleu's tokenizers keep their last 65,536 texts.
+def _forget_texts(metric: BLEU | CHRF | TER, characters: int) -> None:
+    """Empties the caches of sacrebleu's tokenizers after so many more characters of text.
 
-    Responses rarely come twice, and as many long ones would fill gigabytes.
+    They keep the last 65,536 texts, whatever their length: gigabytes where responses are long.
     """
+    global _kept_characters
+    _kept_characters += characters
+    if _kept_characters < _MOST_KEPT_CHARACTERS:
+        return
     from sacrebleu.tokenizers.tokenizer_re import TokenizerRegexp
 
+    _kept_characters = 0
     for tokenizer in (type(getattr(metric, "tokenizer", None)), TokenizerRegexp):
         forget = getattr(tokenizer.__call__, "cache_clear", None)
         if forget:
