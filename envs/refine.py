@@ -183,6 +183,7 @@ class RefineVectorEnv(InstructionVectorEnv):
         super().__init__(num_envs, task=task, **options)
         marks = _full_marks(full_marks, self.reward)
         self.rules = RefineRules(marks, self._max_chars, max_turns, turn_reward)
+        self.max_turns = max_turns
         self._attempts = [Attempt()] * num_envs
 
     def begin(self, i: int) -> None:

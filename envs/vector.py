@@ -49,6 +49,9 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         DataError: The task's data cannot be used or lacks a column that a reward needs.
     """
 
+    max_turns = 1
+    """Most responses in one episode, from which training sizes its micro-batches."""
+
     def __init__(
         self,
         num_envs: int = 1,

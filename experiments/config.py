@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError
+from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
@@ -63,8 +64,8 @@ class TaskConfig:
     """Split of the evaluations during training."""
     test_split: str = "test"
     """Split of the final evaluation; nothing is chosen on it."""
-    env: Literal["instruction", "refine"] = "instruction"
-    """Episodes of the training: one answer, or several tries at each instruction."""
+    env: EnvName = "instruction"
+    """Episodes of training and evaluation: one answer, or several tries at each instruction."""
     max_turns: int = 3
     """Most answers in one episode (env refine)."""
     turn_reward: Literal["improvement", "last"] = "improvement"
@@ -83,6 +84,11 @@ class TaskConfig:
                 f"{', '.join(changed)} given, but task.env = {self.env!r} has a single turn: "
                 "remove the key, or set task.env to 'refine'."
             )
+
+    @property
+    def episodes(self) -> Episodes:
+        """What an episode is."""
+        return Episodes(self.env, self.max_turns)
 
 
 @dataclass(frozen=True)
@@ -228,6 +234,11 @@ class TrainConfig:
         """The same run with its variant and name written out."""
         return dataclasses.replace(self, variant=self.resolved_variant, name=self.resolved_name)
 
+    def with_micro_batch_size(self, device_type: str) -> TrainConfig:
+        """The same run with a micro-batch size that allows for its episodes' length."""
+        ppo = self.ppo.with_micro_batch_size(device_type, self.task.episodes.most_turns)
+        return dataclasses.replace(self, ppo=ppo)
+
     def reward_value(self) -> dict[str, Any]:
         """The mapping that ``make_rewards`` takes: plain numbers, strings and dicts."""
         return reward_value(self.rewards)
@@ -325,6 +336,10 @@ class EvaluateConfig:
     """Options of the task."""
     split: str | None = None
     """Split; None takes the test split."""
+    env: EnvName | None = None
+    """One answer, or several tries (refine); None: as the policy's run, else one answer."""
+    max_turns: int | None = None
+    """Most answers in one episode (env refine); None takes that of the policy's run, else 3."""
     rewards: dict[str, bool | float | str | RewardSpec] | None = None
     """What is measured; None takes the rewards of the policy's run folder, else exact_match."""
     limit: int | None = None
@@ -355,3 +370,5 @@ class EvaluateConfig:
     def __post_init__(self) -> None:
         _check_name("name", self.name)
         _check_draws("", self.samples, self.temperature, self.limit)
+        if self.max_turns is not None and self.max_turns < 1:
+            raise ConfigError(f"max_turns = {self.max_turns}: expected 1 or more.")

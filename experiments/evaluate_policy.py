@@ -15,6 +15,7 @@ from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.listing import table
+from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
@@ -33,6 +34,7 @@ class _Plan:
     task: str
     options: dict[str, Any]
     split: str
+    episodes: Episodes
     rewards: Any
     sampling: Sampling
     policy: PolicyConfig
@@ -68,7 +70,9 @@ def run_evaluation(
         with_weights: Any = answering  # a run's policy has weights
         verification.check_loaded(with_weights.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
-    decoding = telling.decoding(plan.sampling, config.samples, config.limit, config.seed)
+    decoding = telling.decoding(
+        plan.sampling, config.samples, config.limit, config.seed, plan.episodes
+    )
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command)
         file = folder.eval_path(plan.task, plan.split, decoding, 0)
@@ -87,6 +91,7 @@ def run_evaluation(
         samples=config.samples,
         batch_size=config.batch_size,
         limit=config.limit,
+        episodes=plan.episodes,
         out=file,
     )
     if folder is not run:
@@ -105,9 +110,11 @@ def report(policy: str, evaluation: Evaluation) -> str:
     header, metrics = evaluation.header, evaluation.metrics()
     temperature = header["sampling"]["temperature"]
     items = len({row["id"] for row in evaluation.rows})
+    episodes = header.get("episodes", {})
+    tries = f"up to {episodes['max_turns']} answers in each, " if "max_turns" in episodes else ""
     title = (
         f"{policy} on {header['task']} ({header['split']}): {items} instructions, "
-        f"{header['samples']} response{'s' if header['samples'] > 1 else ''} each, "
+        f"{header['samples']} response{'s' if header['samples'] > 1 else ''} each, {tries}"
         + ("greedy" if temperature == 0 else f"sampled at temperature {temperature:g}")
     )
     rows: list[tuple[str, ...]] = [("", "mean", "95 % interval", "scored")]
@@ -151,6 +158,7 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
         task=task,
         options=options,
         split=split,
+        episodes=_episodes(policy, config, trained_on),
         rewards=rewards or {"exact_match": 1.0},
         sampling=Sampling(
             max_new_tokens=tokens,
@@ -161,6 +169,25 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
         ),
         policy=_policy_config(policy, config, before.get("policy", {})),
     )
+
+
+def _episodes(policy: str, config: EvaluateConfig, trained_on: Any) -> Episodes:
+    """What an episode is: as asked for, else as in the run's training, else a single answer."""
+    before = trained_on if isinstance(trained_on, dict) else {}
+    env = config.env or before.get("env", "instruction")
+    if env != "refine":
+        if config.max_turns is not None:
+            raise ConfigError(
+                f"max_turns = {config.max_turns} given, but with env {env!r} an episode has a "
+                "single answer: remove it, or set env to 'refine'."
+            )
+        return SINGLE_ANSWERS
+    if policy.endswith(".jsonl"):
+        raise ConfigError(
+            f"env = 'refine' with the responses of {policy}, which were not given to what would "
+            "be said now: expected env 'instruction', which scores the last answers."
+        )
+    return Episodes("refine", config.max_turns or before.get("max_turns", Episodes.max_turns))
 
 
 def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) -> PolicyConfig:
@@ -224,6 +251,7 @@ def _new_folder(
         "eval": {"limit": config.limit, "samples": config.samples, "batch_size": config.batch_size},
         "seed": config.seed,
     }
+    resolved["task"] |= plan.episodes.header()
     resolved["eval"] |= vars(plan.sampling)
     return RunFolder.create(
         Path(config.output.dir) / (config.name or derived),

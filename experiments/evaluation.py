@@ -1,6 +1,7 @@
-"""Evaluation: a policy answers held-out instructions, each response becomes one row on the disk.
+"""Evaluation: a policy plays held-out instructions, each episode becomes one row on the disk.
 
-Rows are written batch by batch, so that an interrupted evaluation continues where it stopped. A
+An episode is one response, or several tries where the environment asks again (`Episodes`). Rows
+are written batch by batch, so that an interrupted evaluation continues where it stopped. A
 response without a score (the reward does not apply, or failed) is left out of the means and
 counted; it is never a zero.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from instructrec.envs.tasks.base import Instruction, Task
-from instructrec.errors import ConfigError, DataError, PolicyError
+from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
+from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows
 from instructrec.experiments.stats import Interval, mean_interval
-from instructrec.policies.base import Policy, Responses
+from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
-from instructrec.rewards.base import RewardBatch
 from instructrec.rewards.combine import CombinedReward
 
 FORMAT_VERSION = 1
@@ -35,7 +37,12 @@ class Evaluation:
     """The rows of one evaluation and what is computed from them.
 
     A row holds ``id, sample, prompt, response, reference, parts, total, status, stop_reason,
-    response_len, logprob, item, family``; ``total`` and a part without a score are None.
+    response_len, logprob, item, family``; ``total`` and a part without a score are None. Of an
+    episode that may have several turns ``response``, ``parts``, ``status`` and ``stop_reason`` are
+    those of the last answer, ``total`` is the return, ``response_len`` and ``logprob`` are over all
+    answers; beside them stand ``num_turns``, ``unfinished`` (it outgrew the policy's window) and,
+    of two or more turns, ``turns``: a list of ``response, reward, stop_reason, response_len`` and
+    ``message``, what was said to the answer.
     """
 
     rows: list[Row]
@@ -104,7 +111,9 @@ class Evaluation:
         reasons = [row["stop_reason"] for row in self.rows if row["stop_reason"] is not None]
         if reasons:
             metrics["eval/truncated_frac"] = _share(reason == "length" for reason in reasons)
-        return metrics | self._entropy() | self._pass_at_k() | self._best_of()
+        return (
+            metrics | self._several_turns() | self._entropy() | self._pass_at_k() | self._best_of()
+        )
 
     @property
     def samples_scored(self) -> int:
@@ -139,6 +148,19 @@ class Evaluation:
 
     def _best_of(self) -> dict[str, float]:
         return {f"eval/best_of_{k}": self.best_of(k).mean for k in sizes_up_to(self.samples_scored)}
+
+    def _several_turns(self) -> dict[str, float]:
+        """What several tries are worth; empty for episodes with a single answer."""
+        rows = [row for row in self.rows if "num_turns" in row]
+        if not rows:
+            return {}
+        metrics = {
+            "eval/turns": float(np.mean([row["num_turns"] for row in rows])),
+            "eval/unfinished_frac": _share(row["unfinished"] for row in rows),
+        }
+        scored = [row for row in rows if row["total"] is not None]
+        first = [row["turns"][0]["reward"] if "turns" in row else row["total"] for row in scored]
+        return metrics | ({"eval/first_turn": float(np.mean(first))} if first else {})
 
     def _entropy(self) -> dict[str, float]:
         if self.header.get("sampling", {}).get("temperature", 1.0) == 0:
@@ -180,19 +202,21 @@ def evaluate(
     samples: int = 1,
     batch_size: int = 256,
     limit: int | None = None,
+    episodes: Episodes = SINGLE_ANSWERS,
     out: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """Lets a policy answer the instructions of a task and scores the responses.
+    """Lets a policy play the instructions of a task and scores its responses.
 
     Args:
         policy: Who answers.
         task: The instructions, taken in order from the first.
         reward: How responses are scored.
         sampling: How responses are drawn.
-        samples: Responses per instruction.
+        samples: Responses (episodes) per instruction.
         batch_size: Responses asked for at once.
         limit: Most instructions; None takes all.
+        episodes: What an episode is; a single response by default.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
             that the file holds already, from the same evaluation, are kept and not repeated.
         on_progress: Called after each batch with the rows that are done and the rows in all.
@@ -201,7 +225,8 @@ def evaluate(
         ConfigError: ``samples``, ``batch_size`` or ``limit`` is below 1.
         DataError: The task is empty, lacks a column that the reward needs, or ``out`` holds
             rows of another evaluation.
-        PolicyError: The policy returned another number of responses than it was asked for.
+        PolicyError: The policy returned another number of responses than it was asked for, or its
+            chat template forbids several turns.
     """
     start = time.perf_counter()
     _require_positive(samples=samples, batch_size=batch_size, limit=limit)
@@ -213,23 +238,18 @@ def evaluate(
     reward.check_columns(task.columns)
     slots = [(instruction, s) for instruction in instructions for s in range(samples)]
     header = _header(policy, task, reward, sampling, samples, len(slots), with_hash=out is not None)
-    rows: list[Row] = []
-    writer = None
-    if out is not None:
-        rows = _kept_rows(out, header, slots)
-        writer = JsonlWriter(out)
-    try:
+    header["episodes"] = episodes.header()
+    rows = [] if out is None else _kept_rows(out, header, slots)
+    with nullcontext() if out is None else JsonlWriter(out) as writer:
         while len(rows) < len(slots):
-            batch = slots[len(rows) : len(rows) + batch_size]
-            new = _answer(policy, reward, sampling, task.columns, batch)
+            numbers = range(len(rows), min(len(rows) + batch_size, len(slots)))
+            batch = [divmod(number, samples) for number in numbers]
+            new = play_rows(policy, task, reward, sampling, episodes, batch)
             if writer is not None:
                 writer.write(*new)
             rows += new
             if on_progress is not None:
                 on_progress(len(rows), len(slots))
-    finally:
-        if writer is not None:
-            writer.close()
     return Evaluation(rows, header, time.perf_counter() - start, out)
 
 
@@ -304,6 +324,7 @@ def _kept_rows(path: Path, header: Row, slots: Sequence[tuple[Instruction, int]]
     if not side.exists():
         raise DataError(f"{path} has no {side.name} that says what its rows are. {advice}")
     before = read_json(side)
+    before.setdefault("episodes", SINGLE_ANSWERS.header())  # a file from before there were others
     changed = [k for k in header if before.get(k) != header[k]]
     if header["weights_hash"] is not None and "weights_hash" not in changed:
         changed = [k for k in changed if k != "policy"]  # the same weights under another name
@@ -319,52 +340,6 @@ def _kept_rows(path: Path, header: Row, slots: Sequence[tuple[Instruction, int]]
         if found != expected:
             raise DataError(f"{path}, row {number}: expected {expected}, found {found}. {advice}")
     return rows
-
-
-def _answer(
-    policy: Policy,
-    reward: CombinedReward,
-    sampling: Sampling,
-    names: Sequence[str],
-    batch: Sequence[tuple[Instruction, int]],
-) -> list[Row]:
-    prompts = [instruction.prompt for instruction, _ in batch]
-    columns = {name: [instruction.columns.get(name) for instruction, _ in batch] for name in names}
-    responses = policy.respond(prompts, columns, sampling)
-    if len(responses) != len(batch):
-        raise PolicyError(
-            f"policy {policy.name!r} gave {len(responses)} responses to {len(batch)} prompts: "
-            "respond() must answer each prompt once."
-        )
-    extras = {"completion_ids": responses.response_ids} if responses.response_ids else None
-    scored = reward.score(prompts, responses.texts, columns, extras)
-    return [
-        _row(instruction, sample, i, responses, scored)
-        for i, (instruction, sample) in enumerate(batch)
-    ]
-
-
-def _row(
-    instruction: Instruction, sample: int, i: int, responses: Responses, scored: RewardBatch
-) -> Row:
-    columns = instruction.columns
-    messages = {name: texts[i] for name, texts in scored.messages.items() if texts[i]}
-    row = {
-        "id": instruction.id,
-        "sample": sample,
-        "prompt": instruction.prompt,
-        "response": responses.texts[i],
-        "reference": columns.get("reference"),
-        "parts": {name: scores[i] for name, scores in scored.parts.items()},
-        "total": scored.total[i],
-        "status": {name: statuses[i].value for name, statuses in scored.status.items()},
-        "stop_reason": responses.stop_reasons[i].value if responses.stop_reasons else None,
-        "response_len": len(responses.response_ids[i]) if responses.response_ids else None,
-        "logprob": math.fsum(responses.logprobs[i]) if responses.logprobs else None,
-        "item": columns.get("item"),
-        "family": columns.get("family"),
-    }
-    return plain(row | {"errors": messages} if messages else row)
 
 
 def _share(flags: Any) -> float:

@@ -108,8 +108,7 @@ def run_probe(
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
     )
-    ppo = config.ppo.with_micro_batch_size(policy.device.type)
-    config = dataclasses.replace(config, ppo=ppo)
+    config = config.with_micro_batch_size(policy.device.type)
     from instructrec.devices import describe
 
     machine = describe(policy.device, policy.compute_dtype)
@@ -139,6 +138,7 @@ def _measure(
             samples=samples,
             batch_size=config.eval.batch_size,
             limit=probe.instructions,
+            episodes=config.task.episodes,
         )
 
     greedy = dataclasses.replace(sampled, temperature=0.0)

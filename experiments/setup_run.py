@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from instructrec.envs.refine import RefineVectorEnv
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import DataError, PolicyError
@@ -68,19 +67,11 @@ def make_materials(config: TrainConfig) -> Materials:
 
 def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:
     """Makes the environment whose episodes PPO learns from, one for each episode of an update."""
-    num_envs = config.ppo.episodes_per_update
-    options: dict[str, Any] = {
-        "task": materials.train,
-        "reward": materials.reward,
-        "autoreset_mode": "DISABLED",
-    }
-    if config.task.env == "instruction":
-        return InstructionVectorEnv(num_envs, **options)
-    return RefineVectorEnv(
-        num_envs,
-        max_turns=config.task.max_turns,
+    return config.task.episodes.make(
+        config.ppo.episodes_per_update,
+        materials.train,
+        materials.reward,
         turn_reward=config.task.turn_reward,
-        **options,
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.config import Sampling
@@ -24,16 +25,24 @@ def say(text: str) -> None:
     print(text, flush=True)
 
 
-def decoding(sampling: Sampling, samples: int = 1, limit: int | None = None, seed: int = 0) -> str:
-    """Short name of a way to decode: ``greedy``, ``greedy_first400``, ``t1.0_x8``.
+def decoding(
+    sampling: Sampling,
+    samples: int = 1,
+    limit: int | None = None,
+    seed: int = 0,
+    episodes: Episodes = SINGLE_ANSWERS,
+) -> str:
+    """Short name of a way to answer: ``greedy``, ``greedy_first400``, ``refine3_t1.0_x8``.
 
     Args:
         sampling: How responses are drawn.
         samples: Responses per instruction.
         limit: Most instructions; None takes all.
         seed: Seed of the sampling; it does not matter to greedy decoding.
+        episodes: What an episode is.
     """
-    name = "greedy" if sampling.greedy else f"t{round(sampling.temperature, 4)}"
+    name = f"{episodes.label}_" if episodes.several else ""
+    name += "greedy" if sampling.greedy else f"t{round(sampling.temperature, 4)}"
     name += f"_p{sampling.top_p:g}" if sampling.top_p < 1 else ""
     name += f"_k{sampling.top_k}" if sampling.top_k else ""
     name += f"_x{samples}" if samples > 1 else ""
@@ -94,6 +103,11 @@ def conclude(
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
     lines += [line for name in shown if (line := measured(name, summary))]
+    if "eval/first_turn" in summary:
+        lines.append(
+            f"held-out first answers: {summary['eval/first_turn']:.3f}; "
+            f"{summary['eval/turns']:.2f} answers to an instruction in the mean"
+        )
     lines += [
         "",
         f"summary      {folder.path / 'summary.json'}",

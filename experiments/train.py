@@ -108,8 +108,7 @@ def run_training(
             dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
         )
         if config.algorithm != "sft":
-            ppo = config.ppo.with_micro_batch_size(policy.device.type)
-            config = dataclasses.replace(config, ppo=ppo)
+            config = config.with_micro_batch_size(policy.device.type)
         setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
         info = _info(config, model)
         policy.name = setup_run.policy_name(info)
@@ -302,7 +301,9 @@ def _task_and_limit(run: _Run, split: str) -> tuple[Task, int | None]:
 
 def _eval_path(run: _Run, split: str, update: int) -> Path:
     config, (task, limit) = run.config, _task_and_limit(run, split)
-    name = telling.decoding(config.eval_sampling, config.eval.samples, limit, config.seed)
+    name = telling.decoding(
+        config.eval_sampling, config.eval.samples, limit, config.seed, config.task.episodes
+    )
     return run.folder.eval_path(run.task_name(split), task.split, name, update)
 
 
@@ -318,6 +319,7 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         samples=config.samples,
         batch_size=config.batch_size,
         limit=limit,
+        episodes=run.config.task.episodes,
         out=file,
     )
     return evaluation.metrics(), file

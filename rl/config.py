@@ -265,19 +265,20 @@ class PPOConfig:
                 f"Expected one of {', '.join(('id', *columns))}, or null for no filter."
             )
 
-    def with_micro_batch_size(self, device_type: str) -> PPOConfig:
+    def with_micro_batch_size(self, device_type: str, max_turns: int = 1) -> PPOConfig:
         """Fills in a micro-batch size that was left open.
 
-        The largest divisor of the minibatch that stays within a fixed budget of tokens, a
-        sequence being counted as 64 tokens and twice the response length.
+        The largest divisor of the minibatch that stays within a fixed budget of tokens, each turn
+        of a sequence being counted as 64 tokens and twice the response length.
 
         Args:
             device_type: ``cuda``, ``cpu``, ...; a GPU gets the larger budget.
+            max_turns: Most responses in one episode, all of which are in its sequence.
         """
         if self.micro_batch_size is not None:
             return self
         budget = 16_384 if device_type == "cuda" else 4_096
-        most = max(1, budget // (2 * self.response_length + 64))
+        most = max(1, budget // (max_turns * (2 * self.response_length + 64)))
         size = self.mini_batch_size
         best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
         return replace(self, micro_batch_size=best)

@@ -371,7 +371,7 @@ def train_ppo(
         CheckpointError: A checkpoint cannot be read or written.
     """
     config.check_task(len(env.task), env.task.columns)
-    config = config.with_micro_batch_size(policy.device.type)
+    config = config.with_micro_batch_size(policy.device.type, env.max_turns)
     resume = None
     if resume_from is not None:
         resume = read_checkpoint(resume_from)

@@ -44,7 +44,7 @@ class Rollout:
     """Log-probs under the distribution that sampled; 0.0 where the environment wrote."""
     turn_rewards: list[list[tuple[int, float]]]
     """For each turn: index into response_ids of its last action token, and its reward."""
-    stop_reasons: list[StopReason]
+    stop_reasons: list[StopReason | None]
     """Why the last response ended."""
     scored: list[bool]
     """False where the reward failed or did not apply."""
@@ -120,13 +120,13 @@ def collect(
         temperature=config.temperature,
         stop_strings=config.stop_strings,
     )
-    episodes, rewards = play(policy, env, [item.prompt for item in instructions], sampling)
+    episodes, rewards = play(policy, env, sampling)
     scored = _usable(rewards, [e.rewards for e in episodes], config)
     penalty = config.missing_eos_penalty or 0.0
     return Rollout(
         instruction_ids=[item.id for item in instructions],
         prompts=[item.prompt for item in instructions],
-        texts=[e.text for e in episodes],
+        texts=[e.last.text for e in episodes],
         prompt_ids=[e.prompt_ids for e in episodes],
         response_ids=[e.ids for e in episodes],
         action_mask=[e.mask for e in episodes],
@@ -134,7 +134,7 @@ def collect(
         turn_rewards=[
             e.paid(penalty) if ok else [] for e, ok in zip(episodes, scored, strict=True)
         ],
-        stop_reasons=[e.stop_reasons[-1] for e in episodes],
+        stop_reasons=[e.last.stop_reason for e in episodes],
         scored=scored,
         groups=[i // config.num_generations for i in range(len(indices))],
         unfinished=[e.unfinished for e in episodes],

@@ -1,28 +1,56 @@
-"""Playing episodes turn by turn, token in, token out.
+"""Playing episodes turn by turn, in training and in evaluation alike.
 
-A conversation is one growing list of token ids: what the policy sampled stays as sampled, and what
-the environment says is appended behind it.
+With a policy of tokens a conversation is one growing list of token ids, token in, token out: what
+the policy sampled stays as sampled, and what the environment says is appended behind it. Any other
+policy (a scripted one, say) sees the conversation as messages.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.policies.base import Prompt, Responses, StopReason, TokenPolicy
+from instructrec.errors import PolicyError
+from instructrec.policies.base import Message, Policy, Prompt, Responses, StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
-from instructrec.policies.tape import TokenStates
 from instructrec.rewards.base import RewardBatch
+
+if TYPE_CHECKING:
+    from instructrec.policies.tape import TokenStates
+
+
+@dataclass
+class Turn:
+    """An answer, what it earned, and what the environment said then."""
+
+    text: str
+    """The answer."""
+    ids: list[int]
+    """Its token ids as sampled; empty for a policy without tokens."""
+    logprobs: list[float]
+    """Log-probs of these under the distribution that sampled."""
+    stop_reason: StopReason | None
+    """Why it ended; None where the policy does not say."""
+    score: float = float("nan")
+    """Reward of the answer itself; NaN without one."""
+    reward: float = float("nan")
+    """What the environment paid for the turn; NaN for an answer without a reward."""
+    message: str | None = None
+    """What the environment said to it; None where the episode ended."""
 
 
 @dataclass
 class Episode:
     """An episode while it is played; ids, mask and logprobs are aligned."""
 
+    prompt: Prompt
+    """The instruction."""
+    turns: list[Turn] = field(default_factory=list)
+    """The answers so far."""
     prompt_ids: list[int] = field(default_factory=list)
     """Token ids before the first answer."""
     ids: list[int] = field(default_factory=list)
@@ -31,50 +59,63 @@ class Episode:
     """True where the policy produced the token."""
     logprobs: list[float] = field(default_factory=list)
     """Log-probs under the distribution that sampled; 0.0 where the environment wrote."""
-    text: str = ""
-    """The last answer."""
-    answer_ids: list[int] = field(default_factory=list)
-    """Its token ids."""
     ends: list[int] = field(default_factory=list)
     """Index of the last token of each answer."""
-    stop_reasons: list[StopReason] = field(default_factory=list)
-    """Why each answer ended."""
-    rewards: list[float] = field(default_factory=list)
-    """What each answer earned; NaN for an answer without a reward."""
     states: TokenStates | None = None
     """Hidden states of the whole conversation but its last token, where the policy keeps them."""
     unfinished: bool = False
     """Whether the episode was stopped although it could have gone on."""
 
     @property
-    def next_prompt(self) -> list[int]:
-        """The whole conversation so far."""
+    def last(self) -> Turn:
+        """The last answer."""
+        return self.turns[-1]
+
+    @property
+    def next_ids(self) -> list[int]:
+        """The whole conversation so far as tokens."""
         return self.prompt_ids + self.ids
 
-    def answer(
-        self,
-        text: str,
-        prompt_ids: list[int],
-        ids: list[int],
-        logprobs: list[float],
-        stop_reason: StopReason,
-        states: TokenStates | None,
-    ) -> None:
-        """Appends what the policy sampled."""
-        if not self.ends:
-            self.prompt_ids = prompt_ids
-        self.states = states
-        self.text, self.answer_ids = text, ids
-        self.ids = self.ids + ids
-        self.mask = self.mask + [True] * len(ids)
-        self.logprobs = self.logprobs + logprobs
-        self.ends.append(len(self.ids) - 1)
-        self.stop_reasons.append(stop_reason)
+    @property
+    def conversation(self) -> Prompt:
+        """The conversation so far: the instruction as it is, or messages that begin with it."""
+        if not self.turns:
+            return self.prompt
+        said: list[Message] = (
+            [{"role": "user", "content": self.prompt}]
+            if isinstance(self.prompt, str)
+            else list(self.prompt)
+        )
+        for turn in self.turns:
+            said.append({"role": "assistant", "content": turn.text})
+            said.append({"role": "user", "content": turn.message or ""})
+        return said
 
-    def listen(self, policy: TokenPolicy, message: str, max_new_tokens: int) -> bool:
-        """Appends what the environment says; False when that leaves no room for an answer."""
-        ids = policy.follow_up(self.answer_ids, message)
-        if len(self.next_prompt) + len(ids) + max_new_tokens > policy.max_length:
+    @property
+    def rewards(self) -> list[float]:
+        """What each turn earned; NaN for an answer without a reward."""
+        return [turn.reward for turn in self.turns]
+
+    @property
+    def stop_reasons(self) -> list[StopReason | None]:
+        """Why each answer ended."""
+        return [turn.stop_reason for turn in self.turns]
+
+    def answer(self, turn: Turn, prompt_ids: list[int]) -> None:
+        """Appends what the policy said; ``prompt_ids`` is what it was given."""
+        if not self.turns:
+            self.prompt_ids = prompt_ids
+        self.turns.append(turn)
+        self.ids = self.ids + turn.ids
+        self.mask = self.mask + [True] * len(turn.ids)
+        self.logprobs = self.logprobs + turn.logprobs
+        self.ends.append(len(self.ids) - 1)
+
+    def listen(self, policy: TokenPolicy, max_new_tokens: int) -> bool:
+        """Appends what the environment said; False when that leaves no room for an answer."""
+        assert self.last.message is not None, "the environment ended the episode"
+        ids = policy.follow_up(self.last.ids, self.last.message)
+        if len(self.next_ids) + len(ids) + max_new_tokens > policy.max_length:
             self.unfinished = True
             return False
         self.ids = self.ids + ids
@@ -85,76 +126,89 @@ class Episode:
     def paid(self, penalty: float) -> list[tuple[int, float]]:
         """Place and reward of each turn; an answer that was cut pays the penalty."""
         return [
-            (end, reward - penalty * (reason is StopReason.LENGTH))
-            for end, reward, reason in zip(self.ends, self.rewards, self.stop_reasons, strict=True)
+            (end, turn.reward - penalty * (turn.stop_reason is StopReason.LENGTH))
+            for end, turn in zip(self.ends, self.turns, strict=True)
         ]
 
 
 def play(
-    policy: TokenPolicy, env: InstructionVectorEnv, prompts: Sequence[Prompt], sampling: Sampling
+    policy: Policy, env: InstructionVectorEnv, sampling: Sampling
 ) -> tuple[list[Episode], RewardBatch]:
     """Plays the episodes that the environment shows to their end.
 
     Args:
-        policy: Who answers.
-        env: Vector environment after a reset, autoreset DISABLED.
-        prompts: The B instructions that it shows.
+        policy: Who answers. One with ``respond_ids`` (a `TokenPolicy`) goes on behind its tokens.
+        env: Vector environment of B copies after a reset, autoreset DISABLED.
         sampling: How answers are drawn.
 
     Returns:
         B episodes, and the rewards of their last answers.
+
+    Raises:
+        PolicyError: The policy gave another number of answers than it was asked for, a prompt
+            does not fit into its window, or its chat template forbids turns.
     """
-    episodes = [Episode() for _ in prompts]
-    going = list(range(len(prompts)))
+    tokens = cast(TokenPolicy, policy) if hasattr(policy, "respond_ids") else None
+    episodes = [Episode(item.prompt) for item in env.instructions]
+    going = list(range(len(episodes)))
     batches: list[tuple[list[int], RewardBatch]] = []
-    responses = policy.respond(prompts, sampling=sampling)
     while going:
-        for i, *answer in zip(going, *_fields_of(responses), strict=True):
-            episodes[i].answer(*answer)
-        messages, batch = _step(env, episodes, going)
-        batches.append((going, batch))
-        going = [
-            i
-            for i, message in messages.items()
-            if episodes[i].listen(policy, message, sampling.max_new_tokens)
-        ]
-        if going:
-            responses = policy.respond_ids([episodes[i].next_prompt for i in going], sampling)
-    return episodes, _last_rewards(batches, len(prompts))
+        asked = [episodes[i] for i in going]
+        if tokens is not None and batches:
+            responses = tokens.respond_ids([episode.next_ids for episode in asked], sampling)
+        else:
+            prompts = [episode.conversation for episode in asked]
+            responses = policy.respond(prompts, _columns(env, going), sampling)
+        _record(policy, asked, responses)
+        batches.append((going, _step(env, episodes, going)))
+        going = [i for i in going if episodes[i].last.message is not None]
+        if tokens is not None:
+            going = [i for i in going if episodes[i].listen(tokens, sampling.max_new_tokens)]
+    return episodes, _last_rewards(batches, len(episodes))
 
 
-def _fields_of(responses: Responses) -> tuple[Sequence[Any], ...]:
-    """The responses field by field, in the order of ``Episode.answer``."""
-    ids, logprobs, reasons = responses.response_ids, responses.logprobs, responses.stop_reasons
-    states = responses.states or [None] * len(responses)
-    return responses.texts, responses.prompt_ids, ids, logprobs, reasons, states
+def _columns(env: InstructionVectorEnv, going: Sequence[int]) -> dict[str, list[object]]:
+    """Columns of the instructions of some episodes."""
+    items = env.instructions
+    return {name: [items[i].columns.get(name) for i in going] for name in env.task.columns}
 
 
-def _step(
-    env: InstructionVectorEnv, episodes: list[Episode], going: list[int]
-) -> tuple[dict[int, str], RewardBatch]:
-    """Has the last answers of some episodes scored with one call.
+def _record(policy: Policy, asked: Sequence[Episode], responses: Responses) -> None:
+    """Appends answers to their episodes."""
+    if len(responses) != len(asked):
+        raise PolicyError(
+            f"policy {policy.name!r} gave {len(responses)} responses to {len(asked)} prompts: "
+            "respond() must answer each prompt once."
+        )
+    for row, episode in enumerate(asked):
+        turn = Turn(
+            text=responses.texts[row],
+            ids=responses.response_ids[row] if responses.response_ids else [],
+            logprobs=responses.logprobs[row] if responses.logprobs else [],
+            stop_reason=responses.stop_reasons[row] if responses.stop_reasons else None,
+        )
+        episode.answer(turn, responses.prompt_ids[row] if responses.prompt_ids else [])
+        episode.states = responses.states[row] if responses.states else None
 
-    Returns:
-        The message to each episode that goes on, and the rewards of the ``going`` ones.
-    """
+
+def _step(env: InstructionVectorEnv, episodes: list[Episode], going: list[int]) -> RewardBatch:
+    """Has the last answers of some episodes scored with one call; returns their rewards."""
     active = np.zeros(len(episodes), dtype=np.bool_)
     active[going] = True
     is_active = active.tolist()
-    texts = [e.text if on else "" for e, on in zip(episodes, is_active, strict=True)]
-    ids = [e.answer_ids if on else [] for e, on in zip(episodes, is_active, strict=True)]
-    observations, rewards, terminated, truncated, _ = env.step(
-        texts, {"completion_ids": ids}, active
-    )
+    texts = [e.last.text if on else "" for e, on in zip(episodes, is_active, strict=True)]
+    ids = [e.last.ids if on else [] for e, on in zip(episodes, is_active, strict=True)]
+    extras = {"completion_ids": ids} if any(ids) else None
+    observations, rewards, terminated, truncated, _ = env.step(texts, extras, active)
     batch = env.last_batch
     assert batch is not None, "a step always scores"
-    messages = {}
-    for i in going:
-        episodes[i].rewards.append(float(rewards[i]))
+    for row, i in enumerate(going):
+        turn = episodes[i].last
+        turn.score, turn.reward = float(batch.total[row]), float(rewards[i])
         episodes[i].unfinished = bool(truncated[i]) and not terminated[i]
         if not (terminated[i] or truncated[i] or np.isnan(rewards[i])):
-            messages[i] = observations[i]
-    return messages, batch
+            turn.message = observations[i]
+    return batch
 
 
 def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> RewardBatch:

@@ -165,14 +165,34 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/update_s", "s", "Wall time of the optimizer steps."),
     Metric("time/total_s", "s", "Wall time of the whole update."),
     Metric(
-        "eval/<reward>/mean", "score", "Mean score on held-out instructions, over scored responses."
+        "eval/<reward>/mean",
+        "score",
+        "Mean score on held-out instructions, over scored (last) responses.",
     ),
     Metric("eval/<reward>/ci_low", "score", "Lower end of its 95 % interval, clustered by item."),
     Metric("eval/<reward>/ci_high", "score", "Upper end of its 95 % interval, clustered by item."),
     Metric("eval/<reward>/na_frac", "1", "Share of the responses to which it does not apply."),
     Metric("eval/<reward>/error_frac", "1", "Share of the responses on which the reward failed."),
-    Metric("eval/response_len", "tokens", "Mean length of a response, end token included."),
-    Metric("eval/truncated_frac", "1", "Share of the responses that the token budget cut short."),
+    Metric(
+        "eval/response_len",
+        "tokens",
+        "Mean length of a response, end token included; of several turns, all together.",
+    ),
+    Metric(
+        "eval/truncated_frac", "1", "Share of the (last) responses that the token budget cut short."
+    ),
+    Metric("eval/turns", "turns", "Mean number of responses in an episode of several turns."),
+    Metric(
+        "eval/first_turn",
+        "score",
+        "Mean total of the first responses of the scored episodes of several turns; "
+        "eval/total/mean less this is what trying again adds.",
+    ),
+    Metric(
+        "eval/unfinished_frac",
+        "1",
+        "Share of the episodes of several turns that outgrew the policy's window.",
+    ),
     Metric(
         "eval/pass_at_<k>",
         "1",

@@ -131,7 +131,7 @@ def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
     variants = set()
     recipes = sorted(RECIPES.glob("*.yaml"))
     expected = {"short_answers", "short_answers_sft", "short_answers_raft"}
-    assert expected | {"arithmetic", "tiny_smoke"} <= {path.stem for path in recipes}
+    assert expected | {"arithmetic", "refine", "tiny_smoke"} <= {path.stem for path in recipes}
     for path in recipes:
         text = path.read_text(encoding="utf-8")
         assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
@@ -153,6 +153,20 @@ def test_the_baseline_has_the_start_and_the_rollouts_of_the_ppo_recipe() -> None
         assert raft[key] == ppo[key]
     same = set(ppo["ppo"]) - {"entropy_coef", "entropy_target"}
     assert {key: raft["ppo"][key] for key in same} == {key: ppo["ppo"][key] for key in same}
+
+
+def test_several_tries_differ_from_the_single_one_in_their_episodes_alone() -> None:
+    one, several = (
+        yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("short_answers", "refine")
+    )
+    assert several["task"]["name"] == one["task"]["name"] and several["task"]["env"] == "refine"
+    assert {key: several[key] for key in ("policy", "rewards", "eval")} == {
+        key: one[key] for key in ("policy", "rewards", "eval")
+    }
+    changed = {key for key, value in several["ppo"].items() if one["ppo"].get(key) != value}
+    assert changed == {"advantage", "gae_level", "gamma", "episodes_per_update"}
+    assert one["ppo"].keys() <= several["ppo"].keys()
 
 
 def test_rejection_sampling_reads_the_section_of_ppo() -> None:

@@ -365,3 +365,18 @@ def test_the_task_says_how_many_tries_the_learner_gets(tmp_path: Path) -> None:
         assert type(learner.env) is kind
     assert (learner.env.rules.max_turns, learner.env.rules.turn_reward) == (5, "last")
     assert learner.env.task.split == "train"
+
+
+def test_several_tries_are_validated_and_measured_as_they_are_trained(tmp_path: Path) -> None:
+    task = TaskConfig(name="parity", options={"size": 40}, env="refine", max_turns=8)
+    outcome = train(small(tmp_path, task=task))
+    folder = outcome.folder.path
+    names = [path.name for path in sorted((folder / "eval").glob("*.jsonl"))]
+    assert names[0] == "parity-test-refine8_greedy_first10-3.jsonl"
+    assert names[-1] == "parity-validation-refine8_greedy_first6-3.jsonl"
+    rows = read_rows(folder / outcome.summary["eval_file"])
+    assert [row["num_turns"] for row in rows] == [1 if row["total"] else 8 for row in rows]
+    assert outcome.summary["eval/first_turn"] == outcome.summary["eval/total/mean"]  # it repeats
+    assert outcome.summary["eval/turns"] > 1
+    assert all(row["eval/turns"] > 1 for row in read_metrics(folder))  # of the validations
+    assert outcome.folder.config()["ppo"]["micro_batch_size"] == 2  # eight answers are long

@@ -66,7 +66,13 @@ def test_several_tries_are_chosen_on_the_command_line(
     assert main(["train", "tiny_smoke", *refine]) == 0
     rows = read_metrics("runs/refine")
     assert [row["rollout/turns"] for row in rows] == [2.0, 2.0]  # it is never right
-    assert (RunFolder.open("runs/refine").policy / "model.safetensors").is_file()
+    folder = RunFolder.open("runs/refine")
+    assert (folder.policy / "model.safetensors").is_file()
+    assert folder.summary()["eval/turns"] == 2.0
+    again = ["evaluate", "runs/refine", "--limit", "4"]
+    assert main([*again, "--env", "instruction"]) == 0 and main(again) == 0
+    names = [path.name for path in (folder.path / "eval").glob("*-test-*first4-*.jsonl")]
+    assert sorted("refine2" in name for name in names) == [False, True]
 
 
 def test_a_supervised_run_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

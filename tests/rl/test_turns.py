@@ -71,6 +71,13 @@ def scripted_rollout(*episodes, reward=numbers, **settings):
     return collect(policy, refine(size, reward), range(size), config), policy
 
 
+def test_a_micro_batch_has_fewer_episodes_of_several_turns():
+    config = PPOConfig(episodes_per_update=128, num_mini_batches=1, response_length=8)
+    sizes = [config.with_micro_batch_size("cpu", turns).micro_batch_size for turns in (1, 2, 4)]
+    assert sizes == [32, 16, 8]
+    assert InstructionVectorEnv(1).max_turns == 1 and refine(1, max_turns=4).max_turns == 4
+
+
 THREE = (
     [says("1", 1, 2, 3)],
     [says("0.5", 4, 5), says("0.25", 6), says("0.75", 7, 8)],
