@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -54,16 +53,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]
         config = replace(CONFIG, seed=seed, output=OutputConfig(dir=str(base)))
         run_quickstart(config, command=["quickstart", "--seed", str(seed)], say=said.append)
     return base, said
-
-
-def script_of(root: Path, name: str) -> ModuleType:
-    file = root / "experiments" / "scripts" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_every_stage_is_a_run_folder_that_reads_back(finished: tuple[Path, list[str]]) -> None:
@@ -119,10 +108,10 @@ def test_it_ends_with_table_differences_samples_and_paths(
 
 
 def test_seeds_are_put_together(
-    finished: tuple[Path, list[str]], root: Path, tmp_path: Path
+    finished: tuple[Path, list[str]], script_of: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     base, _ = finished
-    script = script_of(root, "quickstart_seeds")
+    script = script_of("quickstart_seeds")
     folders = [str(base / "quickstart-2"), str(base / "quickstart-1")]
     assert script.main([*folders, "--name", "tiny", "--out", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "tiny.json").read_text(encoding="utf-8"))
@@ -135,9 +124,11 @@ def test_seeds_are_put_together(
     assert "| seed 0 | seed 1 |" in text and "$ instructrec quickstart --seed 1" in text
 
 
-def test_one_seed_twice_is_refused(finished: tuple[Path, list[str]], root: Path) -> None:
+def test_one_seed_twice_is_refused(
+    finished: tuple[Path, list[str]], script_of: Callable[[str], ModuleType]
+) -> None:
     base, _ = finished
-    script = script_of(root, "quickstart_seeds")
+    script = script_of("quickstart_seeds")
     run = script.FinishedQuickstart(base / "quickstart-1")
     with pytest.raises(DataError, match="each seed once"):
         script.aggregate([run, run])
@@ -145,12 +136,12 @@ def test_one_seed_twice_is_refused(finished: tuple[Path, list[str]], root: Path)
 
 
 def test_baselines_at_the_cost_of_ppo_stand_beside_it(
-    finished: tuple[Path, list[str]], root: Path, tmp_path: Path
+    finished: tuple[Path, list[str]], script_of: Callable[[str], ModuleType], tmp_path: Path
 ) -> None:
     base, _ = finished
     folders = [str(base / "quickstart-1"), str(base / "quickstart-2")]
     said: list[str] = []
-    add = script_of(root, "quickstart_baselines")
+    add = script_of("quickstart_baselines")
     assert add.main(folders, say=said.append) == 0
     raft, ppo = (read_metrics(base / "quickstart-1" / name) for name in ("raft", "ppo"))
     assert raft[-1]["train/episodes"] == ppo[-1]["train/episodes"] == 16
@@ -158,7 +149,7 @@ def test_baselines_at_the_cost_of_ppo_stand_beside_it(
         RunFolder.open(base / "quickstart-1" / name).summary() for name in ("sft", "sft-long")
     )
     assert long["updates"] > sft["updates"] and long["demonstrations"] == sft["demonstrations"]
-    seeds = script_of(root, "quickstart_seeds")
+    seeds = script_of("quickstart_seeds")
     again = EvaluateConfig(samples=2, temperature=1.0)  # must not get into the table
     run_evaluation(str(base / "quickstart-1" / "ppo"), again, say=said.append)
     assert seeds.main([*folders, "--name", "tiny", "--out", str(tmp_path)]) == 0
