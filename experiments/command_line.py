@@ -153,6 +153,11 @@ def _explain_reward(key: str, message: str) -> str:
     if match := re.search(r"Option '([^']+)' is not accepted", message):
         return f"{key}: unknown key {match[1]!r}.{did_you_mean(match[1], _REWARD_KEYS)} {expected}."
     given = re.findall(r"(?:Got|Given) value: (.+)", message)
+    if given and (match := re.match(r"\{'options\.([^']+)': '?([^'}]*)", given[-1])):
+        return (
+            f"{key}: options.{match[1]} is no key. Options of a reward are given together: "
+            f"--rewards.NAME.options '{{{match[1]}: {match[2]}}}', or in a file."
+        )
     what = f" = {given[-1].strip()}" if given else ""
     return f"{key}{what}: {expected}; rewards is a mapping of such entries."
 

@@ -12,7 +12,7 @@ import yaml
 
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import DataError, PolicyError
+from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.runfolder import RunInfo
@@ -58,7 +58,7 @@ def make_materials(config: TrainConfig) -> Materials:
     if config.eval.task is None:
         test = _make_split(task.name, task.test_split, task.options)
     else:
-        test = _make_split(config.eval.task, task.test_split, config.eval.options)
+        test = _make_split(config.eval.task, task.test_split, config.eval.options, "eval.options")
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
         reward.check_columns(each.columns)
@@ -75,8 +75,18 @@ def training_env(config: TrainConfig, materials: Materials) -> InstructionVector
     )
 
 
-def _make_split(name: str, split: str, options: Mapping[str, Any]) -> Task:
-    task = make_task(name, split=split, **options)
+def _make_split(
+    name: str, split: str, options: Mapping[str, Any], key: str = "task.options"
+) -> Task:
+    try:
+        task = make_task(name, split=split, **options)
+    except ConfigError as error:
+        if not any(repr(option) in str(error) for option in options):
+            raise
+        raise ConfigError(
+            f"{error} (Options of a recipe stay when the command line names another task: "
+            f"--{key} '{{}}' drops them.)"
+        ) from error
     if len(task) == 0:
         raise DataError(f"the {split} split of {name!r} is empty; expected instructions.")
     return task

@@ -123,6 +123,16 @@ def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
         (["train", "--policy.train", "half"], "Got value: half"),
         (["train", "--rewards", "bleu"], "rewards is a mapping"),
         (["train", "--rewards.bleu.weigth", "1"], "Did you mean 'weight'?"),
+        (
+            ["train", "--rewards.bleu.options.lowercase", "true"],
+            "options.lowercase is no key. Options of a reward are given together: "
+            "--rewards.NAME.options '{lowercase: true}'",
+        ),
+        (
+            ["train", "--task.options.families", "[parity]", "--task.name", "parity"],
+            "no option 'families'. Options: ['seed', 'size'] (Options of a recipe stay when the "
+            "command line names another task: --task.options '{}' drops them.)",
+        ),
         (["train", "--rewards.blue", "1"], "unknown reward 'blue'. Did you mean 'bleu'?"),
         (["train", "--task.name", "paritty"], "Did you mean 'parity'?"),
         (["train", "--resume", "--overwrite"], "exclude each other"),
