@@ -55,7 +55,7 @@ class PPOConfig:
     num_mini_batches: int = 4
     """Optimizer steps in each pass; must divide episodes_per_update."""
     micro_batch_size: int | None = None
-    """Episodes in one forward/backward; None picks it from response_length and memory."""
+    """Episodes in one forward/backward; None picks it from response_length, turns and memory."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
     critic_learning_rate: float = 1e-3

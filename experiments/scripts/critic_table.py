@@ -34,9 +34,11 @@ from instructrec.experiments.stats import mean_interval, paired_difference, two_
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 ENVS = {"instruction": "Single answers", "refine": "Several tries"}
 ARMS = {"gae": "critic (gae)", "batch_mean": "batch mean", "rloo": "leave one out (rloo)"}
-MAY_DIFFER = ("name", "variant", "seed", "policy.model", "policy.device", "tracking.", "output.")
-"""Settings in which runs of one environment may differ; so may how often they save."""
-MAY_DIFFER += ("eval.", "ppo.advantage", "ppo.num_generations", "ppo.save_every")
+MAY_DIFFER = (
+    *("name", "variant", "seed", "policy.model", "policy.device", "tracking.", "output.", "eval."),
+    *("ppo.advantage", "ppo.num_generations", "ppo.save_every", "ppo.keep_checkpoints"),
+)
+"""Settings (or, ending in a dot, groups) in which runs of one environment may differ."""
 SHOWN_AT, WINDOW, SEEDS_RESAMPLED = 20, 8, 5
 
 
@@ -201,7 +203,7 @@ def to_markdown(results: dict[str, Any]) -> str:
     lines = [
         "# Where a critic pays",
         "",
-        "Total of greedy test responses after PPO with three baselines, otherwise alike. Intervals "
+        "Mean total of test responses after PPO with three baselines, otherwise alike. Intervals "
         f"(95 %) resample seeds and items from {SEEDS_RESAMPLED} seeds on, items below that. "
         "Explained variance: share of the variance of the returns that the value head predicts in "
         f"the first {WINDOW} updates, the last {WINDOW}, and update {SHOWN_AT}, mean over seeds; "
@@ -218,11 +220,10 @@ def to_markdown(results: dict[str, Any]) -> str:
             "| critic used | training |",
             "| --- |" + " --- |" * 7,
             *(_arm_line(arm, numbers) for arm, numbers in found["arms"].items()),
-            "",
-            "| difference | mean | interval | by seed |",
-            "| --- | --- | --- | --- |",
-            *(_difference_line(key, d) for key, d in found["differences"].items() if d),
         ]
+        if differences := {key: d for key, d in found["differences"].items() if d}:
+            lines += ["", "| difference | mean | interval | by seed |", "| --- | --- | --- | --- |"]
+            lines += [_difference_line(key, d) for key, d in differences.items()]
     machine, versions = results["machine"], results["versions"]
     lines += [
         "",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from instructrec.errors import ConfigError, RewardError
+from instructrec.experiments import setup_run
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import EvalConfig, TaskConfig, TrainConfig
 from instructrec.experiments.evaluation import Evaluation
@@ -91,6 +93,32 @@ def test_the_untouched_tiny_model_has_nothing_to_learn_from_exact_match() -> Non
     assert all(family in text for family in ("category", "parity", "all"))
     assert "one update" in text and "for 7 updates" in text
     assert all(part in text for part in ("weights", "gradients", "optimizer", "reference", "peak"))
+
+
+class Counting:
+    """A decoder that counts its calls."""
+
+    def __init__(self, decoder: Any) -> None:
+        self.decoder = decoder
+        self.sizes: list[int] = []
+
+    def generate(self, prompt_ids: Any, sampling: Any, generator: Any) -> Any:
+        self.sizes.append(len(prompt_ids))
+        return self.decoder.generate(prompt_ids, sampling, generator)
+
+
+def test_several_tries_are_probed_as_they_are_trained() -> None:
+    policies = []
+
+    def load(*settings: Any) -> Any:
+        policies.append(setup_run.load(*settings))
+        policies[0].decoder = Counting(policies[0].decoder)
+        return policies[0]
+
+    config = replace(CONFIG, task=replace(CONFIG.task, env="refine", max_turns=3))
+    with pytest.raises(RewardError, match="the reward was 0 for all 40 responses"):
+        run_probe(config, replace(PROBE, update=False), load_policy=load, say=lambda text: None)
+    assert policies[0].decoder.sizes == [10] * 3 + [40] * 3  # greedy, sampled: never right
 
 
 def test_a_run_without_rewards_is_refused() -> None:
