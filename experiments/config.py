@@ -17,7 +17,7 @@ from instructrec.errors import ConfigError
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
-from instructrec.rewards.combine import RewardSpec
+from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -248,12 +248,13 @@ def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict
 def _reward_value(spec: bool | float | str | RewardSpec) -> Any:
     if not isinstance(spec, RewardSpec):
         return spec
-    value: dict[str, Any] = {"weight": _plain(spec.weight)}
-    if spec.use is not None:
-        value["use"] = spec.use
-    if spec.options:
-        value["options"] = _plain(spec.options)
-    return value
+    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    default = dataclasses.asdict(RewardSpec())
+    return {
+        key: _plain(value)
+        for key, value in given.items()
+        if key == "weight" or value != default[key]
+    }
 
 
 def _plain(value: Any) -> Any:

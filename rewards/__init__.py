@@ -15,7 +15,7 @@ _exports = {
     "RewardBatch": "instructrec.rewards.base",
     "RewardFunction": "instructrec.rewards.base",
     "RewardInfo": "instructrec.rewards.base",
-    "RewardSpec": "instructrec.rewards.combine",
+    "RewardSpec": "instructrec.rewards.parts",
     "Status": "instructrec.rewards.base",
     "completion_text": "instructrec.rewards.text",
     "list_rewards": "instructrec.rewards.registry",

@@ -58,7 +58,8 @@ class BoundReward:
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Columns of the data that must be there, under the names that the data uses."""
-        return tuple(dict.fromkeys(self._feeds.values()))
+        inner = getattr(self.function, "required_columns", ())
+        return tuple(dict.fromkeys([*self._feeds.values(), *sorted(inner)]))
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -92,6 +93,9 @@ class BoundReward:
                     f"{did_you_mean(column, names)} Columns: {', '.join(names) or 'none'}. To read "
                     f"another one, set the reward's option {parameter}{COLUMN_SUFFIX}."
                 )
+        inner = getattr(self.function, "check_columns", None)
+        if inner is not None:
+            inner(available)
 
     def check_extras(self, available: Mapping[str, Any]) -> None:
         """Raises DataError when it needs token ids or a trainer's objects that are not there."""
@@ -101,6 +105,9 @@ class BoundReward:
                     f"reward {self.__name__!r} needs {name!r}, which was not handed over: "
                     f"{EXTRAS[name]}."
                 )
+        inner = getattr(self.function, "check_extras", None)
+        if inner is not None:
+            inner(available)
 
     def state_dict(self) -> dict[str, Any]:
         """State of a reward that keeps some (has ``state_dict`` itself); empty otherwise."""
@@ -112,6 +119,15 @@ class BoundReward:
         if state:
             stateful: Any = self.function
             stateful.load_state_dict(state)
+
+    def plain_options(self) -> dict[str, Any]:
+        """The options as a configuration writes them.
+
+        Raises:
+            ConfigError: When one of them is a function that no other process can import.
+        """
+        plain = getattr(self.function, "plain_options", None)
+        return {**self.options, **(plain() if plain is not None else {})}
 
     def describe(self) -> str:
         """Returns the name and the options that were set, e.g. ``bleu(tokenize='char')``."""

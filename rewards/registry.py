@@ -25,6 +25,7 @@ NAME = re.compile(r"[a-z0-9_]+")
 """What a reward may be called."""
 RESERVED = {
     "total": "it stands for the sum of all rewards",
+    "normalised_total": "it stands for that sum where rewards are normalised",
     "renormalise": "it is a setting of the weighted sum",
 }
 """Names that no reward may take -> why."""
@@ -35,6 +36,11 @@ _BUILTINS = {
     ),
     "bleu": RewardInfo("bleu", "instructrec.rewards.overlap:bleu", range=(0.0, 1.0)),
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
+    "weighted": RewardInfo("weighted", "instructrec.rewards.combinators:Weighted", format="chat"),
+    "gate": RewardInfo("gate", "instructrec.rewards.combinators:Gate", format="chat"),
+    "sequence": RewardInfo("sequence", "instructrec.rewards.combinators:Ordered", format="chat"),
+    "minimum": RewardInfo("minimum", "instructrec.rewards.combinators:Minimum", format="chat"),
+    "product": RewardInfo("product", "instructrec.rewards.combinators:Product", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)
 

@@ -21,7 +21,7 @@ from instructrec.experiments.config import (
     refuse_changed,
 )
 from instructrec.experiments.quickstart_config import QuickstartConfig
-from instructrec.rewards.combine import RewardSpec
+from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
 
@@ -112,6 +112,8 @@ def test_evaluation_draws_as_many_tokens_as_training_unless_told() -> None:
                 "exact_match": 0.5,
                 "kind": "rewards.py:kind",
                 "long": RewardSpec(use="bleu", weight=2.0, options={"smooth": "exp"}),
+                "scaled": RewardSpec(normalise="clip", clip=(-1.0, 2.0), on_error="raise"),
+                "gated": RewardSpec(use="gate", options={"parts": {"b": 1.0, "a": {"weight": 2}}}),
             },
             task=TaskConfig(options={"families": ["parity"], "size": 10}),
         ),
