@@ -8,7 +8,7 @@ failure never becomes a number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -83,6 +83,8 @@ class RewardInfo:
     """Columns read out of ``**columns``; parameters without default count by themselves."""
     format: Literal["text", "chat"] = "text"
     """Whether completions arrive as plain text or as lists of chat messages."""
+    version: int = 1
+    """Of what it computes; cached scores of another version are not used."""
 
 
 @dataclass
@@ -102,6 +104,8 @@ class RewardBatch:
     """Wall time of each component, in seconds."""
     normalised: np.ndarray | None = None
     """(B,) float64: the weighted sum of normalised scores; None where nothing is normalised."""
+    cached: dict[str, list[bool]] = field(default_factory=dict)
+    """Whether a score came from the cache, by component (those that have one) and sample."""
 
     def __len__(self) -> int:
         return len(self.total)

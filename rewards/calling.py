@@ -83,6 +83,11 @@ class BoundReward:
         result = self.function(**self._arguments(prompts, completions, columns))
         return run_coroutine(result) if inspect.isawaitable(result) else result
 
+    def used_columns(self, available: Mapping[str, Any]) -> list[str]:
+        """Names of those of the given columns that the function is handed."""
+        fed = set(self._renames.values())
+        return [name for name in available if name in fed or self.parameters.wants(name)]
+
     def check_columns(self, available: Mapping[str, Any] | Sequence[str]) -> None:
         """Raises DataError when a column that the reward needs is not among ``available``."""
         for parameter, column in self._feeds.items():

@@ -97,6 +97,10 @@ class Combinator:
         """The option ``parts`` in a form that a configuration can hold."""
         return {"parts": self.combined.spec}
 
+    def close(self) -> None:
+        """Ends worker processes and closes caches of the parts."""
+        self.combined.close()
+
     def state_dict(self) -> dict[str, Any]:
         """State of the parts that keep any."""
         return self.combined.state_dict()

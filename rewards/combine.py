@@ -175,6 +175,7 @@ class CombinedReward:
             messages={name: part.messages for name, part in flat.items()},
             seconds={name: part.seconds for name, part in flat.items()},
             normalised=learned_from,
+            cached={name: part.cached for name, part in flat.items() if part.cached},
         )
 
     def _learn(self, scored: Mapping[str, PartScores], prompts: Sequence[Any]) -> np.ndarray | None:
@@ -231,6 +232,11 @@ class CombinedReward:
         for name, part in self.parts.items():
             part.load_state_dict(memory.get(name, {}))
             part.reward.load_state_dict(state.get(name, {}))
+
+    def close(self) -> None:
+        """Ends worker processes and closes caches; scoring again opens them again."""
+        for part in self.parts.values():
+            part.close()
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"

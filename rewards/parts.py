@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -10,11 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from instructrec.errors import ConfigError, RewardError, did_you_mean
+from instructrec.rewards.cache import ScoreCache
 from instructrec.rewards.calling import BoundReward
+from instructrec.rewards.isolation import Workers, WorkerSettings
 from instructrec.rewards.registry import check_name, find_reward, spec_text
 from instructrec.rewards.scaling import SCALINGS, RunningStats, Scaling, normalised
 from instructrec.rewards.schedule import parse_weight
 from instructrec.rewards.scoring import PartScores, score_part
+from instructrec.rewards.watchdog import watching
 
 OnError = Literal["raise", "mask"]
 """What a failed reward does: end the run, or take its sample out of the training."""
@@ -36,6 +40,18 @@ class RewardSpec:
     """Lowest and highest score that normalise: clip lets through."""
     on_error: OnError = "mask"
     """mask: a failed reward takes its sample out of the training; raise: it ends the run."""
+    timeout: float = 60.0
+    """Seconds of one call: a worker is ended then; in this process a warning names the reward."""
+    isolation: Literal["none", "worker"] = "none"
+    """worker: score in processes of their own, which may hang or die without harm."""
+    workers: int = 1
+    """Processes that score side by side (isolation: worker)."""
+    memory_mb: int | None = None
+    """Most address space of a worker in MiB; None sets no limit."""
+    environment: tuple[str, ...] = ()
+    """Environment variables that a worker gets beside the usual ones, e.g. [MY_API_KEY]."""
+    cache: str | None = None
+    """SQLite file in which scores are kept and looked up; None keeps none."""
 
 
 class Part:
@@ -59,6 +75,12 @@ class Part:
         self.spec = _checked(name, spec)
         self.running = RunningStats()
         """Mean and spread of the scores of all updates, kept for ``normalise: running``."""
+        self._workers: Workers | None = None
+        if self.spec.isolation == "worker":
+            spec = self.spec
+            settings = WorkerSettings(spec.workers, spec.timeout, spec.memory_mb, spec.environment)
+            self._workers = Workers(reward, settings)
+        self._cache = None if self.spec.cache is None else ScoreCache(self.spec.cache, reward)
         self.failing_batches = 0
         """Batches of the training in a row in which it failed on a sample."""
 
@@ -73,7 +95,12 @@ class Part:
         Raises:
             RewardError: When the reward fails on a sample and ``on_error`` is ``raise``.
         """
-        scored = score_part(self.reward, prompts, completions, columns)
+        if self._cache is None:
+            scored = self._call(prompts, completions, columns)
+        else:
+            start = time.perf_counter()
+            scored = self._cache.score(self._call, prompts, completions, columns)
+            scored.seconds = time.perf_counter() - start
         failed = [i for i, status in enumerate(scored.status) if status.failed]
         if failed and self.spec.on_error == "raise":
             first = failed[0]
@@ -83,6 +110,24 @@ class Part:
                 "Mend the reward, or set on_error: mask to leave such responses out."
             )
         return scored
+
+    def _call(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> PartScores:
+        if self._workers is not None:
+            return self._workers.score(prompts, completions, columns)
+        with watching(f"reward {self.name!r} on {len(completions)} responses", self.spec.timeout):
+            return score_part(self.reward, prompts, completions, columns)
+
+    def close(self) -> None:
+        """Ends its worker processes and closes its cache; scoring again opens them again."""
+        for resource in (self._workers, self._cache, self.reward.function):
+            close = getattr(resource, "close", None)
+            if callable(close):
+                close()
 
     def normalised(self, scores_B: np.ndarray, prompts: Sequence[Any]) -> np.ndarray:
         """The scores as training sums them; ``running`` learns from them."""
@@ -189,7 +234,36 @@ def _checked(name: str, spec: RewardSpec) -> RewardSpec:
             f"rewards.{name}: normalise = {spec.normalise!r} with clip = {spec.clip!r}; expected "
             "normalise: clip together with clip: [lowest, highest]."
         )
-    return spec if spec.clip is None else replace(spec, clip=_bounds(name, spec.clip))
+    _check_choice(name, "isolation", spec.isolation, ("none", "worker"))
+    _check_worker(name, spec)
+    if isinstance(spec.environment, str):
+        raise ConfigError(f"rewards.{name}.environment = {spec.environment!r}: expected a list.")
+    clip = None if spec.clip is None else _bounds(name, spec.clip)
+    return replace(spec, clip=clip, environment=tuple(spec.environment))
+
+
+def _check_worker(name: str, spec: RewardSpec) -> None:
+    """Checks the settings of worker processes."""
+    limits = {"timeout": spec.timeout, "workers": spec.workers, "memory_mb": spec.memory_mb}
+    for key, value in limits.items():
+        least = {"timeout": 0, "workers": 1, "memory_mb": 1}[key]
+        whole = key != "timeout"
+        fits = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+        if value is None and key == "memory_mb":
+            continue
+        if not fits or value is None or not least <= value < math.inf or value == 0:
+            kind = "a whole number of 1 or more" if whole else "a number of seconds above 0"
+            raise ConfigError(f"rewards.{name}.{key} = {value!r}: expected {kind}.")
+    changed = [
+        key
+        for key in ("workers", "memory_mb", "environment")
+        if getattr(spec, key) != getattr(RewardSpec(), key)
+    ]
+    if changed and spec.isolation != "worker":
+        raise ConfigError(
+            f"rewards.{name}: {', '.join(changed)} given, but isolation = {spec.isolation!r}: "
+            "set isolation: worker, or remove the key."
+        )
 
 
 def _check_choice(name: str, key: str, value: Any, known: Sequence[str]) -> None:

@@ -51,6 +51,7 @@ def register_reward(
     range: tuple[float, float] | None = None,
     requires: Sequence[str] = (),
     format: Literal["text", "chat"] = "text",
+    version: int = 1,
     override: bool = False,
 ) -> Callable[[_F], _F]:
     """Registers a reward function or class under a name; the function itself stays as it is.
@@ -69,6 +70,7 @@ def register_reward(
         requires: Columns that it reads out of ``**columns``. Parameters without default count by
             themselves.
         format: ``text`` hands completions over as strings, ``chat`` as lists of messages.
+        version: Of what it computes; raise it when scores that were cached before are out of date.
         override: Take the name although another reward has it.
 
     Raises:
@@ -92,7 +94,7 @@ def register_reward(
                 "name, or pass override=True to replace it."
             )
         limits = None if range is None else (float(range[0]), float(range[1]))
-        _registered[name] = RewardInfo(name, target, limits, tuple(requires), format)
+        _registered[name] = RewardInfo(name, target, limits, tuple(requires), format, version)
         return target
 
     return decorate

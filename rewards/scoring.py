@@ -32,6 +32,8 @@ class PartScores:
     """Wall time."""
     parts: dict[str, PartScores] = field(default_factory=dict)
     """Of a combinator, what its own parts scored, by name."""
+    cached: list[bool] = field(default_factory=list)
+    """Whether each score came from a cache; empty without one."""
 
     def spread(self, rows: Sequence[int], size: int) -> PartScores:
         """The same as the given rows of a larger batch, not applicable to its other rows.
@@ -46,7 +48,10 @@ class PartScores:
         for place, row in enumerate(rows):
             status[row], messages[row] = self.status[place], self.messages[place]
         parts = {name: part.spread(rows, size) for name, part in self.parts.items()}
-        return PartScores(scores, status, messages, self.seconds, parts)
+        cached = [False] * size if self.cached else []
+        for place, row in enumerate(rows if self.cached else []):
+            cached[row] = self.cached[place]
+        return PartScores(scores, status, messages, self.seconds, parts, cached)
 
 
 def score_part(

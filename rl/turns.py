@@ -178,4 +178,5 @@ def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> Re
         normalised=np.array([batch.earned[row] for batch, row in order])
         if first.normalised is not None
         else None,
+        cached={k: [batch.cached[k][row] for batch, row in order] for k in first.cached},
     )

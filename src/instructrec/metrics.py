@@ -117,6 +117,11 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes on which it failed in this way: raised, timeout, nonfinite, "
         "out_of_range or worker_died; absent where there is none.",
     ),
+    Metric(
+        "reward/<reward>/cache_hit_frac",
+        "1",
+        "Share of the episodes whose score came from its cache; absent without one.",
+    ),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(
