@@ -17,6 +17,7 @@ _exports = {
     "RewardInfo": "instructrec.rewards.base",
     "RewardSpec": "instructrec.rewards.parts",
     "Status": "instructrec.rewards.base",
+    "check_reward": "instructrec.rewards.check",
     "completion_text": "instructrec.rewards.text",
     "list_rewards": "instructrec.rewards.registry",
     "make_reward": "instructrec.rewards.registry",
