@@ -18,6 +18,7 @@ from instructrec.errors import ConfigError, unknown_name
 from instructrec.rewards.base import RewardInfo
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.loading import load_object, portable, split_spec
+from instructrec.rewards.plugins import Plugin, find_plugin, list_plugins
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -43,6 +44,7 @@ _BUILTINS = {
     "product": RewardInfo("product", "instructrec.rewards.combinators:Product", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)
+_overridden: set[str] = set()  # names that somebody took on purpose
 
 
 def register_reward(
@@ -93,6 +95,8 @@ def register_reward(
                 f"a reward named {name!r} exists already ({_place(known.target)}). Choose another "
                 "name, or pass override=True to replace it."
             )
+        if override:
+            _overridden.add(name)
         limits = None if range is None else (float(range[0]), float(range[1]))
         _registered[name] = RewardInfo(name, target, limits, tuple(requires), format, version)
         return target
@@ -102,19 +106,28 @@ def register_reward(
 
 def list_rewards() -> list[str]:
     """Returns every registered name, sorted."""
-    return sorted(_registered)
+    return sorted({*_registered, *list_plugins()})
+
+
+def builtin_rewards() -> list[str]:
+    """Returns the names of the rewards that come with this package, sorted."""
+    return sorted(_BUILTINS)
 
 
 def reward_info(name: str) -> RewardInfo:
-    """Returns what is known about a registered reward, without importing it.
+    """Returns what is known about a registered reward; only those of packages are imported.
 
     Raises:
-        ConfigError: When no reward has this name; the message names those that exist.
+        ConfigError: When no reward has this name (the message names those that exist), when two
+            have it, or when the package that brings it does not import.
     """
+    plugin = find_plugin(name)
+    if plugin is not None and name not in _overridden:
+        return _plugin_info(plugin)
     if name not in _registered:
         file = name if name.endswith(".py") else "my_rewards.py"
         hint = f" To use a function of a file, name both: {file}:my_reward"
-        raise ConfigError(unknown_name("reward", name, _registered) + hint)
+        raise ConfigError(unknown_name("reward", name, list_rewards()) + hint)
     return _registered[name]
 
 
@@ -192,6 +205,27 @@ def spec_text(target: str | Callable[..., Any]) -> str:
         f"{target!r} cannot be written into a config: it is not a function or class at the top "
         "level of a file. Move it to one and name it as 'file.py:attr'."
     )
+
+
+def _plugin_info(plugin: Plugin) -> RewardInfo:
+    """What is known about a reward of a package, which is imported for that."""
+    try:
+        target = load_object(plugin.target)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the package {plugin.package} brings the reward {plugin.name!r}, but: {error}"
+        ) from error
+    known = _registered.get(plugin.name)  # the import may have registered it
+    if known is None:
+        _registered[plugin.name] = known = replace(_info_of(target, plugin.name), name=plugin.name)
+    elif known.target is not target:
+        ours = plugin.name in _BUILTINS and known is _BUILTINS[plugin.name]
+        raise ConfigError(
+            f"the package {plugin.package} brings a reward named {plugin.name!r} "
+            f"({plugin.target}), but {'the package instructrec' if ours else 'this process'} has "
+            f"one, too ({_place(known.target)}). Name the one you mean by its place, module:attr."
+        )
+    return known
 
 
 def _info_of(target: Callable[..., Any], name: str) -> RewardInfo:

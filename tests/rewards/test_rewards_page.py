@@ -10,6 +10,7 @@ import yaml
 
 from instructrec.rewards import list_rewards, make_rewards
 from instructrec.rewards.options import read_parameters
+from instructrec.rewards.reference import markdown_page
 from instructrec.rewards.registry import reward_info
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
@@ -44,3 +45,8 @@ def test_its_table_names_every_option_of_the_built_ins(name):
     names = read_parameters(load_object(reward_info(name).target), name).names
     for option in set(names) - {"completions", "reference"}:
         assert f"`{option}`" in row
+
+
+def test_the_reference_is_the_generated_one():
+    page = Path(__file__).parents[2] / "docs" / "rewards_reference.md"
+    assert page.read_text(encoding="utf-8") == markdown_page()
