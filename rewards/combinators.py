@@ -19,8 +19,11 @@ import numpy as np
 from instructrec.errors import ConfigError, RewardError, unknown_name
 from instructrec.rewards.base import Status
 from instructrec.rewards.combine import CombinedReward, counted, make_rewards, weighted_sum
+from instructrec.rewards.options import EXTRAS
 from instructrec.rewards.parts import Part
 from instructrec.rewards.scoring import PartScores
+
+_TOKEN_IDS = "completion_ids"  # the one extra that has a value for each response
 
 Reduce = Literal["sum", "mean"]
 """How weighted scores become one: their sum, or the sum divided by the sum of |weight|."""
@@ -71,10 +74,14 @@ class Combinator:
     ) -> list[float | None]:
         """Scores B responses as a plain reward function, for instance in TRL's trainers.
 
+        What a trainer passes beside columns (its state, its loggers) is not per sample and does not
+        reach the parts.
+
         Raises:
             RewardError: A part failed: a list of numbers cannot say so in another way.
         """
-        scored = self.score_parts(prompts, completions, columns)
+        own = {name: v for name, v in columns.items() if name not in EXTRAS or name == _TOKEN_IDS}
+        scored = self.score_parts(prompts, completions, own)
         for status, message in zip(scored.status, scored.messages, strict=True):
             if status.failed:
                 raise RewardError(f"reward {self.__name__!r}: {message}.")
