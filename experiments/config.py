@@ -27,6 +27,10 @@ RESUMABLE = (
     "output.",
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
+RESUMABLE_OF_REWARDS = (
+    *("timeout", "isolation", "workers", "memory_mb", "environment", "cache", "on_error"),
+)
+"""Settings of a reward (in its long form) that may change, too: its scores stay the same."""
 
 
 def _check_name(key: str, value: str | None) -> None:
@@ -306,11 +310,15 @@ def refuse_changed(config: TrainConfig, folder: Path) -> None:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
             "the settings it had, or give the new run another name. These may change: "
-            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}."
+            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}, and of each reward "
+            f"{', '.join(RESUMABLE_OF_REWARDS)}."
         )
 
 
 def _may_change(key: str) -> bool:
+    group, _, rest = key.partition(".")
+    if group == "rewards" and rest.partition(".")[2] in RESUMABLE_OF_REWARDS:
+        return True
     return any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
 
 

@@ -210,6 +210,23 @@ def test_limits_that_stopped_a_run_may_be_raised_when_it_goes_on(tmp_path: Path)
     refuse_changed(dataclasses.replace(config, ppo=wider), config.folder)
 
 
+def test_how_a_reward_runs_may_change_but_not_what_it_says(tmp_path: Path) -> None:
+    def with_reward(spec: RewardSpec) -> TrainConfig:
+        output = OutputConfig(dir=str(tmp_path))
+        return TrainConfig(rewards={"exact_match": spec}, output=output)
+
+    config = with_reward(RewardSpec(weight=2.0))
+    write_config(config.folder, config)
+    elsewhere = RewardSpec(weight=2.0, isolation="worker", workers=2, on_error="raise")
+    refuse_changed(with_reward(elsewhere), config.folder)
+    for other in (
+        RewardSpec(weight=2.0, normalise="batch"),
+        RewardSpec(weight=2.0, options={"workers": 2}),
+    ):
+        with pytest.raises(ConfigError, match=r"rewards\.exact_match"):
+            refuse_changed(with_reward(other), config.folder)
+
+
 @pytest.mark.parametrize("text", [None, ": ["])
 def test_a_run_without_readable_settings_is_not_continued(tmp_path: Path, text: str | None) -> None:
     if text is not None:
