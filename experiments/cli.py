@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 import instructrec
+from instructrec import processes
 from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, unknown_name
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ def _run_train(values: Namespace, command: list[str]) -> None:
     if values.sanity:
         from instructrec.experiments.sanity import run_sanity
 
+        processes.refuse_several("train --sanity")
         if values.resume or values.overwrite:
             raise ConfigError("--sanity writes no run folder: leave --resume and --overwrite out.")
         run_sanity(config)
@@ -328,6 +330,8 @@ def _dispatch(arguments: list[str]) -> None:
         command_line.parse(full_parser(), arguments)
     else:
         command, rest = COMMANDS[arguments[0]], arguments[1:]
+        if arguments[0] != "train":
+            processes.refuse_several(f"instructrec {arguments[0]}")
         if command.takes_recipe:
             rest = command_line.recipes_to_config(rest)
         command.run(command_line.parse(command_parser(arguments[0]), rest), arguments)

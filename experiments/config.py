@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.experiments.runfolder import read_config
@@ -239,8 +240,9 @@ class TrainConfig:
         return dataclasses.replace(self, variant=self.resolved_variant, name=self.resolved_name)
 
     def with_micro_batch_size(self, device_type: str) -> TrainConfig:
-        """The same run with a micro-batch size that allows for its episodes' length."""
-        ppo = self.ppo.with_micro_batch_size(device_type, self.task.episodes.most_turns)
+        """The same run with a micro-batch size for its episodes' length and its processes."""
+        turns, count = self.task.episodes.most_turns, processes.world_size()
+        ppo = self.ppo.with_micro_batch_size(device_type, turns, count)
         return dataclasses.replace(self, ppo=ppo)
 
     def reward_value(self) -> dict[str, Any]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from instructrec.errors import RunInterrupted
 from instructrec.experiments.config import TrainConfig
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.progress import Progress
+from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.tracking import Tracker, open_tracking
+from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
 """Shows the metrics of an update or step to people."""
@@ -113,3 +116,53 @@ class Recorder:
         self._samples.close()
         self._warnings.close()
         self._tracker.finish(status, self.summary)
+
+
+def open_record(
+    config: TrainConfig,
+    folder: RunFolder,
+    resume: bool,
+    checkpoint: Path | None,
+    say: Callable[[str], None],
+) -> tuple[Recorder, Progress]:
+    """Opens the record of a training run and its display.
+
+    Args:
+        config: The resolved run.
+        folder: Its folder.
+        resume: Whether the folder's run goes on: what it recorded after the checkpoint is dropped.
+        checkpoint: What it goes on from; None begins anew.
+        say: Receives lines for people.
+    """
+    resumed_update = None
+    if resume:
+        # Without a checkpoint everything is done again, and so replaces what was recorded.
+        resumed_update = update_of(checkpoint) if checkpoint else -1
+        _drop_evaluations(folder.path / "eval", resumed_update)
+        say(f"resuming after update {update_of(checkpoint)}")
+    is_sft = config.algorithm == "sft"
+    progress = Progress(
+        config.sft.max_steps if is_sft else config.ppo.num_updates,
+        start=update_of(checkpoint),
+        unit="step" if is_sft else "update",
+    )
+    recorder = Recorder(
+        config,
+        folder,
+        job_type=folder.info().job_type,
+        resumed_update=resumed_update,
+        show=progress.update,
+        warn=progress.note,
+        say=say,
+    )
+    if checkpoint is not None:
+        progress.recall(read_metrics(folder.path))
+    return recorder, progress
+
+
+def _drop_evaluations(folder: Path, after: int) -> None:
+    """Deletes evaluations of updates that are about to be done again."""
+    for path in folder.glob("*-*.json*"):
+        number = path.stem.rpartition("-")[2]
+        if number.isdigit() and int(number) > after:
+            path.unlink()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
@@ -66,14 +67,14 @@ def make_materials(config: TrainConfig) -> Materials:
 
 
 def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:
-    """Makes the environment whose episodes PPO learns from, one for each episode of an update.
+    """Makes the environment of this process's share of the episodes of an update.
 
     Raises:
         ConfigError: A reward is normalised in a way that does not fit the episodes.
     """
     _check_normalisation(config, materials.reward)
     return config.task.episodes.make(
-        config.ppo.episodes_per_update,
+        config.ppo.episodes_per_update // processes.world_size(),
         materials.train,
         materials.reward,
         turn_reward=config.task.turn_reward,

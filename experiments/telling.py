@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec import processes
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
@@ -23,6 +24,10 @@ Say = Callable[[str], None]
 def say(text: str) -> None:
     """Prints at once, also into a pipe."""
     print(text, flush=True)
+
+
+def say_nothing(text: str) -> None:
+    """What every process but the main one says."""
 
 
 def decoding(
@@ -62,7 +67,7 @@ def announce(
     lines = [
         f"policy   {config.policy.model}: {trained / 1e6:.1f} of {total / 1e6:.1f} million weights "
         f"train ({config.policy.train})",
-        f"device   {describe(policy.device, policy.compute_dtype)}",
+        f"device   {describe(policy.device, policy.compute_dtype)}{_others()}",
         f"task     {task.name}: {len(task)} to train on, {len(materials.validation)} for "
         f"validation, {len(materials.test)} for the final test",
         f"reward   {materials.reward.describe()}",
@@ -70,6 +75,11 @@ def announce(
         f"folder   {folder}",
     ]
     say("\n".join(lines))
+
+
+def _others() -> str:
+    count = processes.world_size()
+    return f", in each of {count} processes" if count > 1 else ""
 
 
 def _work(config: TrainConfig) -> str:

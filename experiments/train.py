@@ -11,21 +11,23 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec import processes
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
-from instructrec.experiments.progress import Progress
-from instructrec.experiments.recording import Recorder
+from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
-from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints
+from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
+from instructrec.rl.sharing import check_sharing
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -37,7 +39,7 @@ TrainPPO = Callable[..., "TrainingResult"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a training run left behind."""
+    """What a training run left behind; of several processes, the main one alone has a summary."""
 
     folder: RunFolder
     """The run folder."""
@@ -94,37 +96,64 @@ def run_training(
     Raises:
         InstructRecError: Settings, data, model or rewards cannot be used; nothing was overwritten.
         RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
+        SystemExit: Either of them, in another process than the main one of several.
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    config, resume = _continued(config.resolved(), resume, say)
-    path = config.folder
+    if config.algorithm == "sft":
+        processes.refuse_several("supervised fine-tuning")
+    with processes.joined(config.policy.device):
+        say = say if processes.is_main() else telling.say_nothing
+        # One process looks at the folder, before it is made.
+        continued = processes.on_main(lambda: _continued(config.resolved(), resume, say))
+        config, resume = processes.broadcast(continued) or (config, resume)
+        materials = processes.together(lambda: _materials(config))
+        with StopRequest() as stop:
+            config, policy, info = processes.together(
+                lambda: _policy(config, materials, load_policy)
+            )
+            folder = RunFolder(config.folder)
+            record = None if command is None else ["instructrec", *command]
+            processes.on_main(
+                lambda: RunFolder.create(
+                    folder.path,
+                    info,
+                    config.to_dict(),
+                    resume=resume,
+                    overwrite=overwrite,
+                    command=record,
+                )
+            )
+            with folder if processes.is_main() else nullcontext():
+                run = _Run(config, folder, materials, policy, policy.weights_hash(), stop, say)
+                telling.announce(config, materials, policy, folder.path, say)
+                summary, tracking = _train(run, resume, train_ppo)
+    return Outcome(folder, summary, policy, tracking)
+
+
+def _materials(config: TrainConfig) -> Materials:
+    """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
     if config.algorithm != "sft":
+        check_sharing(config.ppo, materials.reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
+    return materials
+
+
+def _policy(
+    config: TrainConfig, materials: Materials, load_policy: LoadPolicy
+) -> tuple[TrainConfig, CausalLMPolicy, RunInfo]:
+    """Loads the policy; returns also the settings that depend on its device, and the run's name."""
     model = setup_run.model_folder(config.policy.model)
-    with StopRequest() as stop:
-        policy = load_policy(
-            dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
-        )
-        if config.algorithm != "sft":
-            config = config.with_micro_batch_size(policy.device.type)
-        setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
-        info = _info(config, model)
-        policy.name = setup_run.policy_name(info)
-        folder = RunFolder.create(
-            path,
-            info,
-            config.to_dict(),
-            resume=resume,
-            overwrite=overwrite,
-            command=None if command is None else ["instructrec", *command],
-        )
-        with folder:
-            run = _Run(config, folder, materials, policy, policy.weights_hash(), stop, say)
-            telling.announce(config, materials, policy, path, say)
-            summary, tracking = _train(run, resume, train_ppo)
-    return Outcome(folder, summary, policy, tracking)
+    policy = load_policy(
+        dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
+    )
+    if config.algorithm != "sft":
+        config = config.with_micro_batch_size(policy.device.type)
+    setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
+    info = _info(config, model)
+    policy.name = setup_run.policy_name(info)
+    return config, policy, info
 
 
 def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[TrainConfig, bool]:
@@ -136,7 +165,7 @@ def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[Tra
         config = keep_chosen(config, config.folder)
         refuse_changed(config, config.folder)
         saved = list_checkpoints(config.folder / "checkpoints")
-        done = _update_of(saved[-1] if saved else None)
+        done = update_of(saved[-1] if saved else None)
         if config.ppo.num_updates < done:
             raise ConfigError(
                 f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
@@ -146,51 +175,46 @@ def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[Tra
 
 
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
-    """Trains and evaluates; returns the summary and where the mirror is."""
+    """Trains and evaluates; returns the summary and where the mirror is (of the main process)."""
     start = time.perf_counter()
-    checkpoint = latest_checkpoint(run.folder.checkpoints) if resume else None
-    resumed_update = None
-    if resume:
-        # Without a checkpoint everything is done again, and so replaces what was recorded.
-        resumed_update = _update_of(checkpoint) if checkpoint else -1
-        _drop_evaluations(run.folder.path / "eval", resumed_update)
-        run.say(f"resuming after update {_update_of(checkpoint)}")
-    is_sft = run.config.algorithm == "sft"
-    progress = Progress(
-        run.config.sft.max_steps if is_sft else run.config.ppo.num_updates,
-        start=_update_of(checkpoint),
-        unit="step" if is_sft else "update",
+    found = processes.on_main(lambda: latest_checkpoint(run.folder.checkpoints) if resume else None)
+    checkpoint = processes.broadcast(found)
+    record = processes.on_main(
+        lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )
-    recorder = Recorder(
-        run.config,
-        run.folder,
-        job_type=run.folder.info().job_type,
-        resumed_update=resumed_update,
-        show=progress.update,
-        warn=progress.note,
-        say=run.say,
-    )
-    if checkpoint is not None:
-        progress.recall(read_metrics(run.folder.path))
+    if record is None:
+        _ppo(run, checkpoint, train_ppo)
+        processes.on_main(dict)  # however the main process ends
+        return {}, ""
+    recorder, progress = record
     with recorder:
         with progress:
-            trained = _sft(run, recorder) if is_sft else _ppo(run, recorder, checkpoint, train_ppo)
+            if run.config.algorithm == "sft":
+                trained = _sft(run, recorder)
+            else:
+                trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
-        recorder.summary = _finish(run, trained, recorder.on_warning)
+        recorder.summary = processes.on_main(lambda: _finish(run, trained, recorder.on_warning))
+    assert recorder.summary is not None
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
 
 
 def _ppo(
-    run: _Run, recorder: Recorder, checkpoint: Path | None, train_ppo: TrainPPO | None
+    run: _Run,
+    checkpoint: Path | None,
+    train_ppo: TrainPPO | None,
+    recorder: Recorder | None = None,
 ) -> dict[str, Any]:
+    """Trains; only the main process has a recorder, and only its callbacks are called."""
     config = run.config
     env = setup_run.training_env(config, run.materials)
-    done = _update_of(checkpoint)
+    done = update_of(checkpoint)
 
     def on_update(metrics: dict[str, float], rows: list[dict[str, Any]]) -> None:
         nonlocal done
         done = int(metrics["train/update"])
+        assert recorder is not None
         recorder.on_update(metrics, rows)
 
     def validate() -> dict[str, float]:
@@ -207,9 +231,9 @@ def _ppo(
             checkpoint_dir=run.folder.checkpoints,
             resume_from=checkpoint,
             should_stop=lambda: run.stop.requested,
-            on_warning=recorder.on_warning,
+            on_warning=recorder.on_warning if recorder else telling.say_nothing,
         )
-    if run.stop.requested:
+    if processes.agree_any(run.stop.requested):
         raise RunInterrupted(
             f"stopped after update {result.updates} of {config.ppo.num_updates}, which is saved in "
             f"{run.folder.checkpoints}. The same command with --resume goes on from there."
@@ -219,7 +243,7 @@ def _ppo(
         "best_update": result.best_update,
         "best_score": result.best_score,
         "stopped": result.stopped,
-        **_critic(run),
+        **(_critic(run) if recorder else {}),
     }
 
 
@@ -323,18 +347,6 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         out=file,
     )
     return evaluation.metrics(), file
-
-
-def _drop_evaluations(folder: Path, after: int) -> None:
-    """Deletes evaluations of updates that are about to be done again."""
-    for path in folder.glob("*-*.json*"):
-        number = path.stem.rpartition("-")[2]
-        if number.isdigit() and int(number) > after:
-            path.unlink()
-
-
-def _update_of(checkpoint: Path | None) -> int:
-    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
 def _info(config: TrainConfig, model: str) -> RunInfo:

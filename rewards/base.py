@@ -120,6 +120,26 @@ class RewardBatch:
         """(B,) bool: True where the sample has a total and may be trained on."""
         return np.isfinite(self.total)
 
+    @classmethod
+    def joined(cls, batches: Sequence[RewardBatch]) -> RewardBatch:
+        """One batch of several that were scored side by side by the same rewards.
+
+        Args:
+            batches: At least one; the time of a component is the longest among them.
+        """
+        names = list(batches[0].parts)
+        return cls(
+            total=np.concatenate([batch.total for batch in batches]),
+            parts={k: np.concatenate([batch.parts[k] for batch in batches]) for k in names},
+            status={k: [s for batch in batches for s in batch.status[k]] for k in names},
+            messages={k: [m for batch in batches for m in batch.messages[k]] for k in names},
+            seconds={k: max(batch.seconds[k] for batch in batches) for k in names},
+            normalised=None
+            if batches[0].normalised is None
+            else np.concatenate([batch.earned for batch in batches]),
+            cached={k: [c for b in batches for c in b.cached[k]] for k in batches[0].cached},
+        )
+
     def sample_status(self, i: int) -> Literal["scored", "not_applicable", "failed"]:
         """Says what became of sample ``i`` as a whole.
 

@@ -43,6 +43,11 @@ def checkpoint_path(directory: Path, update: int) -> Path:
     return directory / f"update-{update:06d}"
 
 
+def update_of(checkpoint: Path | None) -> int:
+    """Update after which a checkpoint was written; 0 for none."""
+    return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+
+
 def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
     """Commits a checkpoint; an older one of the same name is replaced.
 

@@ -48,7 +48,7 @@ class PPOConfig:
     num_updates: int = 16
     """Updates to run; one update is one rollout and its epochs."""
     episodes_per_update: int = 128
-    """Episodes (responses) collected for each update."""
+    """Episodes (responses) collected for each update, over all processes."""
     num_generations: int = 1
     """Episodes of one rollout that answer one instruction (rloo, group and raft need 2 or more)."""
     num_ppo_epochs: int = 2
@@ -56,7 +56,7 @@ class PPOConfig:
     num_mini_batches: int = 4
     """Optimizer steps in each pass; must divide episodes_per_update."""
     micro_batch_size: int | None = None
-    """Episodes in one forward/backward; None picks it from response_length, turns and memory."""
+    """A process's episodes in one forward/backward; None: by length, turns and memory."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
     critic_learning_rate: float = 1e-3
@@ -268,21 +268,24 @@ class PPOConfig:
                 f"Expected one of {', '.join(('id', *columns))}, or null for no filter."
             )
 
-    def with_micro_batch_size(self, device_type: str, max_turns: int = 1) -> PPOConfig:
+    def with_micro_batch_size(
+        self, device_type: str, max_turns: int = 1, processes: int = 1
+    ) -> PPOConfig:
         """Fills in a micro-batch size that was left open.
 
-        The largest divisor of the minibatch that stays within a fixed budget of tokens, each turn
-        of a sequence being counted as 64 tokens and twice the response length.
+        The largest divisor of a process's minibatch that stays within a fixed budget of tokens,
+        each turn of a sequence being counted as 64 tokens and twice the response length.
 
         Args:
             device_type: ``cuda``, ``cpu``, ...; a GPU gets the larger budget.
             max_turns: Most responses in one episode, all of which are in its sequence.
+            processes: How many share the minibatch.
         """
         if self.micro_batch_size is not None:
             return self
         budget = 16_384 if device_type == "cuda" else 4_096
         most = max(1, budget // (max_turns * (2 * self.response_length + 64)))
-        size = self.mini_batch_size
+        size = self.mini_batch_size // processes
         best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
         return replace(self, micro_batch_size=best)
 

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from instructrec import processes
 from instructrec.policies.critic import Critic
 from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
 from instructrec.policies.tape import TokenStates
@@ -90,12 +91,12 @@ class Experience:
     """Set by the estimator."""
     returns_BT: Tensor | None = None
     """Set by the estimator."""
-    kept: list[TokenStates] = field(default_factory=list)
-    """States that decoding kept of every sequence; empty when the trainer computes its own."""
+    kept: dict[int, TokenStates] = field(default_factory=dict)
+    """States that decoding kept, by episode; empty when the trainer computes its own."""
     shared: int = 0
     """Tokens that all sequences begin with and that run once for all of them (P)."""
-    cut_states: list[Tensor] | None = None
-    """States that enter the first trained layer, (S_i, H) for each episode."""
+    cut_states: dict[int, Tensor] = field(default_factory=dict)
+    """States that enter the first trained layer, (S_i, H) by episode; empty where all train."""
     shared_cut_1PH: Tensor | None = None
     """The same of the shared tokens."""
 
@@ -109,7 +110,7 @@ class Experience:
 
     def cut(self, rows: Sequence[int]) -> CutStates | None:
         """Padded states at the cut for the given episodes, or None."""
-        if self.cut_states is None:
+        if not self.cut_states:
             return None
         return CutStates(pad_right([self.cut_states[i] for i in rows]), self.shared_cut_1PH)
 
@@ -139,8 +140,14 @@ class Experience:
         return int(self.action_mask_BT.sum())
 
 
-def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
-    """Turns a rollout into padded tensors; episodes that are not kept get an empty mask."""
+def tensors_of(rollout: Rollout, device: torch.device, first: int = 0) -> Experience:
+    """Turns a rollout into padded tensors; episodes that are not kept get an empty mask.
+
+    Args:
+        rollout: The episodes of all processes.
+        device: Where the policy lives.
+        first: The first of this process's episodes, of which decoding may have kept states.
+    """
     masks = [
         [ok and is_action for is_action in mask]
         for ok, mask in zip(rollout.kept, rollout.action_mask, strict=True)
@@ -169,7 +176,7 @@ def tensors_of(rollout: Rollout, device: torch.device) -> Experience:
         old_logprobs_BT=zeros_BT.clone(),
         values_BT=zeros_BT.clone(),
         final_values_B=zeros_BT[:, 0].clone(),
-        kept=[] if any(rollout.unfinished) else rollout.states,
+        kept={} if any(rollout.unfinished) else dict(enumerate(rollout.states, start=first)),
     )
 
 
@@ -179,12 +186,23 @@ def trainer_pass(
     trunk: Trunk,
     critic: Critic,
     reference: Reference | None,
+    rows: Sequence[int],
     *,
     temperature: float,
     micro_batch_size: int,
     autocast: AbstractContextManager[None],
 ) -> float:
     """Fills in old log-probs, values, reference log-probs and the states at the cut.
+
+    Args:
+        experience: The episodes of all processes.
+        trunk: The policy's trunk.
+        critic: The critic.
+        reference: The policy that the KL pulls towards, if there is one.
+        rows: Episodes that this process passes over; the states at the cut are of these alone.
+        temperature: Of the sampling.
+        micro_batch_size: Episodes in one forward pass.
+        autocast: Context of the forward passes.
 
     Returns:
         Mean entropy of the policy over the action tokens (nats).
@@ -198,36 +216,38 @@ def trainer_pass(
     if experience.kept and trunk.num_frozen:
         _cut_kept_states(experience)
     entropy_sum = 0.0
-    for rows in _by_length(experience, range(len(experience.sequences)), micro_batch_size):
-        packed = experience.pack(rows)
+    for batch in _by_length(experience, rows, micro_batch_size):
+        packed = experience.pack(batch)
         with autocast:
             if experience.kept:
-                states_NH, cut = _kept_states(experience, rows), experience.cut(rows)
+                states_NH, cut = _kept_states(experience, batch), experience.cut(batch)
             else:
                 final_BSH, cut = trunk.full(packed.ids_BL, packed.shared)
                 states_NH = packed.states(final_BSH)
-                _final_values(experience, critic, rows, final_BSH, packed.ids_BL)
-                _keep_cut(experience, rows, cut)
+                _final_values(experience, critic, batch, final_BSH, packed.ids_BL)
+                _keep_cut(experience, batch, cut)
             logprobs_N, entropy_N = trunk.token_logprobs(states_NH, packed.tokens_N, temperature)
             values_N = critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
             if reference is not None:
                 assert experience.ref_logprobs_BT is not None
                 ref_N = reference.logprobs(packed, cut)
-                _scatter(experience.ref_logprobs_BT, mask_BT, rows, ref_N)
-        _scatter(experience.old_logprobs_BT, mask_BT, rows, logprobs_N)
-        _scatter(experience.values_BT, mask_BT, rows, values_N)
+                _scatter(experience.ref_logprobs_BT, mask_BT, batch, ref_N)
+        _scatter(experience.old_logprobs_BT, mask_BT, batch, logprobs_N)
+        _scatter(experience.values_BT, mask_BT, batch, values_N)
         entropy_sum += float(entropy_N.sum())
-    experience.kept = []  # large, and not needed any more
-    return entropy_sum / max(experience.num_tokens, 1)
+    experience.kept = {}  # large, and not needed any more
+    # Each process has filled in its own rows, and the others' are 0: the sum is the union.
+    filled = [experience.old_logprobs_BT, experience.values_BT, experience.final_values_B]
+    if experience.ref_logprobs_BT is not None:
+        filled.append(experience.ref_logprobs_BT)
+    processes.sum_(filled)
+    return sum(processes.gather(entropy_sum)) / max(experience.num_tokens, 1)
 
 
 def _keep_cut(experience: Experience, rows: list[int], cut: CutStates | None) -> None:
     """Takes down the states at the cut of some rows."""
     if cut is None:
         return
-    if experience.cut_states is None:
-        nothing = cut.own_BSH.new_empty(0)
-        experience.cut_states = [nothing] * len(experience.sequences)
     experience.shared_cut_1PH = cut.shared_1PH
     for place, i in enumerate(rows):
         own = len(experience.sequences[i]) - experience.shared
@@ -239,12 +259,12 @@ def _cut_kept_states(experience: Experience) -> None:
 
     They end one token earlier than those of a pass: nothing is predicted from the last one.
     """
-    entering = [states.entering_TH for states in experience.kept]
     shared = experience.shared
-    experience.cut_states = [each[shared:] for each in entering if each is not None]
-    assert len(experience.cut_states) == len(entering), "decoding kept the states at the cut"
-    if shared and entering[0] is not None:
-        experience.shared_cut_1PH = entering[0][None, :shared]
+    for i, states in experience.kept.items():
+        assert states.entering_TH is not None, "decoding kept the states at the cut"
+        experience.cut_states[i] = states.entering_TH[shared:]
+        if shared:
+            experience.shared_cut_1PH = states.entering_TH[None, :shared]
 
 
 def _kept_states(experience: Experience, rows: list[int]) -> Tensor:
@@ -272,6 +292,7 @@ def _final_values(
 
 def minibatches(
     experience: Experience,
+    rows: Sequence[int],
     num_mini_batches: int,
     micro_batch_size: int,
     generator: torch.Generator,
@@ -280,11 +301,18 @@ def minibatches(
 
     Within a minibatch, episodes of similar length share a micro-batch: that saves padding and
     changes nothing, because every token has the same weight wherever it stands.
+
+    Args:
+        experience: The rollout.
+        rows: Episodes that this process trains on.
+        num_mini_batches: Must divide their number.
+        micro_batch_size: Must divide the size of a minibatch.
+        generator: Source of the shuffle.
     """
-    size = len(experience.sequences)
+    size = len(rows)
     order = torch.randperm(size, generator=generator).tolist()
     for start in range(0, size, size // num_mini_batches):
-        chosen = order[start : start + size // num_mini_batches]
+        chosen = [rows[i] for i in order[start : start + size // num_mini_batches]]
         yield from _by_length(experience, chosen, micro_batch_size)
 
 

@@ -16,29 +16,31 @@ import torch
 from torch import Tensor
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import ConfigError, NumericsError
+from instructrec.errors import NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
+from instructrec.processes import agree_any, broadcast, on_main, world_size
 from instructrec.rl import reporting, training_state
 from instructrec.rl.adaptive import AdaptiveCoefficient
-from instructrec.rl.checkpoint import (
-    Snapshot,
-    checkpoint_path,
-    prune_checkpoints,
-    read_checkpoint,
-    write_checkpoint,
-)
+from instructrec.rl.checkpoint import Snapshot
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.losses import LossSettings, ppo_loss
-from instructrec.rl.monitors import Monitors
+from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.reference import make_reference
 from instructrec.rl.reuse import DecodingReuse
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
+from instructrec.rl.sharing import (
+    check_sharing,
+    own_rows,
+    read_shared,
+    seed_own_draws,
+    share_start,
+)
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
 
 
@@ -71,7 +73,7 @@ class PPOTrainer(RolloutTrainer):
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
         self.monitors = Monitors(config)
-        self.shuffler = torch.Generator().manual_seed(seed)
+        self.shuffler = seed_own_draws(policy, seed)
         with tempfile.TemporaryDirectory() as unused_dir:
             settings = trl_settings(
                 config,
@@ -82,6 +84,7 @@ class PPOTrainer(RolloutTrainer):
                 output_dir=Path(unused_dir),
             )
         critic = self.make_critic(policy, config)
+        share_start(policy, [policy.model, critic])
         per_update = config.episodes_per_update // config.num_generations
         first, last = self.progress.update * per_update, config.num_updates * per_update
         order = [
@@ -127,20 +130,22 @@ class PPOTrainer(RolloutTrainer):
 
         # Step 1: the current policy answers one instruction per episode; one call scores them all.
         self.policy.sync()
+        self.rows = own_rows(config.episodes_per_update)
         if self.prompt_filter is not None:
-            indices = self.prompt_filter.choose(len(indices), config.num_generations)
+            chosen = self.prompt_filter.choose(config.episodes_per_update, config.num_generations)
+            indices = chosen[self.rows.start : self.rows.stop]
         rewards = self.env.reward.at_update(self.progress.update + 1)
         with rewarded_by(self.env, rewards), self.reuse.keeping():
             self.rollout = collect(self.policy, self.env, indices, config)
         self.weights = rewards.weights
         if self.prompt_filter is not None:
-            self.prompt_filter.observe(indices, self.rollout.returns)
+            self.prompt_filter.observe(chosen, self.rollout.returns)
         assert self.rollout.rewards is not None
         score_seconds = sum(self.rollout.rewards.seconds.values())
         clock.lap("time/rollout_s")
 
         # Step 2: log-probs, values and reference log-probs before the first step.
-        self.experience = tensors_of(self.rollout, self.policy.device)
+        self.experience = tensors_of(self.rollout, self.policy.device, self.rows.start)
         self.reuse.begin(self.experience)
         self.rollout.states = []  # large, and the experience has them
         entropy = trainer_pass(
@@ -148,6 +153,7 @@ class PPOTrainer(RolloutTrainer):
             self.trunk,
             self.critic,
             self.reference,
+            self.rows,
             temperature=config.temperature,
             micro_batch_size=config.micro_batch_size,
             autocast=self.policy.autocast(),
@@ -167,7 +173,11 @@ class PPOTrainer(RolloutTrainer):
         self.normaliser = self.weighted_tokens() / config.num_mini_batches
         for _ in range(config.num_ppo_epochs):
             yield from minibatches(
-                self.experience, config.num_mini_batches, config.micro_batch_size, self.shuffler
+                self.experience,
+                self.rows,
+                config.num_mini_batches,
+                config.micro_batch_size,
+                self.shuffler,
             )
 
     def micro_batch_loss(self, micro_batch: list[int]) -> Tensor:
@@ -195,17 +205,16 @@ class PPOTrainer(RolloutTrainer):
         if not self.steps_taken:
             self.reuse.compare(self.experience, rows, logprobs_N)
         loss, stats = self.loss(rows, logprobs_N, values_N, entropy_N)
-        self.stats.add(stats)
         self.minibatch.add(stats)
         return loss
 
     def may_step(self) -> bool:
         """Stops the update, before the step, once the policy is too far from the rollout's."""
-        kl, self.minibatch = self.minibatch.approx_kl(), reporting.LossStats()
-        target = self.config.target_kl
-        self.stopped_early |= target is not None and kl > target
-        self.steps_taken += not self.stopped_early
-        return not self.stopped_early
+        minibatch, self.minibatch = self.minibatch.over_processes(), reporting.LossStats()
+        self.stats.add(minibatch.sums)
+        may_step = self.is_worth_a_step(minibatch)
+        self.steps_taken += may_step
+        return may_step
 
     def end_update(self) -> bool:
         """Step 5: evaluate, checkpoint, report; returns whether training stops here."""
@@ -215,13 +224,14 @@ class PPOTrainer(RolloutTrainer):
         metrics = self._update_metrics()
         self._adapt(metrics)
         last = update == config.num_updates
-        interrupted = self.hooks.should_stop() and not last
+        interrupted = agree_any(self.hooks.should_stop()) and not last
         if self.hooks.evaluate is not None and (
             last or (config.eval_every and update % config.eval_every == 0)
         ):
             self.policy.sync()
-            metrics |= self.hooks.evaluate()
-            self.progress.note_score(self._score(metrics))
+            evaluated = broadcast(on_main(self.hooks.evaluate))
+            metrics |= evaluated or {}
+            self.progress.note_score(self.hooks.score(metrics))
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = self.monitors.check(metrics)
@@ -229,11 +239,9 @@ class PPOTrainer(RolloutTrainer):
         is_best = self.progress.best_update == update
         saving = last or interrupted or early or is_best or broken is not None
         if saving or (config.save_every and update % config.save_every == 0):
-            self._write_checkpoint()
+            training_state.save(self)
         metrics["time/total_s"] = self.clock.total()
-        self.hooks.on_update(metrics, self.rollout.rows(update))
-        for alarm in alarms:
-            self.hooks.on_warning(alarm.message)
+        on_main(lambda: self._report(metrics, alarms))
         if broken is not None:
             raise NumericsError(broken.message)
         if interrupted:
@@ -250,6 +258,12 @@ class PPOTrainer(RolloutTrainer):
             **estimate_advantages(self.experience, self.config, self.kl_weight.coef),
             **reporting.kl_metrics(self.experience, self.kl_weight.coef),
         }
+
+    def is_worth_a_step(self, minibatch: reporting.LossStats) -> bool:
+        """Whether to step with the gradient of a minibatch, whose sums over the loss these are."""
+        target = self.config.target_kl
+        self.stopped_early |= target is not None and minibatch.approx_kl() > target
+        return not self.stopped_early
 
     def weighted_tokens(self) -> float:
         """Action tokens behind one epoch, by which losses are divided."""
@@ -312,22 +326,10 @@ class PPOTrainer(RolloutTrainer):
             **laps,
         }
 
-    def _score(self, metrics: dict[str, float]) -> float:
-        score = metrics.get(self.hooks.best_metric)
-        if score is None:
-            raise ConfigError(
-                f"the evaluation reports no {self.hooks.best_metric!r}, by which the best update "
-                f"is chosen. It reports: {', '.join(sorted(metrics))}."
-            )
-        return score
-
-    def _write_checkpoint(self) -> None:
-        if self.checkpoint_dir is None:
-            return
-        folder = checkpoint_path(self.checkpoint_dir, self.progress.update)
-        write_checkpoint(folder, training_state.capture(self))
-        spared = self.progress.best_update or None
-        prune_checkpoints(self.checkpoint_dir, self.config.keep_checkpoints, spared)
+    def _report(self, metrics: dict[str, float], alarms: list[Alarm]) -> None:
+        self.hooks.on_update(metrics, self.rollout.rows(self.progress.update))
+        for alarm in alarms:
+            self.hooks.on_warning(alarm.message)
 
 
 def train_ppo(
@@ -347,11 +349,16 @@ def train_ppo(
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
+    Inside of ``instructrec.processes.joined`` several processes train one policy: each calls this
+    with the same arguments and ends with the same weights; the main one calls ``on_update``,
+    ``evaluate`` and ``on_warning`` and writes the checkpoints.
+
     Args:
         policy: The policy as it starts, on a resumed run too: the KL reference is a copy of this
             state. It ends with the weights of the best evaluation when there are evaluations and
             a checkpoint folder, else with the last ones.
-        env: Vector environment of ``config.episodes_per_update`` episodes, autoreset DISABLED.
+        env: Vector environment of this process's share of ``config.episodes_per_update``
+            episodes, autoreset DISABLED.
         config: Settings.
         seed: Seed of the instruction order and of the shuffles.
         on_update: Called after each update.
@@ -360,41 +367,31 @@ def train_ppo(
         best_metric: The evaluation's key that chooses the best update (larger is better).
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.
-        should_stop: Asked after each update; True ends the run behind a checkpoint.
+        should_stop: Asked after each update; True in any process ends the run behind a checkpoint.
         on_warning: Called with a sentence when something looks wrong.
         kind: The trainer; a subclass learns in another way from the same rollouts.
 
     Raises:
+        ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
         DataError: The task has fewer instructions than one rollout has episodes.
         NumericsError: A gradient is not finite, or a monitor stopped the run.
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
+    check_sharing(config, env.reward)
     config.check_task(len(env.task), env.task.columns)
-    config = config.with_micro_batch_size(policy.device.type, env.max_turns)
+    config = config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
     resume = None
     if resume_from is not None:
-        resume = read_checkpoint(resume_from)
+        resume = read_shared(resume_from)
         training_state.check_compatible(resume, config)
         if resume.state["progress"]["update"] >= config.num_updates:
             training_state.load_weights(policy, resume)
-            return _conclude(
-                policy, Progress(**resume.state["progress"]), "finished", checkpoint_dir
-            )
+            progress = Progress(**resume.state["progress"])
+            return training_state.conclude(policy, progress, "finished", checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
     trainer = kind(
         policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume
     )
     trainer.train()
-    return _conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
-
-
-def _conclude(
-    policy: CausalLMPolicy, progress: Progress, stopped: Stopped, checkpoint_dir: Path | None
-) -> TrainingResult:
-    """Leaves the best weights in the policy, where they are known and the run is over."""
-    best = progress.best_update or progress.update
-    if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
-        training_state.load_weights(policy, read_checkpoint(checkpoint_path(checkpoint_dir, best)))
-    policy.sync()
-    return TrainingResult(progress.update, best, progress.best_score, stopped)
+    return training_state.conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from instructrec import processes
 from instructrec.policies.base import StopReason
 from instructrec.rl.experience import Experience
 from instructrec.rl.kl import k1
@@ -22,10 +23,17 @@ class LossStats:
 
     sums: dict[str, float] = field(default_factory=dict)
 
-    def add(self, stats: Mapping[str, Tensor]) -> None:
-        """Adds one micro-batch."""
+    def add(self, stats: Mapping[str, Tensor | float]) -> None:
+        """Adds one micro-batch, or the sums of a minibatch."""
         for name, value in stats.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
+
+    def over_processes(self) -> LossStats:
+        """The same sums over all processes."""
+        total = LossStats()
+        for sums in processes.gather(self.sums):
+            total.add(sums)
+        return total
 
     def approx_kl(self) -> float:
         """Mean k3 between the rollout's policy and the present one (nats per token)."""

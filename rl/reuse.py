@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from instructrec import processes
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.drift import Drift, measure_drift
@@ -58,17 +59,15 @@ class DecodingReuse:
             self._pairs.append((sampler_N, logprobs_N.detach().float()))
 
     def end(self) -> dict[str, float]:
-        """Judges the update; returns its metrics."""
+        """Judges the update, by the tokens of all processes; returns its metrics."""
         metrics = {"rollout/reused": float(self._used)}
-        if self._pairs:
-            drift = self._drift()
+        own = [(sampler_N.cpu(), trainer_N.cpu()) for sampler_N, trainer_N in self._pairs]
+        pairs = [pair for of_process in processes.gather(own) for pair in of_process]
+        if pairs:
+            drift = _drift(pairs)
             self.trusted = drift.mean <= LIMIT
             metrics |= {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
         return metrics
-
-    def _drift(self) -> Drift:
-        sampler_N, trainer_N = (torch.cat(side) for side in zip(*self._pairs, strict=True))
-        return measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))
 
     def state_dict(self) -> dict[str, Any]:
         """Whether the engine is still trusted."""
@@ -77,3 +76,8 @@ class DecodingReuse:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
         self.trusted = state["trusted"]
+
+
+def _drift(pairs: Sequence[tuple[Tensor, Tensor]]) -> Drift:
+    sampler_N, trainer_N = (torch.cat(side) for side in zip(*pairs, strict=True))
+    return measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))

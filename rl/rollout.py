@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
 
+from instructrec import processes
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import DataError, RewardError
 from instructrec.policies.base import StopReason, TokenPolicy
@@ -61,7 +63,7 @@ class Rollout:
     returns: list[float] = field(default_factory=list)
     """What the environment paid in all turns together, without penalties; NaN if not scored."""
     states: list[TokenStates] = field(default_factory=list)
-    """Hidden states that decoding kept of every episode; empty when it kept none."""
+    """Hidden states that decoding kept of this process's episodes; empty when it kept none."""
 
     @property
     def totals(self) -> np.ndarray:
@@ -107,7 +109,7 @@ def collect(
     indices: Sequence[int],
     config: PPOConfig,
 ) -> Rollout:
-    """Plays one episode for each instruction index.
+    """Plays one episode for each instruction index of this process.
 
     While the environment does not end an episode, its observation is the next message of the
     user: it is appended as tokens behind the response as sampled, and the policy answers again.
@@ -120,10 +122,28 @@ def collect(
         indices: Instructions of ``env.task``; ``config.num_generations`` equal ones in a row.
         config: How responses are drawn, which rewards are believed, and what a cut response is.
 
+    Returns:
+        The episodes of all processes in their order; what is believed of rewards is decided on
+        them together.
+
     Raises:
         PolicyError: A prompt does not fit into the window, or the chat template forbids turns.
         RewardError: Too many rewards failed, one is out of all bounds, or no response is left.
     """
+    own = processes.together(lambda: _play(policy, env, indices, config))
+    states, own.states = own.states, []  # large, and of use to this process alone
+    rollout = _joined(processes.gather(own))
+    rollout.states = states
+    _agree_on_failures(env.reward)
+    _check(rollout, config)
+    _check_failing(env.reward.failing_batches, config)
+    return rollout
+
+
+def _play(
+    policy: TokenPolicy, env: InstructionVectorEnv, indices: Sequence[int], config: PPOConfig
+) -> Rollout:
+    """Plays the episodes of this process."""
     env.reset(options={"index": list(indices)})
     instructions = env.instructions
     sampling = Sampling(
@@ -132,8 +152,9 @@ def collect(
         stop_strings=config.stop_strings,
     )
     episodes, rewards = play(policy, env, sampling)
-    scored = _usable(rewards, [e.rewards for e in episodes], config)
-    _check_failing(env.reward.failing_batches, config)
+    scored = [bool(ok) for ok in rewards.valid]
+    cut = [StopReason.LENGTH in e.stop_reasons for e in episodes]
+    masks_cut = config.on_length == "mask"
     penalty = config.missing_eos_penalty or 0.0
     return Rollout(
         instruction_ids=[item.id for item in instructions],
@@ -150,7 +171,7 @@ def collect(
         scored=scored,
         groups=[i // config.num_generations for i in range(len(indices))],
         unfinished=[e.unfinished for e in episodes],
-        kept=_kept(scored, [StopReason.LENGTH in e.stop_reasons for e in episodes], config),
+        kept=[ok and not (masks_cut and is_cut) for ok, is_cut in zip(scored, cut, strict=True)],
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
@@ -168,16 +189,49 @@ def rewarded_by(env: InstructionVectorEnv, rewards: CombinedReward) -> Iterator[
         env.reward = own
 
 
-def _usable(
-    rewards: RewardBatch, turn_rewards: Sequence[Sequence[float]], config: PPOConfig
-) -> list[bool]:
-    """Which episodes may be trained on; refuses a batch that cannot be trusted.
+def _joined(parts: Sequence[Rollout]) -> Rollout:
+    """The rollouts of several processes as one; groups are numbered through."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    lists = {
+        f.name: [item for part in parts for item in getattr(part, f.name)]
+        for f in fields(Rollout)
+        if isinstance(getattr(first, f.name), list)
+    }
+    starts = accumulate((max(part.groups) + 1 for part in parts[:-1]), initial=0)
+    lists["groups"] = [
+        start + group for start, part in zip(starts, parts, strict=True) for group in part.groups
+    ]
+    return Rollout(**lists, rewards=RewardBatch.joined([_rewards_of(part) for part in parts]))
 
-    Args:
-        rewards: Of the last answers; an episode ends with the first answer that has none.
-        turn_rewards: What each turn of each episode earned.
-        config: What is tolerated.
-    """
+
+def _rewards_of(rollout: Rollout) -> RewardBatch:
+    assert rollout.rewards is not None, "a rollout that was played has rewards"
+    return rollout.rewards
+
+
+def _agree_on_failures(reward: CombinedReward) -> None:
+    """A batch in which a reward failed in one process counts in all."""
+    counts = processes.gather(reward.failing_batches)
+    for name, part in reward.parts.items():
+        part.failing_batches = max(of_process[name] for of_process in counts)
+
+
+def _check_failing(failing_batches: Mapping[str, int], config: PPOConfig) -> None:
+    """Refuses to go on with a reward that failed on some sample of too many batches in a row."""
+    for name, batches in failing_batches.items():
+        if config.max_error_batches and batches >= config.max_error_batches:
+            raise RewardError(
+                f"reward {name!r} failed on responses of {batches} batches in a row; "
+                f"ppo.max_error_batches = {config.max_error_batches}. The share of failures is in "
+                f"reward/{name}/error_frac. Mend the reward, or raise the limit (0: none)."
+            )
+
+
+def _check(rollout: Rollout, config: PPOConfig) -> None:
+    """Refuses a rollout whose rewards cannot be trusted, or of which nothing is left."""
+    rewards = _rewards_of(rollout)
     size, max_error_frac, max_reward = len(rewards), config.max_error_frac, config.max_reward
     failed = [i for i in range(size) if rewards.sample_status(i) == "failed"]
     if len(failed) > max_error_frac * size:
@@ -195,44 +249,23 @@ def _usable(
             f"ppo.max_error_frac = {max_error_frac} that is tolerated. First: {reason}. Mend the "
             "reward function, or raise the limit if these failures are expected."
         )
-    valid = np.asarray(rewards.valid, dtype=bool)
-    if not valid.any():
+    if not any(rollout.scored):
         raise RewardError(
             f"none of the {size} responses of this rollout got a reward (failed or not "
             "applicable), so there is nothing to learn from. Check the rewards' conditions."
         )
-    largest = max(abs(reward) for i in range(size) if valid[i] for reward in turn_rewards[i])
+    largest = max(abs(reward) for turns in rollout.turn_rewards for _, reward in turns)
     if not largest <= max_reward:
         raise RewardError(
             f"a reward of {largest:g} is beyond ppo.max_reward = {max_reward:g}; a single such "
             "number can destroy the policy. Rescale the reward, or raise the limit."
         )
-    return [bool(ok) for ok in valid]
-
-
-def _check_failing(failing_batches: Mapping[str, int], config: PPOConfig) -> None:
-    """Refuses to go on with a reward that failed on some sample of too many batches in a row."""
-    for name, batches in failing_batches.items():
-        if config.max_error_batches and batches >= config.max_error_batches:
-            raise RewardError(
-                f"reward {name!r} failed on responses of {batches} batches in a row; "
-                f"ppo.max_error_batches = {config.max_error_batches}. The share of failures is in "
-                f"reward/{name}/error_frac. Mend the reward, or raise the limit (0: none)."
-            )
-
-
-def _kept(scored: Sequence[bool], cut: Sequence[bool], config: PPOConfig) -> list[bool]:
-    """Which episodes are trained on: those with a score, without the cut ones on request."""
-    if config.on_length != "mask":
-        return list(scored)
-    kept = [ok and not is_cut for ok, is_cut in zip(scored, cut, strict=True)]
-    if not any(kept):
+    if not any(rollout.kept):
         raise RewardError(
-            f"all {len(kept)} responses of this rollout were cut at ppo.response_length = "
+            f"all {size} responses of this rollout were cut at ppo.response_length = "
             f"{config.response_length}, and ppo.on_length = 'mask' leaves them out: nothing is "
             "left to learn from. Allow longer responses, or take on_length = 'penalty'."
         )
-    return kept
 
 
 def instruction_order(num_instructions: int, seed: int, start: int, stop: int) -> list[int]:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from instructrec.errors import ConfigError
+
 OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
 """Receives the metrics of an update and its sample rows."""
 
@@ -55,6 +57,20 @@ class Hooks:
     best_metric: str
     should_stop: Callable[[], bool]
     on_warning: Callable[[str], None] = lambda _: None
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """The number by which the best update is chosen.
+
+        Raises:
+            ConfigError: The evaluation does not report it.
+        """
+        score = metrics.get(self.best_metric)
+        if score is None:
+            raise ConfigError(
+                f"the evaluation reports no {self.best_metric!r}, by which the best update is "
+                f"chosen. It reports: {', '.join(sorted(metrics))}."
+            )
+        return score
 
 
 class Clock:

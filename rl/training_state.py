@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from instructrec import processes
 from instructrec.errors import CheckpointError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.rl.checkpoint import Snapshot
+from instructrec.rl import sharing
+from instructrec.rl.checkpoint import (
+    Snapshot,
+    checkpoint_path,
+    prune_checkpoints,
+    write_checkpoint,
+)
 from instructrec.rl.config import MAY_CHANGE, PPOConfig
+from instructrec.rl.run_state import Progress, Stopped, TrainingResult
 
 if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
 
 
 def capture(trainer: PPOTrainer) -> Snapshot:
-    """Takes the trained weights, the critic, the optimizer, and all generator states."""
+    """Takes the trained weights, the critic, the optimizer, and all generator states.
+
+    Every process has to call it: the generators of all are kept.
+
+    Raises:
+        NumericsError: The processes no longer hold the same weights.
+    """
+    sharing.check_same_weights([trainer.policy.model, trainer.critic])
     tensors: dict[str, torch.Tensor] = {}
     tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy.model).items()}
     tensors |= {f"critic.{name}": p for name, p in _trained(trainer.critic).items()}
@@ -27,9 +43,11 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()
         }
-    tensors["generator.sampler"] = trainer.policy.generator_state()
-    tensors["generator.shuffler"] = trainer.shuffler.get_state()
+    own = (trainer.policy.generator_state(), trainer.shuffler.get_state())
+    for number, (sampler, shuffler) in enumerate(processes.gather(own)):
+        tensors |= {_of("sampler", number): sampler, _of("shuffler", number): shuffler}
     state = {
+        "processes": processes.world_size(),
         "progress": dataclasses.asdict(trainer.progress),
         "scheduler_step": trainer.lr_scheduler.last_epoch,
         "config": dataclasses.asdict(trainer.config),
@@ -60,8 +78,9 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
         trainer.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
     ):
         group["lr"] = base * factor(step)
-    trainer.policy.set_generator_state(tensors["generator.sampler"])
-    trainer.shuffler.set_state(tensors["generator.shuffler"])
+    number = processes.rank()
+    trainer.policy.set_generator_state(tensors[_of("sampler", number)])
+    trainer.shuffler.set_state(tensors[_of("shuffler", number)])
     trainer.env.reward.load_state_dict(snapshot.state["rewards"])
     trainer.kl_weight.coef = snapshot.state["coefficients"]["kl"]
     trainer.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
@@ -69,6 +88,31 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     trainer.reuse.load_state_dict(snapshot.state["reuse"])
     if trainer.prompt_filter is not None:
         trainer.prompt_filter.load_state_dict(snapshot.state["prompt_filter"])
+
+
+def save(trainer: PPOTrainer) -> None:
+    """Writes a checkpoint where the run keeps some, and deletes those that are no longer kept."""
+    directory, progress = trainer.checkpoint_dir, trainer.progress
+    if directory is None:
+        return
+    snapshot = capture(trainer)
+
+    def commit() -> None:
+        write_checkpoint(checkpoint_path(directory, progress.update), snapshot)
+        prune_checkpoints(directory, trainer.config.keep_checkpoints, progress.best_update or None)
+
+    processes.on_main(commit)
+
+
+def conclude(
+    policy: CausalLMPolicy, progress: Progress, stopped: Stopped, checkpoint_dir: Path | None
+) -> TrainingResult:
+    """Leaves the best weights in the policy, where they are known and the run is over."""
+    best = progress.best_update or progress.update
+    if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
+        load_weights(policy, sharing.read_shared(checkpoint_path(checkpoint_dir, best)))
+    policy.sync()
+    return TrainingResult(progress.update, best, progress.best_score, stopped)
 
 
 def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
@@ -97,8 +141,15 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
     """Refuses to continue a run with settings that would make it another run.
 
     Raises:
-        CheckpointError: A setting differs that shapes an update.
+        CheckpointError: A setting differs that shapes an update, or the number of processes.
     """
+    before, count = snapshot.state.get("processes", 1), processes.world_size()
+    if before != count:
+        raise CheckpointError(
+            f"the run was started with {before} process{'es' if before > 1 else ''} and this is "
+            f"{count}: each draws and shuffles by a generator of its own, so a resumed run keeps "
+            f"their number. Launch {before}, or start a new run from the policy of this one."
+        )
     saved, now = snapshot.state["config"], dataclasses.asdict(config)
     for name, value in now.items():
         before = saved.get(name)
@@ -108,6 +159,11 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
                 f"ppo.{name} = {value!r} but the run was started with {before!r}: a resumed run "
                 f"keeps its settings. Set ppo.{name} back, or start a new run."
             )
+
+
+def _of(generator: str, number: int) -> str:
+    """Name of a process's generator; the main one's is that of a run on its own."""
+    return f"generator.{generator}" + (f".{number}" if number else "")
 
 
 def _trained(module: nn.Module) -> dict[str, nn.Parameter]:

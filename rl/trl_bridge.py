@@ -8,7 +8,6 @@ list to what this module really uses and says which one an upstream release brok
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
+from instructrec import processes
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic
@@ -26,6 +26,7 @@ from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import base_causal_lm
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler, unwrapped
+from instructrec.rl.sharing import sum_gradients
 
 with without_wandb_note():
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
@@ -51,24 +52,24 @@ def trl_settings(
 
     Args:
         config: Settings of the algorithm.
-        micro_batch_size: Episodes in one forward/backward.
+        micro_batch_size: Episodes in one forward/backward of one process.
         seed: Seed that TRL hands to its global generators.
         num_updates: Updates that this call will run.
         device: Where the policy lives.
         output_dir: A folder that TRL may name but does not write to.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    count = processes.world_size()
+    if processes.launched() != count:
         raise ConfigError(
-            f"WORLD_SIZE = {os.environ['WORLD_SIZE']}: expected one process, because gradients "
-            "of the critic are not shared between processes yet. Launch without torchrun or "
-            "accelerate launch."
+            f"WORLD_SIZE = {processes.launched()} but {count} process takes part: expected the "
+            "call inside of instructrec.processes.joined(), where the processes find each other."
         )
     with quiet_settings():
         settings = GRPOConfig(
             output_dir=str(output_dir),
             per_device_train_batch_size=micro_batch_size,
-            gradient_accumulation_steps=config.mini_batch_size // micro_batch_size,
-            steps_per_generation=config.episodes_per_update // micro_batch_size,
+            gradient_accumulation_steps=config.mini_batch_size // count // micro_batch_size,
+            steps_per_generation=config.episodes_per_update // count // micro_batch_size,
             num_iterations=config.num_ppo_epochs,
             num_generations=config.episodes_per_update,
             max_steps=num_updates * config.steps_per_update,
@@ -189,6 +190,9 @@ class RolloutTrainer(GRPOTrainer):
                 train_dataset=Dataset.from_dict({INDEX_COLUMN: list(order)}),
                 processing_class=policy.tokenizer,
             )
+        # Gradients are summed by us, critic included: wrapped for that, the model would only cost
+        # memory. Accelerate leaves alone what carries this mark.
+        policy.model._is_accelerate_prepared = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_UpdateBoundary(self))
@@ -233,9 +237,11 @@ class RolloutTrainer(GRPOTrainer):
         return self.micro_batch_loss(inputs["micro_batch"])
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clips policy and critic; a norm that is not finite stops the run."""
+        """Clips policy and critic, summed over the processes; a broken norm stops the run."""
+        policy, critic = self.trained_parameters()
+        sum_gradients([*policy, *critic])
         joint = self.config.critic == "shared"
-        norm = clip_gradients(*self.trained_parameters(), self.config.max_grad_norm, joint=joint)
+        norm = clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
         if not torch.isfinite(norm):
             raise NumericsError(
                 f"the gradient norm is {float(norm)}: expected a finite number. The weights are "

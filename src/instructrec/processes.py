@@ -1,0 +1,254 @@
+"""Several processes that train one policy: who this one is, and what they tell each other.
+
+A launcher (``torchrun``, ``accelerate launch``) starts the same command several times. Inside
+``joined`` the processes form a group; outside it, and without a launcher, there is one process and
+everything here is trivial. Process 0, the *main* one, is the only one that writes and speaks.
+Imports torch only inside its functions.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from instructrec.devices import pick_device
+from instructrec.errors import ConfigError, InstructRecError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=2)
+"""How long a process waits for another one, which may be evaluating."""
+BUCKET = 2**26
+"""Most numbers that one sum over the processes moves at once (256 MiB in float32)."""
+_OTHER_ENGINES = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+
+
+def launched() -> int:
+    """How many processes the launcher says that it started; 1 without a launcher."""
+    return int(os.environ.get("WORLD_SIZE") or 1)
+
+
+def refuse_several(what: str) -> None:
+    """Refuses to do something that only one process can do.
+
+    Raises:
+        ConfigError: A launcher started several processes.
+    """
+    if launched() > 1:
+        raise ConfigError(
+            f"{what} runs in one process, but WORLD_SIZE = {launched()}: expected a start without "
+            "torchrun or accelerate launch."
+        )
+
+
+@contextmanager
+def joined(device: str = "auto") -> Iterator[None]:
+    """Joins the processes that a launcher started; leaves them when the block ends.
+
+    An ``InstructRecError`` that ends the block is left to the main process to tell; the others
+    exit with its code and without a word.
+
+    Args:
+        device: The policy's device as configured: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: The launcher asks for an engine or a device that does not work with several
+            processes, or has not said which process this is.
+    """
+    if launched() == 1:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    _check_launch(device)
+    chosen = pick_device(device)
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        if is_main():
+            yield
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InstructRecError as error:
+        if is_main():
+            raise
+        raise SystemExit(error.exit_code) from error
+    finally:
+        dist.destroy_process_group()
+
+
+def _check_launch(device: str) -> None:
+    for variable, engine in _OTHER_ENGINES.items():
+        if os.environ.get(variable, "false").lower() in ("true", "1"):
+            raise ConfigError(
+                f"the launcher asks for {engine}: expected plain data parallelism, because the "
+                "critic and the rollouts live outside of the module that such an engine would "
+                "split up. Use distributed_type MULTI_GPU, with adapters (policy.train = 'lora') "
+                "where a model is too large for that."
+            )
+    missing = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if v not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE = {launched()} but {', '.join(missing)} is not set: expected the "
+            "variables that torchrun and accelerate launch set. Start with one of them, or unset "
+            "WORLD_SIZE."
+        )
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(
+            f"policy.device = {device!r} with {launched()} processes: expected auto, cpu or cuda, "
+            "by which every process takes a device of its own."
+        )
+
+
+def _dist() -> Any:
+    """``torch.distributed`` inside of a group, else None."""
+    if launched() == 1:
+        return None
+    import torch.distributed as dist
+
+    return dist if dist.is_available() and dist.is_initialized() else None
+
+
+def rank() -> int:
+    """Number of this process, from 0."""
+    dist = _dist()
+    return dist.get_rank() if dist else 0
+
+
+def world_size() -> int:
+    """Number of processes."""
+    dist = _dist()
+    return dist.get_world_size() if dist else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes and speaks."""
+    return rank() == 0
+
+
+def gather(value: T) -> list[T]:
+    """Every process's value, by their numbers, for every process (pickled)."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    _dist().all_gather_object(values, value)
+    return values
+
+
+def broadcast(value: T) -> T:
+    """The main process's value, for every process (pickled); the others' values are ignored."""
+    if world_size() == 1:
+        return value
+    values = [value]
+    _dist().broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def agree_any(flag: bool) -> bool:
+    """Whether the flag is true for any process."""
+    return any(gather(flag))
+
+
+def together(work: Callable[[], T]) -> T:
+    """Runs the work in every process; returns this process's result.
+
+    Where one process raises, all raise, so that none waits for what never comes: the failing
+    process its own error, the others one of the same class that names the process.
+
+    Raises:
+        InstructRecError: An error of ours in any process, by its own class.
+        RuntimeError: Any other error in another process.
+    """
+    if world_size() == 1:
+        return work()
+    result: T | None = None
+    own: BaseException | None = None
+    try:
+        result = work()
+    except (Exception, KeyboardInterrupt) as error:
+        own = error
+    failures = gather(None if own is None else _portable(own))
+    if own is not None:
+        raise own
+    for number, failure in enumerate(failures):
+        if failure is not None:
+            kind, message = failure
+            raise kind(f"{message} (process {number} of {world_size()})")
+    return cast("T", result)
+
+
+def on_main(work: Callable[[], T]) -> T | None:
+    """Runs the work in the main process alone; where it raises, all raise.
+
+    Returns:
+        The result in the main process, None in the others.
+
+    Raises:
+        InstructRecError: See ``together``.
+        RuntimeError: See ``together``.
+    """
+    return together(lambda: work() if is_main() else None)
+
+
+def _portable(error: BaseException) -> tuple[type[BaseException], str]:
+    """Class and message of an error, as another process can raise it."""
+    if isinstance(error, InstructRecError | KeyboardInterrupt):
+        return type(error), str(error)
+    return RuntimeError, f"{type(error).__name__}: {error}"
+
+
+def sum_(tensors: Sequence[torch.Tensor]) -> None:
+    """Adds tensors up over the processes, in place, in few large pieces.
+
+    Args:
+        tensors: Of one dtype, on one device, and of equal shapes in every process.
+    """
+    if world_size() == 1:
+        return
+    import torch
+
+    bucket: list[torch.Tensor] = []
+    for i, tensor in enumerate(tensors):
+        bucket.append(tensor)
+        if i + 1 == len(tensors) or sum(t.numel() for t in bucket) >= BUCKET:
+            flat = torch.cat([t.reshape(-1) for t in bucket])
+            _dist().all_reduce(flat)
+            for t, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
+                t.copy_(part.view_as(t))
+            bucket = []
+
+
+def broadcast_(tensors: Sequence[torch.Tensor]) -> None:
+    """Overwrites tensors with those of the main process."""
+    for tensor in tensors if world_size() > 1 else ():
+        _dist().broadcast(tensor, src=0)
+
+
+def broadcast_tensors(tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:
+    """The main process's named tensors, for every process, without pickling them whole."""
+    import torch
+
+    held = dict(tensors or {})
+    shapes = broadcast({name: (t.shape, t.dtype) for name, t in held.items()})
+    for name, (shape, dtype) in shapes.items():
+        tensor = held[name].contiguous() if is_main() else torch.empty(shape, dtype=dtype)
+        broadcast_([tensor])
+        held[name] = tensor
+    return held
