@@ -29,6 +29,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
+from instructrec import processes
 from instructrec.errors import CheckpointError, RunInterrupted
 from instructrec.experiments import machine
 from instructrec.experiments.jsonl import (
@@ -117,6 +118,7 @@ class RunFolder:
             "git_commit": machine.git_commit(),
             "machine": machine.machine_info(),
             "command": machine.command_line(command),
+            "processes": processes.world_size(),
             "finished": None,
             "status": "running",
         }

@@ -37,7 +37,6 @@ from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, 
 from instructrec.rl.sharing import (
     check_sharing,
     own_rows,
-    read_shared,
     seed_own_draws,
     share_start,
 )
@@ -349,9 +348,8 @@ def train_ppo(
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
-    Inside of ``instructrec.processes.joined`` several processes train one policy: each calls this
-    with the same arguments and ends with the same weights; the main one calls ``on_update``,
-    ``evaluate`` and ``on_warning`` and writes the checkpoints.
+    Inside of ``instructrec.processes.joined`` several processes train one policy: all call this
+    alike and end with the same weights; the main one alone evaluates, reports and writes.
 
     Args:
         policy: The policy as it starts, on a resumed run too: the KL reference is a copy of this
@@ -381,14 +379,11 @@ def train_ppo(
     check_sharing(config, env.reward)
     config.check_task(len(env.task), env.task.columns)
     config = config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
-    resume = None
-    if resume_from is not None:
-        resume = read_shared(resume_from)
-        training_state.check_compatible(resume, config)
-        if resume.state["progress"]["update"] >= config.num_updates:
-            training_state.load_weights(policy, resume)
-            progress = Progress(**resume.state["progress"])
-            return training_state.conclude(policy, progress, "finished", checkpoint_dir)
+    resume = training_state.read(resume_from, config) if resume_from is not None else None
+    if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
+        training_state.load_weights(policy, resume)
+        progress = Progress(**resume.state["progress"])
+        return training_state.conclude(policy, progress, "finished", checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
     trainer = kind(
         policy, env, config, seed=seed, hooks=hooks, checkpoint_dir=checkpoint_dir, resume=resume

@@ -60,6 +60,17 @@ def capture(trainer: PPOTrainer) -> Snapshot:
     return Snapshot(tensors, state)
 
 
+def read(folder: Path, config: PPOConfig) -> Snapshot:
+    """Reads the checkpoint that a run of these settings goes on from.
+
+    Raises:
+        CheckpointError: It cannot be read, or belongs to another run.
+    """
+    snapshot = sharing.read_shared(folder)
+    check_compatible(snapshot, config)
+    return snapshot
+
+
 def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     """Puts everything back; the trainer then goes on as if it had never stopped."""
     load_weights(trainer.policy, snapshot)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -27,6 +27,7 @@ PATIENCE = timedelta(hours=2)
 """How long a process waits for another one, which may be evaluating."""
 BUCKET = 2**26
 """Most numbers that one sum over the processes moves at once (256 MiB in float32)."""
+_TOLD = "the main process has ended"
 _OTHER_ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -55,10 +56,10 @@ def refuse_several(what: str) -> None:
 
 @contextmanager
 def joined(device: str = "auto") -> Iterator[None]:
-    """Joins the processes that a launcher started; leaves them when the block ends.
+    """Joins the processes that a launcher started, if it did; leaves them when the block ends.
 
-    An ``InstructRecError`` that ends the block is left to the main process to tell; the others
-    exit with its code and without a word.
+    Inside of a group already, nothing happens. An ``InstructRecError`` that ends the block is left
+    to the main process to tell; the others exit with its code and without a word.
 
     Args:
         device: The policy's device as configured: ``auto``, ``cpu`` or ``cuda``.
@@ -67,43 +68,62 @@ def joined(device: str = "auto") -> Iterator[None]:
         ConfigError: The launcher asks for an engine or a device that does not work with several
             processes, or has not said which process this is.
     """
-    if launched() == 1:
+    _check_launch(device)
+    if launched() == 1 or _dist():
         yield
         return
     import torch
     import torch.distributed as dist
 
-    _check_launch(device)
     chosen = pick_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
+    store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
+    dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
     try:
-        if is_main():
+        if number == 0:
             yield
-            return
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
     except InstructRecError as error:
-        if is_main():
+        if number == 0:
             raise
+        # A launcher ends all as soon as one has ended: the main one shall have told its story.
+        with suppress(RuntimeError):
+            store.wait([_TOLD], PATIENCE)
         raise SystemExit(error.exit_code) from error
     finally:
+        if number == 0:
+            with suppress(RuntimeError):
+                store.set(_TOLD, "")
         dist.destroy_process_group()
 
 
 def _check_launch(device: str) -> None:
+    """Refuses launches that would not do what they seem to."""
+    environment = os.environ
+    on_cpu = environment.get("ACCELERATE_USE_CPU", "false").lower() == "true"
+    if on_cpu and "MASTER_ADDR" in environment and "RANK" not in environment:
+        raise ConfigError(
+            "accelerate launch was asked for several processes on the CPU and has started a single "
+            "one: expected RANK and WORLD_SIZE, which it sets under MPI only. Launch with "
+            "--multi_gpu instead of --cpu (that is its name for torchrun, no GPU is needed), or "
+            "with torchrun --nproc-per-node 2."
+        )
+    if launched() == 1:
+        return
     for variable, engine in _OTHER_ENGINES.items():
-        if os.environ.get(variable, "false").lower() in ("true", "1"):
+        if environment.get(variable, "false").lower() in ("true", "1"):
             raise ConfigError(
                 f"the launcher asks for {engine}: expected plain data parallelism, because the "
                 "critic and the rollouts live outside of the module that such an engine would "
                 "split up. Use distributed_type MULTI_GPU, with adapters (policy.train = 'lora') "
                 "where a model is too large for that."
             )
-    missing = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if v not in os.environ]
+    missing = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if v not in environment]
     if missing:
         raise ConfigError(
             f"WORLD_SIZE = {launched()} but {', '.join(missing)} is not set: expected the "

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from instructrec import processes
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
@@ -51,7 +52,7 @@ class Toy:
     def env(self, config, reward=early_letters):
         """The environment of one rollout."""
         return InstructionVectorEnv(
-            config.episodes_per_update,
+            config.episodes_per_update // processes.world_size(),
             task=self.task,
             split="all",
             reward=reward,

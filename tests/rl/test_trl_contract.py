@@ -12,6 +12,7 @@ import transformers
 import trl
 from trl import GRPOConfig, GRPOTrainer, SFTTrainer
 
+from instructrec import processes
 from instructrec.rl import trl_bridge
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.optim import learning_rate_factor
@@ -123,9 +124,10 @@ def test_settings_leave_to_trl_only_what_it_shall_do(tmp_path):
     assert str(settings.save_strategy) == "SaveStrategy.NO"
 
 
-def test_several_processes_are_refused(monkeypatch, tmp_path):
+def test_processes_that_have_not_found_each_other_are_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(trl_bridge.ConfigError, match="expected one process"):
+    monkeypatch.setattr(processes, "world_size", lambda: 1)
+    with pytest.raises(trl_bridge.ConfigError, match="expected the call inside of"):
         trl_bridge.trl_settings(
             PPOConfig(),
             micro_batch_size=8,
@@ -134,6 +136,19 @@ def test_several_processes_are_refused(monkeypatch, tmp_path):
             device=torch.device("cpu"),
             output_dir=tmp_path,
         )
+
+
+def test_the_model_is_not_wrapped_to_reduce_gradients_a_second_time(toy, in_two_processes):
+    config = dataclasses.replace(toy.fast, num_updates=1)
+
+    class Looking(PPOTrainer):
+        def end_update(self):
+            assert self.accelerator.num_processes == 2, VERSIONS
+            assert self.model_wrapped is self.policy.model, f"{VERSIONS} wraps the model"
+            return super().end_update()
+
+    results = in_two_processes(lambda: toy.train(config, kind=Looking)[1].updates)
+    assert results == [1, 1], VERSIONS
 
 
 def test_learning_rate_factor_by_hand():
