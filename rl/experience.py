@@ -236,12 +236,16 @@ def trainer_pass(
         _scatter(experience.values_BT, mask_BT, batch, values_N)
         entropy_sum += float(entropy_N.sum())
     experience.kept = {}  # large, and not needed any more
-    # Each process has filled in its own rows, and the others' are 0: the sum is the union.
+    _take_from_others(experience)
+    return sum(processes.gather(entropy_sum)) / max(experience.num_tokens, 1)
+
+
+def _take_from_others(experience: Experience) -> None:
+    """Fills in the rows of the other processes, which are 0 here as ours are there."""
     filled = [experience.old_logprobs_BT, experience.values_BT, experience.final_values_B]
     if experience.ref_logprobs_BT is not None:
         filled.append(experience.ref_logprobs_BT)
     processes.sum_(filled)
-    return sum(processes.gather(entropy_sum)) / max(experience.num_tokens, 1)
 
 
 def _keep_cut(experience: Experience, rows: list[int], cut: CutStates | None) -> None:

@@ -16,7 +16,11 @@ from instructrec.rl.ppo import PPOTrainer
 from instructrec.rl.raft import RaftTrainer
 from instructrec.rl.rollout import instruction_order
 
-SETTINGS = {"full": {}, "lora": {"train": "lora"}}
+SETTINGS = {
+    "full": {},
+    "lora": {"train": "lora"},
+    "last_layers": {"train": "last_layers", "num_layers": 1},
+}
 
 
 class Scripted:
@@ -184,6 +188,7 @@ def test_two_processes_resume_bit_for_bit(toy, in_two_processes, tmp_path, name)
     for resumed, straight in zip(tail, whole, strict=True):
         assert resumed[0] == straight[0] and torch.equal(resumed[1], straight[1])
     assert not torch.equal(whole[0][1], whole[1][1])
+    assert all(metrics["rollout/reused"] == 1 for metrics in whole[0][3])
     with pytest.raises(CheckpointError, match="started with 2 processes and this is 1"):
         toy.train(config, resume_from=tmp_path / "update-000002")
 
