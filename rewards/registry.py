@@ -50,6 +50,7 @@ _QUALITIES = {
     "refusal": "style:refusal",
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
+    "constraints": "constraints:constraints",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {
