@@ -51,6 +51,7 @@ _QUALITIES = {
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
     "constraints": "constraints:constraints",
+    "math_verify": "maths:MathVerify",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from instructrec.rewards import FailedScore, Status
+
 
 async def half(completions, **columns):
-    return [0.5 for _ in completions]
+    """Fails on every second response, which TRL leaves out of its mean."""
+    failed = FailedScore(Status.TIMEOUT, "late")
+    return [failed if i % 2 else 0.5 for i, _ in enumerate(completions)]
 
 
 @pytest.mark.slow
@@ -60,4 +64,4 @@ def test_a_grpo_trainer_of_trl_trains_on_our_rewards(tmp_path):
     assert log["rewards/half/mean"] == 0.5
     assert 0 < exact < 1
     assert overlap == exact  # of one word, both ask whether it is the right one
-    assert log["reward"] == pytest.approx(exact + overlap + 0.5)
+    assert log["reward"] == pytest.approx(exact + overlap + 0.25)
