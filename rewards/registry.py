@@ -52,6 +52,7 @@ _QUALITIES = {
     "language": "language:Language",
     "constraints": "constraints:constraints",
     "math_verify": "maths:MathVerify",
+    "embedding_similarity": "embedding:EmbeddingSimilarity",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {
@@ -59,6 +60,12 @@ _BUILTINS = {
         name: RewardInfo(name, f"instructrec.rewards.{place}", range=(0.0, 1.0))
         for name, place in _QUALITIES.items()
     },
+    "classifier": RewardInfo(
+        "classifier",
+        "instructrec.rewards.classifier:ClassifierReward",
+        range=(0.0, 1.0),
+        format="chat",
+    ),
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)
