@@ -53,6 +53,7 @@ _QUALITIES = {
     "constraints": "constraints:constraints",
     "math_verify": "maths:MathVerify",
     "embedding_similarity": "embedding:EmbeddingSimilarity",
+    "llm_judge": "judge:LLMJudge",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {

@@ -30,7 +30,7 @@ def test_its_python_runs_and_prints_what_it_says(capsys):
 
 
 def test_its_config_makes_rewards():
-    (config,) = blocks("yaml")
+    config, _ = blocks("yaml")
     rewards = make_rewards(yaml.safe_load(config)["rewards"])
     assert rewards.weights == {"exact_match": 1.0, "format": 1.0, "loose": 0.5, "overlap": 0.0}
 
