@@ -16,7 +16,7 @@ def detected_language(text: str) -> str | None:
     except ImportError as error:
         raise ConfigError(
             "constraints on the language of a response need the package langdetect: "
-            "pip install 'instructrec[language]'."
+            "pip install 'instructrec[ifeval]'."
         ) from error
     langdetect.detector_factory.init_factory()
     detector = langdetect.detector_factory._factory.create()

@@ -67,6 +67,7 @@ _BUILTINS = {
         range=(0.0, 1.0),
         format="chat",
     ),
+    "hf_metric": RewardInfo("hf_metric", "instructrec.rewards.hf_metric:HfMetric"),
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)
