@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ KNOWN = [
     ("existence", {"keywords": ["a.b"]}, "a.b", "axb"),
     ("frequency", {"keyword": "ha", "frequency": 3, "relation": "at least"}, "Hahaha", "haha"),
     ("frequency", {"keyword": "ha", "frequency": 2, "relation": "less than"}, "ha", "haha"),
-    ("forbidden_words", {"forbidden_words": ["sun", "c++"]}, "sunny day", "The Sun."),
+    ("forbidden_words", {"forbidden_words": ["sun", "moon"]}, "sunny day", "The Sun."),
     ("forbidden_words", {"forbidden_words": ["sun", "c++"]}, "c+ code", "I like C++ code"),
     (
         "letter_frequency",
@@ -264,9 +265,9 @@ def test_language_is_found_the_same_way_each_time():
 def uses_our_extensions(name: str, settings: dict) -> bool:
     """Whether IFEval's program would refuse, guess or read them as a regular expression."""
     relation = next((v for k, v in settings.items() if k.endswith("relation")), "at least")
-    missing = name in ("repeat_prompt", "letter_frequency") and len(settings) < 3
-    other = "#" in str(settings) or "options" in settings or "+" in str(settings)
-    return relation not in ("at least", "less than") or other or "a.b" in str(settings) or missing
+    missing = name == "repeat_prompt" and not settings
+    other = "options" in settings or any(mark in str(settings) for mark in ("#", "+", "a.b"))
+    return relation not in ("at least", "less than") or other or missing
 
 
 @pytest.mark.slow
@@ -277,22 +278,25 @@ def test_ifeval_s_own_program_agrees(root: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("langdetect.DetectorFactory.seed", 0)
     assert len(oracle) == IFEVAL and set(oracle) <= set(list_constraints())
     left_out = {"number_sentences", "capital_word_frequency"}  # need data that nltk downloads
-    ours_alone = [settings for name, settings, _, _ in KNOWN if uses_our_extensions(name, settings)]
     texts = [text for _, _, *pair in KNOWN for text in pair if len(text) < 200]
     # The language of a text without letters is decided differently.
     texts = [text for text in texts if any(letter.isalpha() for letter in text)]
     texts += [(root / name).read_text(encoding="utf-8")[:1500] for name in ("README.md", "LICENSE")]
-    compared = 0
+    if responses := find_spec("ifbench"):  # real responses, where that package is installed
+        place = Path(responses.submodule_search_locations[0], "data", "sample_output.jsonl")
+        lines = place.read_text(encoding="utf-8").splitlines()[::8]
+        texts += [json.loads(line)["response"] for line in lines]
+    compared = set()
     for name, settings, _, _ in KNOWN:
         full = next(n for n in list_constraints() if n.endswith(":" + name))
-        if full not in oracle or name in left_out or settings in ours_alone:
+        if full not in oracle or name in left_out or uses_our_extensions(name, settings):
             continue
         checker = oracle[full](full)
         checker.build_description(**settings)
         ours = bound_check(name, settings, "")
         for text in texts:
             assert ours(text) == checker.check_following(text), (name, settings, text)
-            compared += 1
-    assert compared > 1500
+        compared.add(full)
+    assert len(compared) == IFEVAL - len(left_out)
     for text in texts:
         assert sorted(loose_forms(text)) == sorted(get_loose_transformations(text))
