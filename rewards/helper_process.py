@@ -19,11 +19,11 @@ import weakref
 from collections.abc import Callable
 from typing import IO, Any
 
-from instructrec.errors import RewardError
+from instructrec.errors import ConfigError
 from instructrec.rewards.base import FailedScore, Status
 
 START_SECONDS = 120.0
-"""Longest wait for a new process to have imported what it needs."""
+"""Longest wait for a new process to be ready."""
 MEMORY_BYTES = 4 * 2**30
 """Most address space of the process, where the system can limit it."""
 
@@ -36,12 +36,14 @@ class HelperProcess:
     """Asks a function in another process, with a deadline for each question.
 
     Args:
-        target: ``module:function`` of a function from a JSON value to a JSON value. Its module is
-            imported in the process, before the first question.
+        target: ``module:function`` of a function from a JSON value to a JSON value.
+        warm_up: A question that a new process answers to itself first, so that what it imports
+            and builds once does not count against a deadline; None for no such question.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, warm_up: Any = None) -> None:
         self._target = target
+        self._warm_up = warm_up
         self._lock = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._lines: queue.Queue[str] = queue.Queue()
@@ -56,7 +58,7 @@ class HelperProcess:
             timeout_s: How long the answer may take, in seconds.
 
         Raises:
-            RewardError: When the process does not start.
+            ConfigError: When the process does not start.
         """
         with self._lock:
             process = self._started()
@@ -73,7 +75,7 @@ class HelperProcess:
             except BaseException:  # Ctrl-C: its late answer must not become that of the next one
                 self._stop()
                 raise
-            if not line:
+            if not line.endswith("\n"):
                 self._stop()
                 return FailedScore(Status.WORKER_DIED, "the process that computes it died")
         answer = json.loads(line)
@@ -93,8 +95,9 @@ class HelperProcess:
             self._stop()
         paths = os.pathsep.join(path for path in sys.path if path)
         kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        arguments = [self._target, json.dumps(self._warm_up)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "instructrec.rewards.helper_process", self._target],
+            [sys.executable, "-m", "instructrec.rewards.helper_process", *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -113,7 +116,7 @@ class HelperProcess:
             first = f"it said nothing for {START_SECONDS:g} s"
         if first.strip() != _READY:
             self._stop()
-            raise RewardError(
+            raise ConfigError(
                 f"the helper process for {self._target} did not start: "
                 f"{first.strip() or 'it ended at once'}."
             )
@@ -155,7 +158,7 @@ def serve(function: Callable[[Any], Any], questions: IO[str], answers: IO[str]) 
         print(json.dumps(answer), file=answers, flush=True)
 
 
-def _main(target: str) -> None:
+def _main(target: str, warm_up: str) -> None:
     from instructrec.rewards.loading import load_object
 
     # Answers have a channel of their own: whatever else the process prints is no answer.
@@ -168,6 +171,8 @@ def _main(target: str) -> None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         function = load_object(target)
+        if (question := json.loads(warm_up)) is not None:
+            function(question)
     except Exception as error:
         print(" ".join(str(error).split()), file=answers, flush=True)
         return
@@ -175,4 +180,4 @@ def _main(target: str) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    _main(*sys.argv[1:])

@@ -1,8 +1,8 @@
 """Metrics of the Hugging Face library ``evaluate``: as a reward, and over a whole corpus.
 
 The library is slow for single samples and its metric objects must not be shared by threads, so one
-lock stands around every call. For training there are faster rewards of the same metrics (``bleu``,
-``exact_match``); the place of these is evaluation. Four metrics are shipped and need no hub.
+lock stands around every call. For training there are faster rewards of the same names; the place of
+these is evaluation. Four metrics are shipped and need no hub.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ class LLMJudge:
     """The grade of a judge, scaled so that ``lowest`` is 0 and ``highest`` is 1.
 
     A response that says nothing ("", ":", "Solution", "Let's solve this step by step.") scores 0
-    without being shown to the judge. Where the data has a column ``reference``, the judge sees the
-    expected answers too.
+    without being shown to the judge, unless it is an expected answer. Where the data has a column
+    ``reference``, the judge sees the expected answers too.
 
     A call that fails is repeated when that can help (no connection, time-outs, status 408, 429 and
     5xx), after a pause that grows, varies and respects ``Retry-After``. What still fails is a
@@ -203,7 +203,9 @@ class _Batch:
         self.unreachable = 0
 
     async def score(self, prompt: str, response: str, answers: list[str] | None) -> float:
-        if says_nothing(response):
+        # "Solution" may be the right answer, for instance where a word is to be translated.
+        expected = {answer.strip().casefold() for answer in answers or []}
+        if says_nothing(response) and response.strip().casefold() not in expected:
             return 0.0
         judge = self.judge
         async with self.places:

@@ -1,4 +1,4 @@
-"""Which language a text is in."""
+"""The language of a text as IFEval tells it: by langdetect, for constraints on the language."""
 
 from __future__ import annotations
 

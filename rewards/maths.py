@@ -50,7 +50,9 @@ class MathVerify:
             )
         self.timeout_s = timeout_s
         self.float_rounding = float_rounding
-        self._helper = HelperProcess("instructrec.rewards.maths:_compare")
+        self._helper = HelperProcess(
+            "instructrec.rewards.maths:_compare", warm_up=[["$\\frac{1}{2}$"], "$0.5$", 6]
+        )
 
     def __call__(
         self,
@@ -71,7 +73,7 @@ class MathVerify:
 
         Raises:
             DataError: When a reference is not text.
-            RewardError: When the process that compares cannot be started.
+            ConfigError: When the process that compares cannot be started.
         """
         return [
             self._score(completion_text(completion), reference_texts(expected, "math_verify", i))

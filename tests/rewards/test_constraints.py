@@ -244,6 +244,7 @@ HOSTILE = ["[" * 20_000, "<<" * 10_000, "*" * 20_001, "\n" * 20_000, " \n" * 10_
 HOSTILE += ["\ud800", "\x00", "\u202eabc", "e\u0301" * 50, "Day " * 9_000, "\r\n\v\f", "`" * 9_999]
 
 
+@pytest.mark.slow
 def test_hostile_text_is_scored_alone_as_in_a_batch_and_in_no_time():
     rules = row(*((name, settings) for name, settings, _, _ in KNOWN))
     start = time.perf_counter()

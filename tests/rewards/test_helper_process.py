@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from instructrec.errors import RewardError
+from instructrec.errors import ConfigError
 from instructrec.rewards import FailedScore, Status
 from instructrec.rewards.helper_process import HelperProcess
 
@@ -77,8 +77,13 @@ def test_keys_of_the_caller_stay_with_it(helper, monkeypatch):
 
 
 def test_a_process_that_does_not_start_says_why(tmp_path):
-    with pytest.raises(RewardError, match=r"did not start: .*no file"):
+    with pytest.raises(ConfigError, match=r"did not start: .*no file"):
         HelperProcess(f"{tmp_path / 'nothing.py'}:answer").ask(1, 5)
+
+
+def test_what_a_new_process_does_first_does_not_count_against_the_deadline(helper):
+    slow = HelperProcess(helper._target, warm_up=["sleep", 1.5])
+    assert slow.ask(["echo", 1], 1.0) == 1
 
 
 def alive(pid: int) -> bool:

@@ -137,6 +137,13 @@ def test_what_says_nothing_is_not_sent_and_what_is_no_grade_is_no_score():
     assert batch.status["llm_judge"] == [Status.SCORED, Status.SCORED, Status.RAISED]
     assert batch.total[:2].tolist() == [0.0, 0.0]
     assert batch.messages["llm_judge"][2] == "no grade: the judge gave '11', outside 1 to 10."
+    with serving(says('{"score": 10}')) as fake:
+        reward = make_reward("llm_judge", endpoint=fake.url, model="m")
+        prompts = ["Translate Lösung."] * 2
+        assert reward(prompts, ["Solution", "solution "], reference=["solution", "way out"]) == [
+            1,
+            0,
+        ]
 
 
 def test_wrong_answers_of_the_server_are_failures():

@@ -62,6 +62,7 @@ def test_it_scores_what_the_library_itself_says(reward):
         assert score(reward, [(gold, response)]) == [verify(own, found, timeout_seconds=None)]
 
 
+@pytest.mark.slow
 def test_a_comparison_without_end_fails_alone_and_the_next_one_is_scored():
     rewards = make_rewards({"math_verify": {"options": {"timeout_s": 2.0}}})
     start = time.perf_counter()
