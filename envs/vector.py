@@ -165,7 +165,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             assert batch is not None
             text, cut = cleaned[row]
             told = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
-            rewards[i], message, more = self.judge(i, text, float(batch.total[row]))
+            rewards[i], message, more = self.judge(i, text, float(batch.earned[row]))
             told |= more
             if message is None:
                 terminations[i] = True
@@ -219,7 +219,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         Args:
             i: The copy.
             text: Its response.
-            total: The weighted reward of it; NaN without one.
+            total: The weighted reward of it (normalised, in a training that does); NaN without.
 
         Returns:
             The step's reward; the next observation, or None when the episode is over; and more

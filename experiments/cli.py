@@ -154,10 +154,16 @@ def _build_list(parser: ArgumentParser) -> None:
     parser.add_argument("action", choices=["list"], help="list: print the names.")
 
 
-def _list_rewards(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments.listing import rewards
+def _build_rewards(parser: ArgumentParser) -> None:
+    from instructrec.experiments import reward_commands
 
-    print(rewards())
+    reward_commands.build(parser)
+
+
+def _run_rewards(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import reward_commands
+
+    reward_commands.run(values, command)
 
 
 def _list_tasks(values: Namespace, command: list[str]) -> None:
@@ -190,7 +196,7 @@ COMMANDS = {
         _run_quickstart,
         True,
     ),
-    "rewards": Command("List the registered rewards.", _build_list, _list_rewards),
+    "rewards": Command("List, show, check and score rewards.", _build_rewards, _run_rewards),
     "tasks": Command("List the built-in tasks.", _build_list, _list_tasks),
     "envs": Command("List the registered environments.", _build_list, _list_envs),
 }

@@ -17,6 +17,7 @@ import jsonargparse
 import yaml
 
 from instructrec.errors import ConfigError, did_you_mean, unknown_name
+from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.trl_names import explain_trl_name
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -25,7 +26,7 @@ _UNKNOWN = (
     re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'"),
     re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
 )
-_REWARD_KEYS = ("use", "weight", "options")
+_REWARD_KEYS = tuple(field.name for field in dataclasses.fields(RewardSpec))
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
 

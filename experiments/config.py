@@ -18,7 +18,7 @@ from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
-from instructrec.rewards.combine import RewardSpec
+from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -28,6 +28,10 @@ RESUMABLE = (
     "output.",
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
+RESUMABLE_OF_REWARDS = (
+    *("timeout", "isolation", "workers", "memory_mb", "environment", "cache", "on_error"),
+)
+"""Settings of a reward (in its long form) that may change, too: its scores stay the same."""
 
 
 def _check_name(key: str, value: str | None) -> None:
@@ -259,12 +263,13 @@ def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict
 def _reward_value(spec: bool | float | str | RewardSpec) -> Any:
     if not isinstance(spec, RewardSpec):
         return spec
-    value: dict[str, Any] = {"weight": _plain(spec.weight)}
-    if spec.use is not None:
-        value["use"] = spec.use
-    if spec.options:
-        value["options"] = _plain(spec.options)
-    return value
+    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}
+    default = dataclasses.asdict(RewardSpec())
+    return {
+        key: _plain(value)
+        for key, value in given.items()
+        if key == "weight" or value != default[key]
+    }
 
 
 def _plain(value: Any) -> Any:
@@ -316,11 +321,15 @@ def refuse_changed(config: TrainConfig, folder: Path) -> None:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
             "the settings it had, or give the new run another name. These may change: "
-            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}."
+            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}, and of each reward "
+            f"{', '.join(RESUMABLE_OF_REWARDS)}."
         )
 
 
 def _may_change(key: str) -> bool:
+    group, _, rest = key.partition(".")
+    if group == "rewards" and rest.partition(".")[2] in RESUMABLE_OF_REWARDS:
+        return True
     return any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
 
 

@@ -180,7 +180,7 @@ class Evaluation:
             counted = [
                 score
                 for name, score in row["parts"].items()
-                if score is not None and weights.get(name, 1.0) > 0
+                if score is not None and weights.get(name, 0.0 if "." in name else 1.0) > 0
             ]
             passes.setdefault(row["id"], []).append(min(counted, default=0.0) >= _FULL_MARKS)
         samples = min((len(p) for p in passes.values()), default=0)

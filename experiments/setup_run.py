@@ -66,13 +66,36 @@ def make_materials(config: TrainConfig) -> Materials:
 
 
 def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:
-    """Makes the environment whose episodes PPO learns from, one for each episode of an update."""
+    """Makes the environment whose episodes PPO learns from, one for each episode of an update.
+
+    Raises:
+        ConfigError: A reward is normalised in a way that does not fit the episodes.
+    """
+    _check_normalisation(config, materials.reward)
     return config.task.episodes.make(
         config.ppo.episodes_per_update,
         materials.train,
         materials.reward,
         turn_reward=config.task.turn_reward,
     )
+
+
+def _check_normalisation(config: TrainConfig, reward: CombinedReward) -> None:
+    """Refuses ways to normalise that would leave nothing, or nothing sensible, to learn from."""
+    for name in reward.normalises:
+        how = reward.parts[name].spec.normalise
+        if how == "group" and config.ppo.num_generations < 2:
+            raise ConfigError(
+                f"rewards.{name}.normalise = 'group' with ppo.num_generations = "
+                f"{config.ppo.num_generations}: a group of one response has no spread, all scores "
+                "would be 0. Expected ppo.num_generations of 2 or more, or normalise: running."
+            )
+        if config.task.env == "refine" and how != "clip":
+            raise ConfigError(
+                f"rewards.{name}.normalise = {how!r} with task.env = 'refine': an answer is held "
+                "against the one before it, whose scores would be on another scale. Expected "
+                "normalise none or clip."
+            )
 
 
 def _make_split(

@@ -8,7 +8,7 @@ failure never becomes a number.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -112,6 +112,8 @@ class RewardInfo:
     """Columns read out of ``**columns``; parameters without default count by themselves."""
     format: Literal["text", "chat"] = "text"
     """Whether completions arrive as plain text or as lists of chat messages."""
+    version: int = 1
+    """Of what it computes; cached scores of another version are not used."""
 
 
 @dataclass
@@ -119,18 +121,28 @@ class RewardBatch:
     """The rewards of B responses; every array and list is aligned by position."""
 
     total: np.ndarray
-    """(B,) float64: the weighted sum; NaN where the sample has no usable total."""
+    """(B,) float64: the weighted sum of raw scores; NaN where the sample has no usable total."""
     parts: dict[str, np.ndarray]
-    """Raw scores by component, each (B,) float64; NaN where there is no score."""
+    """Raw scores by component, each (B,) float64; NaN where there is no score. The components of
+    a component are called ``outer.inner``."""
     status: dict[str, list[Status]]
     """What happened, by component and sample."""
     messages: dict[str, list[str]]
     """Why a component failed, by component and sample; empty where it did not."""
     seconds: dict[str, float]
     """Wall time of each component, in seconds."""
+    normalised: np.ndarray | None = None
+    """(B,) float64: the weighted sum of normalised scores; None where nothing is normalised."""
+    cached: dict[str, list[bool]] = field(default_factory=dict)
+    """Whether a score came from the cache, by component (those that have one) and sample."""
 
     def __len__(self) -> int:
         return len(self.total)
+
+    @property
+    def earned(self) -> np.ndarray:
+        """(B,) float64: what the policy learns from, the normalised total where there is one."""
+        return self.total if self.normalised is None else self.normalised
 
     @property
     def valid(self) -> np.ndarray:

@@ -59,7 +59,8 @@ class BoundReward:
     @property
     def required_columns(self) -> tuple[str, ...]:
         """Columns of the data that must be there, under the names that the data uses."""
-        return tuple(dict.fromkeys(self._feeds.values()))
+        inner = getattr(self.function, "required_columns", ())
+        return tuple(dict.fromkeys([*self._feeds.values(), *sorted(inner)]))
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -83,6 +84,11 @@ class BoundReward:
         result = self.function(**self._arguments(prompts, completions, columns))
         return run_coroutine(result) if inspect.isawaitable(result) else result
 
+    def used_columns(self, available: Mapping[str, Any]) -> list[str]:
+        """Names of those of the given columns that the function is handed."""
+        fed = set(self._renames.values())
+        return [name for name in available if name in fed or self.parameters.wants(name)]
+
     def check_columns(self, available: Mapping[str, Any] | Sequence[str]) -> None:
         """Raises DataError when a column that the reward needs is not among ``available``."""
         for parameter, column in self._feeds.items():
@@ -93,6 +99,9 @@ class BoundReward:
                     f"{did_you_mean(column, names)} Columns: {', '.join(names) or 'none'}. To read "
                     f"another one, set the reward's option {parameter}{COLUMN_SUFFIX}."
                 )
+        inner = getattr(self.function, "check_columns", None)
+        if inner is not None:
+            inner(available)
 
     def check_extras(self, available: Mapping[str, Any]) -> None:
         """Raises DataError when it needs token ids or a trainer's objects that are not there."""
@@ -102,6 +111,9 @@ class BoundReward:
                     f"reward {self.__name__!r} needs {name!r}, which was not handed over: "
                     f"{EXTRAS[name]}."
                 )
+        inner = getattr(self.function, "check_extras", None)
+        if inner is not None:
+            inner(available)
 
     def state_dict(self) -> dict[str, Any]:
         """State of a reward that keeps some (has ``state_dict`` itself); empty otherwise."""
@@ -113,6 +125,15 @@ class BoundReward:
         if state:
             stateful: Any = self.function
             stateful.load_state_dict(state)
+
+    def plain_options(self) -> dict[str, Any]:
+        """The options as a configuration writes them.
+
+        Raises:
+            ConfigError: When one of them is a function that no other process can import.
+        """
+        plain = getattr(self.function, "plain_options", None)
+        return {**self.options, **(plain() if plain is not None else {})}
 
     def describe(self) -> str:
         """Returns the name and the options that were set, e.g. ``bleu(tokenize='char')``."""

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from instructrec.errors import CheckpointError, ConfigError, DataError, did_you_mean
+from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.rewards.base import RewardBatch, Status
 from instructrec.rewards.calling import BoundReward
-from instructrec.rewards.registry import check_name, find_reward, spec_text
-from instructrec.rewards.schedule import WeightSchedule, parse_weight
-from instructrec.rewards.scoring import PartScores, score_part
+from instructrec.rewards.parts import Part, RewardSpec, make_part
+from instructrec.rewards.registry import find_reward
+from instructrec.rewards.scoring import PartScores
+
+__all__ = ["CombinedReward", "RewardSpec", "make_rewards", "weighted_total"]
 
 _RENORMALISE = "renormalise"
-
-
-@dataclass(frozen=True)
-class RewardSpec:
-    """One reward of a weighted sum, in full."""
-
-    use: str | None = None
-    """Registered name, module:attr or file.py:attr; the part's own name when not given."""
-    weight: float | dict[int, float] = 1.0
-    """Factor in the total; 0 only records; {1: 0.0, 20: 1.0} moves in straight lines by update."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the reward, by name."""
+_MEMORY = "total"  # no part is called so: in a state it stands for what the sum itself remembers
 
 
 def make_rewards(
@@ -40,8 +31,8 @@ def make_rewards(
         value: One reward (a registered name, ``module:attr``, ``file.py:attr`` or a function), or a
             mapping of part name to a number (weight of the registered reward of that name), a
             string (that reward, weight 1), a function, a ``RewardSpec``, or a mapping with the keys
-            ``use``, ``weight`` and ``options``. In the mapping, ``renormalise: true`` scales the
-            total of a sample up to the full weight when parts of it do not apply.
+            of one. In the mapping, ``renormalise: true`` scales the total of a sample up to the
+            full weight when parts of it do not apply.
 
     Raises:
         ConfigError: When a name, key, weight or option is wrong.
@@ -50,7 +41,7 @@ def make_rewards(
         return value
     if isinstance(value, str) or callable(value):
         found = value if isinstance(value, BoundReward) else BoundReward(find_reward(value), {})
-        return CombinedReward({found.__name__: (found, 1.0)})
+        return CombinedReward([Part(found.__name__, found)])
     if not isinstance(value, Mapping) or not set(value) - {_RENORMALISE}:
         raise ConfigError(
             f"rewards = {value!r}: expected the name of a reward or a mapping such as "
@@ -59,7 +50,7 @@ def make_rewards(
     renormalise = value.get(_RENORMALISE, False)
     if not isinstance(renormalise, bool):
         raise ConfigError(f"rewards.{_RENORMALISE} = {renormalise!r}: expected true or false.")
-    parts = {name: _make_part(name, v) for name, v in value.items() if name != _RENORMALISE}
+    parts = [make_part(name, v) for name, v in value.items() if name != _RENORMALISE]
     return CombinedReward(parts, renormalise=renormalise)
 
 
@@ -71,66 +62,78 @@ class CombinedReward:
     it, or when no part with a weight other than 0 applies.
 
     Where weights change with the update, ``weights`` are those at the end, so that evaluations can
-    be compared; ``at_update`` gives the sum of one update.
+    be compared; ``at_update`` gives the sum that one update of a training learns from. It alone
+    normalises scores, for the same reason.
 
     Args:
-        parts: Name -> (reward, weight), a weight being a number or a mapping from updates to
-            numbers.
+        parts: The rewards, with their weights and settings.
         renormalise: Whether parts that do not apply leave their weight to the others.
+        update: The update of a training that this sum belongs to; None outside of a training.
 
     Raises:
-        ConfigError: When there are no parts, or a name or weight cannot be used.
+        ConfigError: When there are no parts.
     """
 
     def __init__(
-        self, parts: Mapping[str, tuple[BoundReward, Any]], *, renormalise: bool = False
+        self, parts: Sequence[Part], *, renormalise: bool = False, update: float | None = None
     ) -> None:
         if not parts:
             raise ConfigError("a combined reward needs at least one reward.")
-        self._rewards: dict[str, BoundReward] = {}
-        self._schedules: dict[str, WeightSchedule] = {}
+        self.parts = {part.name: part for part in parts}
+        """The rewards by name, in the order given."""
         self.renormalise = renormalise
-        for name, (reward, weight) in parts.items():
-            check_name(name)
-            self._rewards[name] = reward
-            self._schedules[name] = parse_weight(name, weight)
-        self.weights = {name: schedule.last for name, schedule in self._schedules.items()}
+        self.update = update
+        at = math.inf if update is None else update
+        self.weights = {part.name: part.schedule.at(at) for part in parts}
         """Factor of each part in the total."""
 
     @property
     def changes(self) -> bool:
         """Whether a weight depends on the update."""
-        return any(schedule.changes for schedule in self._schedules.values())
+        return self.update is None and any(p.schedule.changes for p in self.parts.values())
+
+    @property
+    def normalises(self) -> list[str]:
+        """Names of the parts whose scores training normalises."""
+        return [name for name, p in self.parts.items() if p.spec.normalise != "none"]
+
+    @property
+    def failing_batches(self) -> dict[str, int]:
+        """Of each part, batches of the training in a row in which it failed on a sample."""
+        return {name: part.failing_batches for name, part in self.parts.items()}
 
     def at_update(self, update: float) -> CombinedReward:
-        """Returns the sum of the same rewards with the weights of an update.
+        """Returns the sum that an update of a training learns from; what it remembers is shared.
 
         Args:
-            update: The first one of a run is 1; ``math.inf`` gives the weights at the end.
+            update: The first one of a run is 1; ``math.inf`` gives the weights at the end. A sum
+                that belongs to an update already keeps its weights.
         """
-        parts = {
-            name: (self._rewards[name], schedule.at(update))
-            for name, schedule in self._schedules.items()
-        }
-        return CombinedReward(parts, renormalise=self.renormalise)
+        fixed = update if self.update is None else self.update
+        return CombinedReward(list(self.parts.values()), renormalise=self.renormalise, update=fixed)
 
     @property
     def names(self) -> list[str]:
         """Names of the parts, in the order given."""
-        return list(self._rewards)
+        return list(self.parts)
 
     @property
     def required_columns(self) -> set[str]:
         """Columns that the data must have."""
-        return {c for reward in self._rewards.values() for c in reward.required_columns}
+        return {c for part in self.parts.values() for c in part.reward.required_columns}
 
-    def check_columns(self, available: Sequence[str]) -> None:
+    def check_columns(self, available: Mapping[str, Any] | Sequence[str]) -> None:
         """Raises DataError when a part needs a column that is not among ``available``.
 
         Lets a run with the wrong data end before its first response is produced.
         """
-        for reward in self._rewards.values():
-            reward.check_columns(available)
+        for part in self.parts.values():
+            part.reward.check_columns(available)
+
+    def check_extras(self, available: Mapping[str, Any]) -> None:
+        """Raises DataError when a part needs token ids or the like that are not there."""
+        for part in self.parts.values():
+            part.reward.check_extras(available)
 
     def score(
         self,
@@ -154,24 +157,38 @@ class CombinedReward:
         """
         given = {**columns, **(extras or {})}
         _check_lengths(len(completions), {"prompts": prompts, **given})
-        for reward in self._rewards.values():
-            reward.check_columns(given)
-            reward.check_extras(given)
+        self.check_columns(given)
+        self.check_extras(given)
         if not len(completions):
-            scored = {name: PartScores(np.empty(0), [], [], 0.0) for name in self._rewards}
+            scored = {name: PartScores(np.empty(0), [], [], 0.0) for name in self.parts}
         else:
             scored = {
-                name: score_part(reward, prompts, completions, given)
-                for name, reward in self._rewards.items()
+                name: part.score(prompts, completions, given) for name, part in self.parts.items()
             }
         total = weighted_total(scored, self.weights, renormalise=self.renormalise)
+        learned_from = self._learn(scored, prompts) if self.update is not None else None
+        flat = _flat(scored)
         return RewardBatch(
             total=total,
-            parts={name: part.scores for name, part in scored.items()},
-            status={name: part.status for name, part in scored.items()},
-            messages={name: part.messages for name, part in scored.items()},
-            seconds={name: part.seconds for name, part in scored.items()},
+            parts={name: part.scores for name, part in flat.items()},
+            status={name: part.status for name, part in flat.items()},
+            messages={name: part.messages for name, part in flat.items()},
+            seconds={name: part.seconds for name, part in flat.items()},
+            normalised=learned_from,
+            cached={name: part.cached for name, part in flat.items() if part.cached},
         )
+
+    def _learn(self, scored: Mapping[str, PartScores], prompts: Sequence[Any]) -> np.ndarray | None:
+        """Remembers a batch of the training; returns its normalised totals where there are any."""
+        for name, part in self.parts.items():
+            part.note_failures(scored[name])
+        if not self.normalises:
+            return None
+        scaled = {
+            name: replace(s, scores=self.parts[name].normalised(s.scores, prompts))
+            for name, s in scored.items()
+        }
+        return weighted_total(scaled, self.weights, renormalise=self.renormalise)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -180,17 +197,23 @@ class CombinedReward:
         Raises:
             ConfigError: When a part is a function that no other process can import.
         """
-        spec: dict[str, Any] = {name: self._part_spec(name) for name in self._rewards}
+        spec: dict[str, Any] = {name: part.plain() for name, part in self.parts.items()}
         return {**spec, _RENORMALISE: True} if self.renormalise else spec
 
     def describe(self) -> str:
         """Returns the sum as one line, e.g. ``1 × exact_match + 0.5 × bleu(tokenize='char')``."""
-        terms = (f"{self._schedules[n]} × {r.describe()}" for n, r in self._rewards.items())
+        terms = (
+            f"{p.schedule if self.update is None else format(self.weights[n], 'g')} × "
+            f"{p.reward.describe()}"
+            for n, p in self.parts.items()
+        )
         return " + ".join(terms) + (" (renormalised)" if self.renormalise else "")
 
     def state_dict(self) -> dict[str, Any]:
         """State of the parts that keep any, by name; empty when none does."""
-        states = {name: reward.state_dict() for name, reward in self._rewards.items()}
+        states = {name: part.reward.state_dict() for name, part in self.parts.items()}
+        memory = {name: part.state_dict() for name, part in self.parts.items()}
+        states[_MEMORY] = {name: state for name, state in memory.items() if state}
         return {name: state for name, state in states.items() if state}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -199,25 +222,24 @@ class CombinedReward:
         Raises:
             CheckpointError: When the state belongs to a part that this reward does not have.
         """
-        for name in state:
-            if name not in self._rewards:
+        memory = state.get(_MEMORY, {})
+        for name in (*memory, *(name for name in state if name != _MEMORY)):
+            if name not in self.parts:
                 raise CheckpointError(
                     f"the checkpoint holds state of the reward {name!r}, which this run does not "
                     f"have (it has {', '.join(self.names)}); continue with the same rewards."
                 )
-        for name, part in state.items():
-            self._rewards[name].load_state_dict(part)
+        for name, part in self.parts.items():
+            part.load_state_dict(memory.get(name, {}))
+            part.reward.load_state_dict(state.get(name, {}))
+
+    def close(self) -> None:
+        """Ends worker processes and closes caches; scoring again opens them again."""
+        for part in self.parts.values():
+            part.close()
 
     def __repr__(self) -> str:
         return f"<{self.describe()}>"
-
-    def _part_spec(self, name: str) -> float | dict[str, Any]:
-        reward, schedule = self._rewards[name], self._schedules[name]
-        use = spec_text(reward.info.target)
-        if use == name and not reward.options and not schedule.changes:
-            return schedule.last
-        options = {"options": reward.options} if reward.options else {}
-        return {"use": use, "weight": schedule.value(), **options}
 
 
 def weighted_total(
@@ -235,71 +257,69 @@ def weighted_total(
     Returns:
         (B,) float64, NaN where a sample has no total.
     """
-    names = list(scored)
-    scores_KB = np.stack([scored[name].scores for name in names])
-    weights_K1 = np.array([weights[name] for name in names])[:, None]
-    applies_KB = ~np.isnan(scores_KB)
+    scores_KB = np.stack([part.scores for part in scored.values()])
+    weights_K = np.array([weights[name] for name in scored])
+    total_B = weighted_sum(scores_KB, weights_K, renormalise=renormalise)
     failed_B = np.zeros(scores_KB.shape[1], bool)
-    for k, i in np.argwhere(~applies_KB):  # what failed has no score
-        failed_B[i] |= scored[names[k]].status[i].failed
-    size_KB = np.abs(weights_K1) * applies_KB
+    for part, applies_B in zip(scored.values(), ~np.isnan(scores_KB), strict=True):
+        for i in np.flatnonzero(~applies_B):  # what failed has no score
+            failed_B[i] |= part.status[i].failed
+    counts_KB = counted(scores_KB, weights_K)
+    for i in np.flatnonzero(~failed_B & counts_KB.any(0) & ~np.isfinite(total_B)):
+        for part, counts in zip(scored.values(), counts_KB[:, i], strict=True):
+            if counts:
+                part.status[i] = Status.OUT_OF_RANGE
+                score = part.scores[i]
+                part.messages[i] = f"the weighted sum with a score of {score:g} is not finite"
+                part.scores[i] = math.nan
+    return np.where(failed_B | ~np.isfinite(total_B), math.nan, total_B)
+
+
+def counted(scores_KB: np.ndarray, weights_K: np.ndarray) -> np.ndarray:
+    """Which scores stand behind a total, (K, B) bool: those that apply and have a weight.
+
+    A weight of 0 only records. Where every weight is 0 nothing is trained on and all count.
+    """
+    applies_KB = ~np.isnan(scores_KB)
+    return applies_KB & (weights_K[:, None] != 0) if weights_K.any() else applies_KB
+
+
+def weighted_sum(
+    scores_KB: np.ndarray,
+    weights_K: np.ndarray,
+    *,
+    renormalise: bool = False,
+    mean: bool = False,
+) -> np.ndarray:
+    """Weighted sum of the scores that apply.
+
+    Args:
+        scores_KB: Scores of K parts on B samples, NaN where a part does not apply.
+        weights_K: Their weights.
+        renormalise: Multiply by Σ_k |w_k| / Σ_{k applies} |w_k|.
+        mean: Divide by Σ_{k applies} |w_k| instead.
+
+    Returns:
+        (B,) float64, NaN where no part counts; possibly infinite.
+    """
+    weights_K1 = weights_K[:, None]
+    applies_KB = ~np.isnan(scores_KB)
+    size_B = (np.abs(weights_K1) * applies_KB).sum(0)
+    scale = 1.0 if mean else np.abs(weights_K1).sum()
     with np.errstate(over="ignore", invalid="ignore"):
         total_B = np.where(applies_KB, weights_K1 * np.nan_to_num(scores_KB), 0.0).sum(0)
-        if renormalise:
-            total_B = (
-                total_B
-                * np.abs(weights_K1).sum()
-                / np.where(size_KB.sum(0) > 0, size_KB.sum(0), 1.0)
-            )
-    # Weight 0 only records. Where every weight is 0 nothing is trained on and the total is 0.
-    counts_KB = applies_KB & (weights_K1 != 0) if weights_K1.any() else applies_KB
-    empty_B = failed_B | ~counts_KB.any(0)
-    for i in np.flatnonzero(~empty_B & ~np.isfinite(total_B)):
-        for k in np.flatnonzero(counts_KB[:, i]):
-            part = scored[names[k]]
-            part.status[i] = Status.OUT_OF_RANGE
-            part.messages[i] = f"the weighted sum with a score of {part.scores[i]:g} is not finite"
-            part.scores[i] = math.nan
-    return np.where(empty_B | ~np.isfinite(total_B), math.nan, total_B)
+        if mean or renormalise:
+            total_B = total_B * (scale / np.where(size_B > 0, size_B, 1.0))
+    return np.where(counted(scores_KB, weights_K).any(0), total_B, math.nan)
 
 
-def _make_part(name: Any, value: Any) -> tuple[BoundReward, Any]:
-    check_name(name)
-    if isinstance(value, RewardSpec):
-        value = asdict(value)
-    if isinstance(value, bool) or value is None:
-        raise ConfigError(_bad_part(name, value))
-    if isinstance(value, int | float):
-        return _named(name, name, {}), float(value)
-    if isinstance(value, BoundReward):
-        return value, 1.0
-    if isinstance(value, str) or callable(value):
-        return _named(name, value, {}), 1.0
-    if not isinstance(value, Mapping):
-        raise ConfigError(_bad_part(name, value))
-    known = [f.name for f in fields(RewardSpec)]
-    for key in value:
-        if key not in known:
-            raise ConfigError(
-                f"rewards.{name} has the unknown key {key!r}.{did_you_mean(str(key), known)} "
-                f"Keys: {', '.join(known)}. Options of the reward itself go under options."
-            )
-    options = value.get("options") or {}
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"rewards.{name}.options = {options!r}: expected a mapping.")
-    return _named(name, value.get("use") or name, options), value.get("weight", 1.0)
-
-
-def _named(name: str, use: Any, options: Mapping[str, Any]) -> BoundReward:
-    """Makes a reward that calls itself what the config calls it."""
-    return BoundReward(replace(find_reward(use), name=name), options)
-
-
-def _bad_part(name: str, value: Any) -> str:
-    return (
-        f"rewards.{name} = {value!r}: expected a number (the weight), the reward as a string "
-        "(weight 1), or a mapping with the keys use, weight and options."
-    )
+def _flat(scored: Mapping[str, PartScores], prefix: str = "") -> dict[str, PartScores]:
+    """Parts and the parts inside them, which are called ``outer.inner``."""
+    flat: dict[str, PartScores] = {}
+    for name, part in scored.items():
+        flat[prefix + name] = part
+        flat |= _flat(part.parts, f"{prefix}{name}.")
+    return flat
 
 
 def _check_lengths(size: int, columns: Mapping[str, Sequence[Any]]) -> None:

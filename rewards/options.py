@@ -126,7 +126,7 @@ def bind(
     ]
     if missing:
         raise ConfigError(_missing(reward, function, missing))
-    hints = _hints(function)
+    hints = read_hints(function)
     for name, value in options.items():
         check_option(reward, name, value, hints.get(name, Any))
     return dict(options)
@@ -152,7 +152,8 @@ def _missing(reward: str, function: Callable[..., Any], missing: list[str]) -> s
     )
 
 
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+def read_hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """Annotations of a callable (of its constructor, when it is a class), by parameter."""
     target = function.__init__ if inspect.isclass(function) else function
     try:
         return typing.get_type_hints(target)

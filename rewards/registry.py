@@ -18,6 +18,7 @@ from instructrec.errors import ConfigError, unknown_name
 from instructrec.rewards.base import RewardInfo
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.loading import load_object, portable, split_spec
+from instructrec.rewards.plugins import Plugin, find_plugin, list_plugins
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -25,6 +26,7 @@ NAME = re.compile(r"[a-z0-9_]+")
 """What a reward may be called."""
 RESERVED = {
     "total": "it stands for the sum of all rewards",
+    "normalised_total": "it stands for that sum where rewards are normalised",
     "renormalise": "it is a setting of the weighted sum",
 }
 """Names that no reward may take -> why."""
@@ -69,8 +71,14 @@ _BUILTINS = {
     ),
     "hf_metric": RewardInfo("hf_metric", "instructrec.rewards.hf_metric:HfMetric"),
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
+    "weighted": RewardInfo("weighted", "instructrec.rewards.combinators:Weighted", format="chat"),
+    "gate": RewardInfo("gate", "instructrec.rewards.combinators:Gate", format="chat"),
+    "sequence": RewardInfo("sequence", "instructrec.rewards.combinators:Ordered", format="chat"),
+    "minimum": RewardInfo("minimum", "instructrec.rewards.combinators:Minimum", format="chat"),
+    "product": RewardInfo("product", "instructrec.rewards.combinators:Product", format="chat"),
 }
 _registered: dict[str, RewardInfo] = dict(_BUILTINS)
+_overridden: set[str] = set()  # names that somebody took on purpose
 
 
 def register_reward(
@@ -79,6 +87,7 @@ def register_reward(
     range: tuple[float, float] | None = None,
     requires: Sequence[str] = (),
     format: Literal["text", "chat"] = "text",
+    version: int = 1,
     override: bool = False,
 ) -> Callable[[_F], _F]:
     """Registers a reward function or class under a name; the function itself stays as it is.
@@ -97,6 +106,7 @@ def register_reward(
         requires: Columns that it reads out of ``**columns``. Parameters without default count by
             themselves.
         format: ``text`` hands completions over as strings, ``chat`` as lists of messages.
+        version: Of what it computes; raise it when scores that were cached before are out of date.
         override: Take the name although another reward has it.
 
     Raises:
@@ -119,8 +129,10 @@ def register_reward(
                 f"a reward named {name!r} exists already ({_place(known.target)}). Choose another "
                 "name, or pass override=True to replace it."
             )
+        if override:
+            _overridden.add(name)
         limits = None if range is None else (float(range[0]), float(range[1]))
-        _registered[name] = RewardInfo(name, target, limits, tuple(requires), format)
+        _registered[name] = RewardInfo(name, target, limits, tuple(requires), format, version)
         return target
 
     return decorate
@@ -128,19 +140,28 @@ def register_reward(
 
 def list_rewards() -> list[str]:
     """Returns every registered name, sorted."""
-    return sorted(_registered)
+    return sorted({*_registered, *list_plugins()})
+
+
+def builtin_rewards() -> list[str]:
+    """Returns the names of the rewards that come with this package, sorted."""
+    return sorted(_BUILTINS)
 
 
 def reward_info(name: str) -> RewardInfo:
-    """Returns what is known about a registered reward, without importing it.
+    """Returns what is known about a registered reward; only those of packages are imported.
 
     Raises:
-        ConfigError: When no reward has this name; the message names those that exist.
+        ConfigError: When no reward has this name (the message names those that exist), when two
+            have it, or when the package that brings it does not import.
     """
+    plugin = find_plugin(name)
+    if plugin is not None and name not in _overridden:
+        return _plugin_info(plugin)
     if name not in _registered:
         file = name if name.endswith(".py") else "my_rewards.py"
         hint = f" To use a function of a file, name both: {file}:my_reward"
-        raise ConfigError(unknown_name("reward", name, _registered) + hint)
+        raise ConfigError(unknown_name("reward", name, list_rewards()) + hint)
     return _registered[name]
 
 
@@ -218,6 +239,27 @@ def spec_text(target: str | Callable[..., Any]) -> str:
         f"{target!r} cannot be written into a config: it is not a function or class at the top "
         "level of a file. Move it to one and name it as 'file.py:attr'."
     )
+
+
+def _plugin_info(plugin: Plugin) -> RewardInfo:
+    """What is known about a reward of a package, which is imported for that."""
+    try:
+        target = load_object(plugin.target)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the package {plugin.package} brings the reward {plugin.name!r}, but: {error}"
+        ) from error
+    known = _registered.get(plugin.name)  # the import may have registered it
+    if known is None:
+        _registered[plugin.name] = known = replace(_info_of(target, plugin.name), name=plugin.name)
+    elif known.target is not target:
+        ours = plugin.name in _BUILTINS and known is _BUILTINS[plugin.name]
+        raise ConfigError(
+            f"the package {plugin.package} brings a reward named {plugin.name!r} "
+            f"({plugin.target}), but {'the package instructrec' if ours else 'this process'} has "
+            f"one, too ({_place(known.target)}). Name the one you mean by its place, module:attr."
+        )
+    return known
 
 
 def _info_of(target: Callable[..., Any], name: str) -> RewardInfo:

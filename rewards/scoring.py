@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,28 @@ class PartScores:
     """Why a sample failed, empty where it did not."""
     seconds: float
     """Wall time."""
+    parts: dict[str, PartScores] = field(default_factory=dict)
+    """Of a combinator, what its own parts scored, by name."""
+    cached: list[bool] = field(default_factory=list)
+    """Whether each score came from a cache; empty without one."""
+
+    def spread(self, rows: Sequence[int], size: int) -> PartScores:
+        """The same as the given rows of a larger batch, not applicable to its other rows.
+
+        Args:
+            rows: Where each sample stands in the larger batch.
+            size: Samples of the larger batch.
+        """
+        scores = np.full(size, math.nan)
+        scores[list(rows)] = self.scores
+        status, messages = [Status.NOT_APPLICABLE] * size, [""] * size
+        for place, row in enumerate(rows):
+            status[row], messages[row] = self.status[place], self.messages[place]
+        parts = {name: part.spread(rows, size) for name, part in self.parts.items()}
+        cached = [False] * size if self.cached else []
+        for place, row in enumerate(rows if self.cached else []):
+            cached[row] = self.cached[place]
+        return PartScores(scores, status, messages, self.seconds, parts, cached)
 
 
 def score_part(
@@ -54,6 +76,11 @@ def score_part(
         ConfigError, DataError, PolicyError: When the reward raises one of them.
     """
     start = time.perf_counter()
+    combined = getattr(reward.function, "score_parts", None)
+    if combined is not None:  # a combinator: its parts are told apart, and fail apart
+        scored: PartScores = combined(prompts, completions, columns)
+        scored.seconds = time.perf_counter() - start
+        return scored
     try:
         result = reward.raw(list(prompts), list(completions), _rows(columns, slice(None)))
     except _NOT_THE_SAMPLES_FAULT:

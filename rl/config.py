@@ -29,13 +29,14 @@ _POSITIVE = (
 _NOT_NEGATIVE = (
     *("eval_every", "early_stopping_patience", "save_every", "warmup_steps", "kl_coef", "vf_coef"),
     *("weight_decay", "advantage_std_floor", "entropy_coef", "critic_warmup_updates"),
+    "max_error_batches",
 )
 
 
 _FLOOR = 0.1
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
-    *("max_error_frac", "max_reward", "max_drift"),
+    *("max_error_frac", "max_error_batches", "max_reward", "max_drift"),
 )
 """Settings that may differ when a run is continued: they do not change what an update does."""
 
@@ -142,6 +143,8 @@ class PPOConfig:
     """Stop when sampler and trainer differ by more than this, in nats per token."""
     max_error_frac: float = 0.2
     """Stop when more than this share of a rollout has a failed reward."""
+    max_error_batches: int = 0
+    """Stop when a reward failed on responses of this many batches in a row; 0 sets no limit."""
     max_reward: float = 1e4
     """Stop when a reward is larger than this in absolute value."""
     eval_every: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,16 +61,24 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
 
 
 def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:
-    """Mean and spread of the returns and of each part, and the share that was not scored.
+    """Mean and spread of the totals and of each part, and the shares that were not scored.
 
     The total is the episode's return, summed over its turns; parts are those of its last answer.
+    Where rewards are normalised, the total is the raw sum and the return stands apart.
+
+    Args:
+        rollout: The rollout.
+        weights: Factor of each part in the total; the parts of a part have none.
     """
     assert rollout.rewards is not None
-    totals = np.asarray(rollout.returns)[np.asarray(rollout.scored)]
-    metrics = {
-        "reward/total/mean": float(totals.mean()),
-        "reward/total/std": float(totals.std()),
-    }
+    scored = np.asarray(rollout.scored)
+    totals = {"total": rollout.totals}
+    if rollout.rewards.normalised is not None:
+        totals["normalised_total"] = np.asarray(rollout.returns)
+    metrics: dict[str, float] = {}
+    for name, values in totals.items():
+        metrics[f"reward/{name}/mean"] = float(values[scored].mean())
+        metrics[f"reward/{name}/std"] = float(values[scored].std())
     for name, scores in rollout.rewards.parts.items():
         statuses = rollout.rewards.status[name]
         finite = scores[np.isfinite(scores)]
@@ -79,8 +88,14 @@ def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, 
             metrics[f"{prefix}/std"] = float(finite.std())
         metrics[f"{prefix}/na_frac"] = float(np.mean([s == "not_applicable" for s in statuses]))
         metrics[f"{prefix}/error_frac"] = float(np.mean([s.failed for s in statuses]))
+        for reason, count in Counter(s for s in statuses if s.failed).items():
+            metrics[f"{prefix}/{reason}_frac"] = count / len(statuses)
         metrics[f"{prefix}/seconds"] = rollout.rewards.seconds[name]
-        metrics[f"{prefix}/weight"] = weights[name]
+        if name in rollout.rewards.cached:
+            hits = rollout.rewards.cached[name]
+            metrics[f"{prefix}/cache_hit_frac"] = float(np.mean(hits))
+        if name in weights:
+            metrics[f"{prefix}/weight"] = weights[name]
     return metrics
 
 

@@ -6,7 +6,7 @@ text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,17 +63,28 @@ class Rollout:
     states: list[TokenStates] = field(default_factory=list)
     """Hidden states that decoding kept of every episode; empty when it kept none."""
 
+    @property
+    def totals(self) -> np.ndarray:
+        """What each episode got, for people to read: (B,) float64, NaN if not scored.
+
+        That is the return or, where training normalises rewards, the raw sum of the last answer.
+        """
+        assert self.rewards is not None
+        is_raw = self.rewards.normalised is None
+        totals = np.asarray(self.returns) if is_raw else self.rewards.total
+        return np.where(self.scored, totals, np.nan)
+
     def __len__(self) -> int:
         return len(self.texts)
 
     def rows(self, update: int, limit: int | None = None) -> list[dict[str, Any]]:
         """One plain dict per episode for the sample log.
 
-        ``response``, ``parts`` and ``stop_reason`` are those of the last answer, ``total`` is the
-        return of the episode, ``response_len`` counts the tokens of all its answers.
+        ``response``, ``parts`` and ``stop_reason`` are those of the last answer, ``total`` is that
+        of ``totals``, ``response_len`` counts the tokens of all its answers.
         """
         assert self.rewards is not None
-        parts = self.rewards.parts
+        parts, totals = self.rewards.parts, self.totals.tolist()
         return [
             {
                 "update": update,
@@ -82,7 +93,7 @@ class Rollout:
                 "response": self.texts[i],
                 "reference": self.references[i],
                 "parts": {k: float(v[i]) if np.isfinite(v[i]) else None for k, v in parts.items()},
-                "total": self.returns[i] if self.scored[i] else None,
+                "total": totals[i] if self.scored[i] else None,
                 "stop_reason": str(self.stop_reasons[i]),
                 "response_len": sum(self.action_mask[i]),
             }
@@ -122,6 +133,7 @@ def collect(
     )
     episodes, rewards = play(policy, env, sampling)
     scored = _usable(rewards, [e.rewards for e in episodes], config)
+    _check_failing(env.reward.failing_batches, config)
     penalty = config.missing_eos_penalty or 0.0
     return Rollout(
         instruction_ids=[item.id for item in instructions],
@@ -196,6 +208,17 @@ def _usable(
             "number can destroy the policy. Rescale the reward, or raise the limit."
         )
     return [bool(ok) for ok in valid]
+
+
+def _check_failing(failing_batches: Mapping[str, int], config: PPOConfig) -> None:
+    """Refuses to go on with a reward that failed on some sample of too many batches in a row."""
+    for name, batches in failing_batches.items():
+        if config.max_error_batches and batches >= config.max_error_batches:
+            raise RewardError(
+                f"reward {name!r} failed on responses of {batches} batches in a row; "
+                f"ppo.max_error_batches = {config.max_error_batches}. The share of failures is in "
+                f"reward/{name}/error_frac. Mend the reward, or raise the limit (0: none)."
+            )
 
 
 def _kept(scored: Sequence[bool], cut: Sequence[bool], config: PPOConfig) -> list[bool]:

@@ -229,4 +229,8 @@ def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> Re
         status={k: [batch.status[k][row] for batch, row in order] for k in first.status},
         messages={k: [batch.messages[k][row] for batch, row in order] for k in first.messages},
         seconds={k: sum(batch.seconds[k] for _, batch in batches) for k in first.seconds},
+        normalised=np.array([batch.earned[row] for batch, row in order])
+        if first.normalised is not None
+        else None,
+        cached={k: [batch.cached[k][row] for batch, row in order] for k in first.cached},
     )

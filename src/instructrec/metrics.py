@@ -2,8 +2,8 @@
 
 Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and
 nowhere else; ``python -m instructrec.metrics`` prints the page ``docs/metrics.md``. In a pattern,
-``<reward>`` stands for the name of a reward (``total`` is the weighted sum) and ``<k>`` for a whole
-number.
+``<reward>`` stands for the name of a reward (``total`` is the weighted sum, ``outer.inner`` a
+reward inside another), ``<reason>`` for a way to fail and ``<k>`` for a whole number.
 """
 
 from __future__ import annotations
@@ -13,7 +13,11 @@ from dataclasses import dataclass
 
 from instructrec.errors import ConfigError, unknown_name
 
-_PLACEHOLDERS = {"<reward>": "[a-z0-9_]+", "<k>": "[1-9][0-9]*"}
+_PLACEHOLDERS = {
+    "<reward>": r"[a-z0-9_]+(\.[a-z0-9_]+)*",
+    "<reason>": "(raised|timeout|nonfinite|out_of_range|worker_died)",
+    "<k>": "[1-9][0-9]*",
+}
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,7 @@ class Metric:
     """One number that a run logs."""
 
     key: str
-    """Name in ``metrics.jsonl`` and W&B; may hold the placeholders ``<reward>`` and ``<k>``."""
+    """Name in ``metrics.jsonl`` and W&B; may hold placeholders, see above."""
     unit: str
     """Unit; ``1`` for a share or another plain number, ``score`` for the scale of the reward."""
     meaning: str
@@ -93,6 +97,13 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("reward/total/std", "score", "Standard deviation of the return over those."),
     Metric(
+        "reward/normalised_total/mean",
+        "score",
+        "Mean return from normalised rewards, which training learns from; absent where nothing is "
+        "normalised. reward/total/mean is then the raw weighted sum of the last responses.",
+    ),
+    Metric("reward/normalised_total/std", "score", "Standard deviation over those."),
+    Metric(
         "reward/<reward>/mean",
         "score",
         "Mean raw score of the (last) response over the episodes that have one.",
@@ -100,6 +111,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("reward/<reward>/std", "score", "Standard deviation of the raw score over those."),
     Metric("reward/<reward>/na_frac", "1", "Share of the episodes to which it does not apply."),
     Metric("reward/<reward>/error_frac", "1", "Share of the episodes on which the reward failed."),
+    Metric(
+        "reward/<reward>/<reason>_frac",
+        "1",
+        "Share of the episodes on which it failed in this way: raised, timeout, nonfinite, "
+        "out_of_range or worker_died; absent where there is none.",
+    ),
+    Metric(
+        "reward/<reward>/cache_hit_frac",
+        "1",
+        "Share of the episodes whose score came from its cache; absent without one.",
+    ),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(
@@ -246,7 +268,8 @@ def markdown_page() -> str:
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
         "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
-        "the name of a reward, or `total` for their weighted sum. At the end of a run,\n"
+        "the name of a reward, or `total` for their weighted sum (a reward inside another is\n"
+        "called `outer.inner`), `<reason>` for a way to fail. At the end of a run,\n"
         "`final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()

@@ -21,7 +21,7 @@ from instructrec.experiments.config import (
     refuse_changed,
 )
 from instructrec.experiments.quickstart_config import QuickstartConfig
-from instructrec.rewards.combine import RewardSpec
+from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
 
@@ -112,6 +112,8 @@ def test_evaluation_draws_as_many_tokens_as_training_unless_told() -> None:
                 "exact_match": 0.5,
                 "kind": "rewards.py:kind",
                 "long": RewardSpec(use="bleu", weight=2.0, options={"smooth": "exp"}),
+                "scaled": RewardSpec(normalise="clip", clip=(-1.0, 2.0), on_error="raise"),
+                "gated": RewardSpec(use="gate", options={"parts": {"b": 1.0, "a": {"weight": 2}}}),
             },
             task=TaskConfig(options={"families": ["parity"], "size": 10}),
         ),
@@ -220,6 +222,23 @@ def test_limits_that_stopped_a_run_may_be_raised_when_it_goes_on(tmp_path: Path)
     write_config(config.folder, config)
     wider = PPOConfig(max_reward=1e6, max_drift=1.0, max_error_frac=0.5)
     refuse_changed(dataclasses.replace(config, ppo=wider), config.folder)
+
+
+def test_how_a_reward_runs_may_change_but_not_what_it_says(tmp_path: Path) -> None:
+    def with_reward(spec: RewardSpec) -> TrainConfig:
+        output = OutputConfig(dir=str(tmp_path))
+        return TrainConfig(rewards={"exact_match": spec}, output=output)
+
+    config = with_reward(RewardSpec(weight=2.0))
+    write_config(config.folder, config)
+    elsewhere = RewardSpec(weight=2.0, isolation="worker", workers=2, on_error="raise")
+    refuse_changed(with_reward(elsewhere), config.folder)
+    for other in (
+        RewardSpec(weight=2.0, normalise="batch"),
+        RewardSpec(weight=2.0, options={"workers": 2}),
+    ):
+        with pytest.raises(ConfigError, match=r"rewards\.exact_match"):
+            refuse_changed(with_reward(other), config.folder)
 
 
 @pytest.mark.parametrize("text", [None, ": ["])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from instructrec.envs.tasks.base import make_task
-from instructrec.errors import DataError, PolicyError
+from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments import setup_run
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
 from instructrec.experiments.train import run_training
 from instructrec.policies.scripted import EmptyPolicy
+from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig
 
 
@@ -63,3 +65,24 @@ def test_a_filter_by_a_column_that_is_missing_leaves_no_folder(tmp_path: Path) -
     with pytest.raises(DataError, match=r"'famliy'.*Expected one of id, reference, family, item"):
         run_training(config)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("how", "env", "generations", "message"),
+    [
+        ("group", "instruction", 1, "a group of one response has no spread"),
+        ("batch", "refine", 1, "expected normalise none or clip"),
+    ],
+)
+def test_rewards_are_not_normalised_where_that_leaves_nothing_to_learn(
+    how: str, env: str, generations: int, message: str
+) -> None:
+    config = TrainConfig(
+        task=TaskConfig(env=env),  # type: ignore[arg-type]
+        rewards={"exact_match": RewardSpec(normalise=how)},  # type: ignore[arg-type]
+        ppo=PPOConfig(num_generations=generations),
+    )
+    with pytest.raises(ConfigError, match=f"(?i){message}"):
+        setup_run.training_env(config, setup_run.make_materials(config))
+    fine = dataclasses.replace(config, rewards={"exact_match": RewardSpec(normalise="none")})
+    setup_run.training_env(fine, setup_run.make_materials(fine))

@@ -18,6 +18,7 @@ from transformers import (
 
 from instructrec.errors import ConfigError, PolicyError
 from instructrec.rewards import Status, make_reward, make_rewards
+from instructrec.rewards.check import check_reward
 
 torch.set_num_threads(1)
 
@@ -234,3 +235,14 @@ def test_they_pickle_without_their_models(encoder, mood):
         copy = pickle.loads(pickle.dumps(reward))
         assert copy(["p"] * 4, TEXTS, reference=TEXTS[::-1]) == scores
         assert len(pickle.dumps(reward.function)) < 1000
+
+
+@pytest.mark.filterwarnings("ignore:.*were cut")
+def test_they_pass_the_check_of_rewards(encoder, mood):
+    data = [{"prompt": "what ?", "reference": text, "response": "sky"} for text in TEXTS[:2]]
+    for reward in make_both(encoder, mood, 4):
+        reward(["p"], ["sky"], reference=["sky"])  # loads the model
+        report = check_reward(reward, data)
+        # The mood of a model with random weights says nothing about answers.
+        faults = [p for p in report.points if p.verdict == "fail" and "answers" not in p.name]
+        assert faults == []

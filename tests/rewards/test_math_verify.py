@@ -10,6 +10,7 @@ import pytest
 
 from instructrec.errors import ConfigError, DataError
 from instructrec.rewards import Status, make_reward, make_rewards
+from instructrec.rewards.check import check_reward
 
 pytest.importorskip("math_verify")
 
@@ -102,6 +103,11 @@ def test_hostile_responses_end_in_one_of_the_three_outcomes(reward, text):
         assert batch.parts["m"][0] == 0.0
     else:
         assert batch.messages["m"][0]
+
+
+def test_it_passes_the_check_of_rewards():
+    data = [{"prompt": f"{n}/2?", "reference": f"\\frac{{{n}}}{{2}}"} for n in (1, 3, 5)]
+    check_reward("math_verify", data).require()
 
 
 def test_it_pickles_without_its_process(reward):

@@ -70,8 +70,8 @@ def test_one_reward_can_appear_twice_under_names_of_its_own():
             {"exact_match": {"wieght": 1}},
             r"unknown key 'wieght'. Did you mean 'weight'\? Keys: use",
         ),
-        ({"exact_match": {"normalise": "squad"}}, r"unknown key 'normalise'.* go under options"),
-        ({"exact_match": {"on_error": "mask"}}, r"unknown key 'on_error'"),
+        ({"exact_match": {"normalise": "squad"}}, r"normalise = 'squad'.* go under options"),
+        ({"exact_match": {"on_eror": "mask"}}, r"unknown key 'on_eror'. Did you mean 'on_error'"),
         ({"exact_match": {"options": ["a"]}}, r"options = \['a'\]: expected a mapping"),
         ({"bleu": {"options": {"tokenise": "13a"}}}, r"'bleu' has no option 'tokenise'"),
         ({"total": "bleu"}, r"'total' is reserved: it stands for the sum"),
@@ -87,7 +87,7 @@ def test_each_mistake_in_a_config_is_named(value, message):
 
 def test_a_sum_of_nothing_is_refused():
     with pytest.raises(ConfigError, match=r"at least one reward"):
-        CombinedReward({})
+        CombinedReward([])
 
 
 def test_the_spec_is_plain_and_makes_an_equal_reward():

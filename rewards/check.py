@@ -1,0 +1,103 @@
+"""``check_reward``: what ``check_env`` is to environments, for the author of a reward."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from instructrec.errors import InstructRecError, RewardError
+from instructrec.rewards import check_points
+from instructrec.rewards.calling import BoundReward
+from instructrec.rewards.check_points import Point, Probe, Verdict
+from instructrec.rewards.check_samples import make_samples
+from instructrec.rewards.registry import make_reward
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found."""
+
+    reward: str
+    """The reward and its options."""
+    points: tuple[Point, ...]
+    """What was looked at, in order."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing failed."""
+        return not any(point.verdict == "fail" for point in self.points)
+
+    def require(self) -> Report:
+        """Returns the report, for ``check_reward(...).require()`` as a test.
+
+        Raises:
+            RewardError: A point failed; the message is the table.
+        """
+        if not self.ok:
+            raise RewardError(str(self))
+        return self
+
+    def __str__(self) -> str:
+        width = max((len(point.name) for point in self.points), default=0)
+        lines = [f"{p.verdict:<4}  {p.name:<{width}}  {p.message}" for p in self.points]
+        return "\n".join([self.reward, *lines])
+
+
+def check_reward(
+    spec: str | Callable[..., Any] | BoundReward,
+    data: Sequence[Mapping[str, Any]] | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+) -> Report:
+    """Looks for what goes wrong with rewards, before a run does.
+
+    In a test: ``check_reward("my_rewards.py:politeness").require()``.
+
+    Args:
+        spec: The reward, as for ``make_reward``.
+        data: Rows with a prompt and the columns that the reward reads; None takes a few of our own,
+            which suits rewards that read a reference or no column.
+        options: Options of the reward.
+
+    Returns:
+        A verdict for each point. Where the reward cannot be made or called, there is one point.
+    """
+    name = spec if isinstance(spec, str) else getattr(spec, "__name__", repr(spec))
+    try:
+        made = spec if isinstance(spec, BoundReward) else make_reward(spec, **dict(options or {}))
+        name = made.describe()
+        samples = make_samples(data, made.required_columns)
+        probe = Probe(made, samples)
+        given = copy.deepcopy(samples)
+        with check_points.fresh_randomness():
+            around, start = check_points.surroundings(), time.perf_counter()
+            probe.base = probe.score()
+            seconds = (time.perf_counter() - start) / len(samples)
+            effects = check_points.side_effects(around, check_points.surroundings())
+    except InstructRecError as error:
+        return Report(name, (Point("can be called", "fail", str(error)),))
+    points = [Point("can be called", "ok", f"one score for each of {len(samples)} responses")]
+    points += [
+        check_points.usable(probe),
+        check_points.declared_range(probe),
+        check_points.deterministic(probe),
+    ]
+    for label, point in check_points.COMPARISONS.items():
+        if probe.deterministic:
+            points.append(_guarded(label, point, probe))
+        else:
+            points.append(Point(label, "skip", "scores differ from call to call"))
+    points += [_guarded(label, point, probe) for label, point in check_points.OTHERS.items()]
+    points += [effects, check_points.arguments(given, samples), check_points.speed(seconds)]
+    return Report(name, tuple(points))
+
+
+def _guarded(label: str, point: Callable[[Probe], tuple[Verdict, str]], probe: Probe) -> Point:
+    """A point whose call ends in an error of the contract has failed."""
+    try:
+        return Point(label, *point(probe))
+    except InstructRecError as error:
+        return Point(label, "fail", str(error))

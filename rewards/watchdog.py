@@ -1,0 +1,63 @@
+"""Saying so when a reward hangs: one line after a while, because a thread cannot be ended."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_TICK = 0.2  # seconds between two looks
+_lock = threading.Lock()
+_awake = threading.Event()
+_calls: dict[object, tuple[float, float, str]] = {}
+_thread: threading.Thread | None = None
+
+
+@contextmanager
+def watching(what: str, seconds: float) -> Iterator[None]:
+    """Reports on standard error, once, when the block takes longer than it should.
+
+    Args:
+        what: What is going on, e.g. ``"reward 'judge' on 64 responses"``.
+        seconds: How long it may take.
+    """
+    token, now = object(), time.monotonic()
+    with _lock:
+        _calls[token] = (now + seconds, now, what)
+        _start()
+    _awake.set()
+    try:
+        yield
+    finally:
+        with _lock:
+            _calls.pop(token, None)
+
+
+def _start() -> None:
+    """Starts the thread that looks; a forked child has the object, not the thread."""
+    global _thread
+    if _thread is None or not _thread.is_alive():
+        _thread = threading.Thread(target=_look, name="reward-watchdog", daemon=True)
+        _thread.start()
+
+
+def _look() -> None:
+    while True:
+        _awake.wait()
+        time.sleep(_TICK)
+        now = time.monotonic()
+        with _lock:
+            late = [(token, *call[1:]) for token, call in _calls.items() if call[0] <= now]
+            for token, _, _ in late:
+                del _calls[token]
+            if not _calls:
+                _awake.clear()
+        for _, began, what in late:
+            print(
+                f"instructrec: warning: {what}: no answer after {now - began:.0f} s. It cannot be "
+                "ended in this process; with isolation: worker it would be.",
+                file=sys.stderr,
+                flush=True,
+            )
