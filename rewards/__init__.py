@@ -12,6 +12,7 @@ from instructrec.lazy import lazy_exports
 _exports = {
     "BoundReward": "instructrec.rewards.calling",
     "CombinedReward": "instructrec.rewards.combine",
+    "FailedScore": "instructrec.rewards.base",
     "RewardBatch": "instructrec.rewards.base",
     "RewardFunction": "instructrec.rewards.base",
     "RewardInfo": "instructrec.rewards.base",

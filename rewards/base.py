@@ -39,6 +39,35 @@ class Status(StrEnum):
         return self not in (Status.SCORED, Status.NOT_APPLICABLE)
 
 
+class FailedScore(float):
+    """In the place of a score: this one sample failed, and why; the rest of the batch is good.
+
+    A reward returns it where raising would make the whole batch be asked again, for instance when
+    one of many calls to a server fails. It is a NaN, so trainers of TRL leave the sample out.
+
+    Args:
+        status: One of the failures.
+        message: Why it failed.
+    """
+
+    status: Status
+    message: str
+
+    def __new__(cls, status: Status, message: str) -> FailedScore:
+        """Makes one; raises ValueError when ``status`` is no failure."""
+        if not status.failed:
+            raise ValueError(f"FailedScore: {status!r} is no failure.")
+        score = super().__new__(cls, "nan")
+        score.status, score.message = status, message
+        return score
+
+    def __reduce__(self) -> tuple[type[FailedScore], tuple[Status, str]]:
+        return FailedScore, (self.status, self.message)
+
+    def __repr__(self) -> str:
+        return f"FailedScore({self.status.value}: {self.message})"
+
+
 @runtime_checkable
 class RewardFunction(Protocol):
     """What a reward is: a function from a batch of responses to one score each.
@@ -64,7 +93,7 @@ class RewardFunction(Protocol):
                 usual name of the expected answers), and whatever else the caller has to offer.
 
         Returns:
-            B scores; None where the reward does not apply.
+            B scores; None where the reward does not apply, ``FailedScore`` where it failed.
         """
         ...
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from instructrec.errors import ConfigError, DataError, RewardError, did_you_mean
 from instructrec.rewards.asynchronous import run_coroutine
-from instructrec.rewards.base import RewardInfo
+from instructrec.rewards.base import FailedScore, RewardInfo
 from instructrec.rewards.loading import load_object, portable
 from instructrec.rewards.options import EXTRAS, Parameters, bind, read_parameters
 from instructrec.rewards.text import (
@@ -201,8 +201,8 @@ def check_scores(name: str, result: Any, expected: int) -> list[float | None]:
 
 
 def _as_score(name: str, index: int, value: Any) -> float | None:
-    if value is None:
-        return None
+    if value is None or isinstance(value, FailedScore):
+        return value
     if hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
         try:
             return float(value)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import ConfigError, RewardError
-from instructrec.rewards.base import Status
+from instructrec.rewards.base import FailedScore, Status
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.registry import spec_text
 from instructrec.rewards.scoring import PartScores, judge_score
@@ -220,6 +220,8 @@ class _Worker:
         if "raised" in answer:
             raise _Failure(Status.RAISED, answer["raised"])
         scores: list[float | None] = answer["scores"]
+        for place, (status, reason) in answer["failed"].items():
+            scores[int(place)] = FailedScore(Status(status), reason)
         return scores
 
     def dismiss(self) -> None:

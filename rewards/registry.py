@@ -52,6 +52,10 @@ _QUALITIES = {
     "refusal": "style:refusal",
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
+    "constraints": "constraints:constraints",
+    "math_verify": "maths:MathVerify",
+    "embedding_similarity": "embedding:EmbeddingSimilarity",
+    "llm_judge": "judge:LLMJudge",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
 _BUILTINS = {
@@ -59,6 +63,13 @@ _BUILTINS = {
         name: RewardInfo(name, f"instructrec.rewards.{place}", range=(0.0, 1.0))
         for name, place in _QUALITIES.items()
     },
+    "classifier": RewardInfo(
+        "classifier",
+        "instructrec.rewards.classifier:ClassifierReward",
+        range=(0.0, 1.0),
+        format="chat",
+    ),
+    "hf_metric": RewardInfo("hf_metric", "instructrec.rewards.hf_metric:HfMetric"),
     "learned": RewardInfo("learned", "instructrec.rewards.learned:LearnedReward", format="chat"),
     "weighted": RewardInfo("weighted", "instructrec.rewards.combinators:Weighted", format="chat"),
     "gate": RewardInfo("gate", "instructrec.rewards.combinators:Gate", format="chat"),

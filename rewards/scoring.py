@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import ConfigError, DataError, PolicyError
-from instructrec.rewards.base import Status
+from instructrec.rewards.base import FailedScore, Status
 from instructrec.rewards.calling import BoundReward, check_scores
 
 # A wrong setting, column or model fails every sample alike and for good: it stops the run.
@@ -128,6 +128,8 @@ def judge_score(
     """
     if score is None:
         return math.nan, Status.NOT_APPLICABLE, ""
+    if isinstance(score, FailedScore):
+        return math.nan, score.status, score.message
     if not math.isfinite(score):
         return math.nan, Status.NONFINITE, f"the score is {score}"
     if limits is not None and not limits[0] <= score <= limits[1]:

@@ -18,7 +18,7 @@ import time
 from typing import Any
 
 from instructrec.errors import ConfigError, DataError, InstructRecError, PolicyError, RewardError
-from instructrec.rewards.base import RewardInfo
+from instructrec.rewards.base import FailedScore, RewardInfo
 from instructrec.rewards.calling import BoundReward, check_scores
 from instructrec.rewards.scoring import describe_error
 
@@ -124,9 +124,15 @@ def _answer(reward: BoundReward, message: bytes) -> dict[str, Any]:
     except Exception as error:
         return {"raised": describe_error(error)}
     try:
-        return {"scores": check_scores(reward.__name__, result, len(completions))}
+        scores = check_scores(reward.__name__, result, len(completions))
     except RewardError as error:
         return _fatal(error)
+    reasons = {
+        i: [score.status, score.message]
+        for i, score in enumerate(scores)
+        if isinstance(score, FailedScore)  # JSON knows it as a NaN alone
+    }
+    return {"scores": scores, "failed": reasons}
 
 
 def _fatal(error: InstructRecError) -> dict[str, Any]:

@@ -300,3 +300,17 @@ def test_a_reward_that_hangs_in_this_process_is_reported_once(capfd):
     assert "isolation: worker" in err
     score(make_rewards({"slow": {"use": slow, "timeout": 5.0}}), ["a"])
     assert capfd.readouterr().err == ""
+
+
+def test_the_reason_of_a_single_failure_comes_out_of_the_worker(tmp_path):
+    file = tmp_path / "some_fail.py"
+    file.write_text(
+        "from instructrec.rewards import FailedScore, Status\n"
+        "def some_fail(completions, **columns):\n"
+        "    late = FailedScore(Status.TIMEOUT, 'the server is away')\n"
+        "    return [late if text == 'bad' else 1.0 for text in completions]\n"
+    )
+    rewards = make_rewards({"some": {"use": f"{file}:some_fail", "isolation": "worker"}})
+    batch = rewards.score(["p"] * 3, ["a", "bad", "b"], {})
+    assert batch.status["some"] == [Status.SCORED, Status.TIMEOUT, Status.SCORED]
+    assert batch.messages["some"][1] == "the server is away"

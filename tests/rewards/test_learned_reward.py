@@ -7,6 +7,7 @@ import random
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -19,8 +20,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from instructrec.errors import ConfigError, PolicyError
+from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.rewards import make_reward, make_rewards
+from instructrec.rewards.learned import record_normalisation
 
 torch.set_num_threads(1)
 
@@ -246,3 +248,42 @@ def test_a_hub_id_that_cannot_be_had_is_a_policy_error(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(PolicyError, match=r"'nobody/no-such-model' cannot be loaded as a seq"):
         make_reward("learned", path="nobody/no-such-model", device="cpu")(["p"], ["c"])
+
+
+def test_scores_are_normalised_by_numbers_recorded_beside_the_model(tmp_path):
+    folder = save_llama(tmp_path)
+    raw = make_reward("learned", path=str(folder), device="cpu")(PROMPTS, COMPLETIONS)
+    with pytest.raises(ConfigError, match=r"needs .*reward_normalisation.json.*FileNotFoundError"):
+        make_reward("learned", path=str(folder), normalise=True)
+    mean, std = record_normalisation(folder, raw)
+    assert (mean, std) == pytest.approx((np.mean(raw), np.std(raw)))
+    reward = make_reward("learned", path=str(folder), device="cpu", normalise=True)
+    scores = reward(PROMPTS, COMPLETIONS)
+    assert scores == pytest.approx([(score - mean) / std for score in raw])
+    assert (np.mean(scores), np.std(scores)) == pytest.approx((0, 1), abs=1e-5)
+    given = make_reward("learned", path=str(folder), device="cpu", mean=1.0, std=2)
+    assert given(PROMPTS, COMPLETIONS) == pytest.approx([(score - 1) / 2 for score in raw])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": 1.0}, r"mean and std belong together"),
+        ({"mean": 1.0, "std": 0.0}, r"std above 0"),
+        ({"mean": float("nan"), "std": 1.0}, r"finite numbers"),
+        ({"mean": 1.0, "std": 1.0, "normalise": True}, r"and not both"),
+    ],
+)
+def test_a_normalisation_that_means_nothing_is_refused(llama, options, message):
+    with pytest.raises(ConfigError, match=message):
+        make_reward("learned", path=str(llama), **options)
+
+
+def test_scores_that_cannot_normalise_are_refused(tmp_path):
+    for scores in ([], [1.0], [2.0, 2.0], [1.0, float("inf")]):
+        with pytest.raises(DataError, match=r"cannot normalise a reward"):
+            record_normalisation(tmp_path, scores)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "reward_normalisation.json").write_text('{"mean": 1}')
+    with pytest.raises(ConfigError, match=r"KeyError: 'std'"):
+        make_reward("learned", path=str(tmp_path), normalise=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from instructrec.rewards import make_reward, make_rewards
+from instructrec.rewards import FailedScore, Status, make_reward, make_rewards
 
 WORDS = ["<unk>", "</s>", "<pad>", "yes", "no", "say"]
 TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
@@ -12,6 +12,12 @@ TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 async def half(completions, **columns):
     return [0.5 for _ in completions]
+
+
+def late(completions, **columns):
+    """Fails on every second response, which TRL leaves out of its mean."""
+    failed = FailedScore(Status.TIMEOUT, "late")
+    return [failed if i % 2 else 1.0 for i, _ in enumerate(completions)]
 
 
 def one_token(completion_ids, **columns):
@@ -77,6 +83,7 @@ def test_a_grpo_trainer_of_trl_trains_on_our_rewards(prompt, tmp_path):
         make_reward(half),
         make_reward(one_token),
         make_reward("gate", parts=parts),
+        make_reward(late),
     ]
     log = train(tmp_path, [prompt] * 4, rewards)
     names = ("exact_match", "bleu", "half", "one_token", "gate")
@@ -84,7 +91,8 @@ def test_a_grpo_trainer_of_trl_trains_on_our_rewards(prompt, tmp_path):
     assert (constant, length) == (0.5, 1.0)
     assert 0 < exact < 1
     assert overlap == gated == exact  # of one word, both ask whether it is the right one
-    assert log["reward"] == pytest.approx(sum((exact, overlap, constant, length, gated)))
+    assert log["rewards/late/mean"] == 1.0
+    assert log["reward"] == pytest.approx(sum((exact, overlap, constant, length, gated, 0.5)))
 
 
 # TRL's among ours ---------------------------------------------------------------------------------

@@ -26,13 +26,14 @@ def test_its_python_runs_and_prints_what_it_says(capsys):
     code = "\n".join(blocks("python"))
     exec(compile(code, "docs/rewards.md", "exec"), namespace)
     shown = re.findall(r"^print\(.*?\)  # (.*)$", code, flags=re.MULTILINE)
-    assert len(shown) == 6
+    assert len(shown) == 7
     assert capsys.readouterr().out.splitlines() == shown
     assert namespace["keeps_short"](["a b"], words=1) == [0.5]
 
 
 def test_its_configs_make_rewards(tmp_path):
-    weighed, nested, isolated = (yaml.safe_load(config)["rewards"] for config in blocks("yaml"))
+    configs = [yaml.safe_load(config)["rewards"] for config in blocks("yaml")]
+    weighed, nested, isolated, asked = configs
     rewards = make_rewards(weighed)
     assert rewards.weights == {"exact_match": 1.0, "format": 1.0, "loose": 0.5, "overlap": 0.0}
     batch = make_rewards(nested).score(["p"], ["a b"], {"reference": ["a b"]})
@@ -40,6 +41,7 @@ def test_its_configs_make_rewards(tmp_path):
     isolated["judged"]["cache"] = str(tmp_path / "scores.sqlite")
     spec = make_rewards(isolated).parts["judged"].spec
     assert (spec.isolation, spec.workers, spec.environment) == ("worker", 4, ("MY_API_KEY",))
+    assert make_rewards(asked).weights == {"judge": 1.0}
 
 
 def test_its_commands_exist():
@@ -57,14 +59,16 @@ def _place(name):
     return str(reward_info(name).target)
 
 
-@pytest.mark.parametrize("name", [*_QUALITIES, "learned"])
+@pytest.mark.parametrize("name", [*_QUALITIES, "learned", "classifier", "hf_metric"])
 def test_its_table_names_every_option_of_the_built_ins(name):
     from instructrec.rewards.loading import load_object
 
     assert name in list_rewards()
     (row,) = re.findall(rf"^\| `{name}` \|.*$", PAGE, flags=re.MULTILINE)
     names = read_parameters(load_object(reward_info(name).target), name).names
-    for option in set(names) - {"completions", "completion_ids", "reference"}:
+    columns = {"constraints", "instruction_id_list", "kwargs", "reference"}
+    given = {"prompts", "completions", "completion_ids", "log_metric"}
+    for option in set(names) - columns - given:
         assert f"`{option}`" in row
 
 

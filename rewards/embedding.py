@@ -1,0 +1,120 @@
+"""A reward for saying the same in other words: the cosine between two embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from instructrec.rewards.local_models import ModelReward, TextModel
+from instructrec.rewards.text import completion_text, reference_texts
+
+
+class EmbeddingSimilarity(ModelReward):
+    """How similar the embedding of a response is to that of an expected answer.
+
+    The cosine c of the two embeddings, mapped to [0, 1]: ``shift`` gives (1 + c) / 2, which never
+    is flat; ``clip`` gives max(c, 0), which calls everything unrelated 0. Of several expected
+    answers the most similar one counts. A blank response scores 0.
+
+    Args:
+        path: Folder of an encoder and its tokenizer (BERT, a sentence-transformers folder with the
+            model at its top, ...), or a hub id.
+        pooling: ``mean`` of the last hidden states over the tokens, or that of the first token
+            (``cls``); what the encoder was trained with.
+        scale: ``shift`` or ``clip``.
+        batch_size: Texts per forward pass.
+        max_length: Longest text in tokens, at most what the model can read (the default). Longer
+            texts lose their end, and are counted in ``truncated``.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+
+    Raises:
+        ConfigError: When the folder does not exist or a number is not positive.
+    """
+
+    __name__ = "embedding_similarity"
+    kind = "text encoder"
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        pooling: Literal["mean", "cls"] = "mean",
+        scale: Literal["shift", "clip"] = "shift",
+        batch_size: int = 32,
+        max_length: int | None = None,
+        device: str = "auto",
+    ) -> None:
+        super().__init__(path, batch_size, max_length, device)
+        self.pooling = pooling
+        self.scale = scale
+
+    def __call__(
+        self,
+        completions: Sequence[Any],
+        reference: Sequence[str | Sequence[str] | None],
+        **columns: Any,
+    ) -> list[float | None]:
+        """Scores B responses.
+
+        Args:
+            completions: B responses.
+            reference: B expected answers, each a string or several acceptable strings; blank ones
+                are left out.
+            **columns: Not read.
+
+        Returns:
+            B scores in [0, 1]; None where the sample has no expected answer that is not blank.
+
+        Raises:
+            DataError: When a reference is not text.
+            PolicyError: When the encoder cannot be loaded.
+        """
+        texts = [completion_text(completion) for completion in completions]
+        answers = [
+            [a for a in reference_texts(r, self.__name__, i) or () if a.strip()]
+            for i, r in enumerate(reference)
+        ]
+        pairs = [
+            (i, a)
+            for i, (text, listed) in enumerate(zip(texts, answers, strict=True))
+            for a in listed
+            if text.strip()
+        ]
+        scores: list[float | None] = [0.0 if listed else None for listed in answers]
+        vectors = self._vectors(sorted({t for i, a in pairs for t in (texts[i], a)}))
+        for i, answer in pairs:
+            known, one, other = scores[i] or 0.0, vectors[texts[i]], vectors[answer]
+            cosine = sum(x * y for x, y in zip(one, other, strict=True))
+            scores[i] = max(known, self._mapped(cosine))
+        return scores
+
+    def _mapped(self, cosine: float) -> float:
+        value = (1 + cosine) / 2 if self.scale == "shift" else cosine
+        return min(max(value, 0.0), 1.0)
+
+    def _vectors(self, texts: Sequence[str]) -> dict[str, list[float]]:
+        """Texts -> embeddings of length 1."""
+        if not texts:
+            return {}
+        if self._loaded is None:
+            # Its own pooling layer is not read, and many encoders come without one.
+            self._loaded = TextModel(self, "AutoModel", unused=("pooler.",))
+        encoded = self._loaded.encode_texts(texts)
+        rows = iter(self._loaded.run([e for e in encoded if e["input_ids"]], self._pooled))
+        # A text without tokens stands at a right angle to every other.
+        nothing = [0.0] * self._loaded.model.config.get_text_config().hidden_size
+        return {
+            text: next(rows) if features["input_ids"] else nothing
+            for text, features in zip(texts, encoded, strict=True)
+        }
+
+    def _pooled(self, output: Any, batch: Any) -> Any:
+        import torch
+
+        states = output.last_hidden_state.float()  # (b, T, H)
+        if self.pooling == "cls":
+            pooled = states[:, 0]
+        else:
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1)
+        return torch.nn.functional.normalize(pooled, dim=-1)
