@@ -33,7 +33,7 @@ _NEW_TOKENS = 64
 _KEPT = (
     *("reward/total/mean", "ppo/approx_kl", "ppo/entropy", "ppo/drift_mean"),
     *("rollout/tokens_per_s", "time/rollout_s", "time/advantage_s", "time/update_s"),
-    "time/total_s",
+    *("time/total_s", "speed/update_limit_frac", "speed/limit_frac"),
 )
 
 

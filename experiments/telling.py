@@ -111,6 +111,8 @@ def conclude(
     lines = ["", first + "."]
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
+    if "speed/limit_frac" in summary:
+        lines.append(_speed(summary))
     shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
     lines += [line for name in shown if (line := measured(name, summary))]
     if "eval/first_turn" in summary:
@@ -138,6 +140,17 @@ def _critic(used: int, updates: int) -> str:
         return f"the critic was the baseline in all {updates} updates."
     told = f"in {used} of {updates} updates" if used else f"in none of {updates} updates (idle)"
     return f"the critic was the baseline {told}, else the mean return."
+
+
+def _speed(summary: Mapping[str, Any]) -> str:
+    """How fast the updates were, and how fast this machine could have been."""
+    return (
+        f"speed: {summary['speed/episodes_per_s']:.1f} episodes/s, "
+        f"{summary['speed/tokens_per_s']:,.0f} tokens/s, {summary['speed/limit_frac']:.0%} of what "
+        "this machine could do at most; optimizer steps at "
+        f"{summary['speed/update_flops_per_s'] / 1e9:,.0f} GFLOP/s, "
+        f"{summary['speed/update_limit_frac']:.0%} of its matrix rate."
+    )
 
 
 def measured(name: str, summary: Mapping[str, Any]) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
@@ -243,16 +244,20 @@ def _ppo(
         "best_update": result.best_update,
         "best_score": result.best_score,
         "stopped": result.stopped,
-        **(_critic(run) if recorder else {}),
+        **(_seen(run) if recorder else {}),
     }
 
 
-def _critic(run: _Run) -> dict[str, Any]:
-    """In how many updates the critic was the baseline; empty where there is none to use."""
-    if run.config.algorithm != "ppo" or run.config.ppo.advantage != "gae":
-        return {}
+def _seen(run: _Run) -> dict[str, Any]:
+    """What the updates say together: their median speed, and how many used the critic."""
     rows = read_metrics(run.folder.path)
-    return {"critic_updates": sum(row.get("ppo/critic_used") == 1 for row in rows)}
+    speeds = {key for row in rows for key in row if key.startswith("speed/")}
+    found: dict[str, Any] = {
+        key: median(row[key] for row in rows if key in row) for key in sorted(speeds)
+    }
+    if run.config.algorithm == "ppo" and run.config.ppo.advantage == "gae":
+        found["critic_updates"] = sum(row.get("ppo/critic_used") == 1 for row in rows)
+    return found
 
 
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrec.errors import NumericsError, PolicyError
+from instructrec.phases import phase
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
@@ -149,11 +150,13 @@ class CachedDecoder:
         results: dict[int, Decoded] = {}
         with self._decoding(), self._forward.keeping_states(self._kept_layer):
             for rows in self._batches(prompt_ids, sampling.max_new_tokens):
-                batch = prefill(
-                    self._forward, [prompt_ids[i] for i in rows], rows_at_once=self.rows_at_once
-                )
+                prompts = [prompt_ids[i] for i in rows]
+                with phase("prefill"):
+                    batch = prefill(self._forward, prompts, rows_at_once=self.rows_at_once)
                 uniform_BT = uniform[rows] if uniform is not None else None
-                results |= zip(rows, self._decode(batch, sampling, uniform_BT), strict=True)
+                with phase("decode"):
+                    decoded = self._decode(batch, sampling, uniform_BT)
+                results |= zip(rows, decoded, strict=True)
         return [results[i] for i in range(len(prompt_ids))]
 
     def _decode(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from instructrec import processes
+from instructrec.phases import phase
 from instructrec.policies.critic import Critic
 from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
 from instructrec.policies.tape import TokenStates
@@ -230,7 +231,8 @@ def trainer_pass(
             values_N = critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
             if reference is not None:
                 assert experience.ref_logprobs_BT is not None
-                ref_N = reference.logprobs(packed, cut)
+                with phase("reference"):
+                    ref_N = reference.logprobs(packed, cut)
                 _scatter(experience.ref_logprobs_BT, mask_BT, batch, ref_N)
         _scatter(experience.old_logprobs_BT, mask_BT, batch, logprobs_N)
         _scatter(experience.values_BT, mask_BT, batch, values_N)

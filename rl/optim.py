@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from instructrec.phases import phase
 from instructrec.rl.config import PPOConfig
 
 
@@ -22,7 +23,8 @@ class SkippableAdamW(torch.optim.AdamW):
 
     def step(self, closure: Any = None) -> Any:
         """Takes a step, or none."""
-        return None if self.skip else super().step(closure)
+        with phase("optimizer"):
+            return None if self.skip else super().step(closure)
 
 
 class SkippableLambdaLR(torch.optim.lr_scheduler.LambdaLR):

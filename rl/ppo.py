@@ -40,6 +40,7 @@ from instructrec.rl.sharing import (
     seed_own_draws,
     share_start,
 )
+from instructrec.rl.speed import Speedometer
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
 
 
@@ -96,6 +97,7 @@ class PPOTrainer(RolloutTrainer):
             make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
         )
         super().__init__(policy, critic, order, config, settings)
+        self.speedometer = Speedometer(policy, self.trunk, config)
         self.prompt_filter = make_filter(env.task, seed, config)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
@@ -322,6 +324,7 @@ class PPOTrainer(RolloutTrainer):
             "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
             "ppo/grad_norm": reporting.mean_or_zero(self.grad_norms),
+            **self.speedometer.metrics(self, laps),
             **laps,
         }
 

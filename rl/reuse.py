@@ -39,7 +39,8 @@ class DecodingReuse:
         self._trunk = trunk
         self.trusted = wanted
         """Whether the next rollout keeps states."""
-        self._used = False
+        self.used = False
+        """Whether the update at hand relies on what decoding kept."""
         self._pairs: list[tuple[Tensor, Tensor]] = []
 
     def keeping(self) -> AbstractContextManager[Any]:
@@ -50,17 +51,17 @@ class DecodingReuse:
 
     def begin(self, experience: Experience) -> None:
         """Notes whether this update relies on what decoding kept."""
-        self._used, self._pairs = bool(experience.kept), []
+        self.used, self._pairs = bool(experience.kept), []
 
     def compare(self, experience: Experience, rows: Sequence[int], logprobs_N: Tensor) -> None:
         """Takes down the trainer's log-probs of some episodes before the first step."""
-        if self._used:
+        if self.used:
             sampler_N = experience.sampler_logprobs(rows)
             self._pairs.append((sampler_N, logprobs_N.detach().float()))
 
     def end(self) -> dict[str, float]:
         """Judges the update, by the tokens of all processes; returns its metrics."""
-        metrics = {"rollout/reused": float(self._used)}
+        metrics = {"rollout/reused": float(self.used)}
         own = [(sampler_N.cpu(), trainer_N.cpu()) for sampler_N, trainer_N in self._pairs]
         pairs = [pair for of_process in processes.gather(own) for pair in of_process]
         if pairs:

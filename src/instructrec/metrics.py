@@ -187,6 +187,29 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/update_s", "s", "Wall time of the optimizer steps."),
     Metric("time/total_s", "s", "Wall time of the whole update."),
     Metric(
+        "speed/episodes_per_s",
+        "episodes/s",
+        "Episodes per second of rollout, scoring, advantages and optimizer steps together.",
+    ),
+    Metric("speed/tokens_per_s", "tokens/s", "Tokens of prompts and responses per such second."),
+    Metric(
+        "speed/update_flops_per_s",
+        "FLOP/s",
+        "FLOPs that the optimizer steps needed in matrix products, per second of them.",
+    ),
+    Metric(
+        "speed/update_limit_frac",
+        "1",
+        "That rate as a share of the one that this machine reached, when the run began, on "
+        "matrices of the model's shapes.",
+    ),
+    Metric(
+        "speed/limit_frac",
+        "1",
+        "Least time that the update needs at the machine's measured rates of multiplying and "
+        "copying, as a share of the time that it took.",
+    ),
+    Metric(
         "eval/<reward>/mean",
         "score",
         "Mean score on held-out instructions, over scored (last) responses.",

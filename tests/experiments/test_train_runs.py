@@ -68,6 +68,15 @@ class Echo:
         (folder / "weights.json").write_text(self.weights_hash())
 
 
+SPEEDS = {
+    "speed/episodes_per_s": 1.5,
+    "speed/tokens_per_s": 2e3,
+    "speed/update_flops_per_s": 3e10,
+    "speed/update_limit_frac": 0.2,
+    "speed/limit_frac": 0.1,
+}
+
+
 class FakeLearner:
     """Counts updates as ``train_ppo`` does, with real checkpoints and no learning."""
 
@@ -101,6 +110,8 @@ class FakeLearner:
             policy.set_weight(done)
             metrics = {"train/update": float(done), "reward/total/mean": done / 10}
             metrics["ppo/critic_used"] = float(done > 1)
+            for key, value in SPEEDS.items():
+                metrics[key] = value * done
             if evaluate is not None:
                 metrics |= evaluate()
             stopped = should_stop()
@@ -328,6 +339,10 @@ def test_a_run_says_what_it_does_and_ends_with_words_and_paths(tmp_path: Path) -
     assert "parity: 40 to train on" in said[0] and "cpu" in said[0]
     assert "3 updates of 4 episodes (12 in all)" in said[0]
     assert "the critic was the baseline in 2 of 3 updates" in said[-1]
+    assert (  # the median of three updates
+        "speed: 3.0 episodes/s, 4,000 tokens/s, 20% of what this machine could do at most; "
+        "optimizer steps at 60 GFLOP/s, 40% of its matrix rate." in said[-1]
+    )
     assert "held-out exact_match: " in said[-1] and str(tmp_path / "run" / "policy") in said[-1]
 
 

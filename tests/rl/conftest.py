@@ -81,8 +81,9 @@ class Toy:
     @staticmethod
     def without_times(log):
         """The metrics of every update without those that a clock decides."""
+        clocked = ("time/", "speed/")
         return [
-            {k: v for k, v in metrics.items() if not k.startswith("time/") and "_per_s" not in k}
+            {k: v for k, v in metrics.items() if not k.startswith(clocked) and "_per_s" not in k}
             | {k: "" for k in metrics if k.endswith("/seconds")}
             for metrics, _ in log
         ]

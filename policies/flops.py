@@ -1,0 +1,120 @@
+"""What a pass of a language model costs, counted on its matrices.
+
+A multiply-add counts as two FLOPs. Norms, activations and softmax are left out: they are a few
+percent. A "pair" is a query with one key that it sees: a sequence of T tokens has T(T+1)/2.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from instructrec.policies.trunk import Trunk, base_causal_lm
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A stack of layers."""
+
+    num: int
+    """How many."""
+    weights: int
+    """Weights of all their matrices."""
+    trained: int
+    """Those of them that train."""
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """The matrices of a causal language model, cut at its first trained layer."""
+
+    lower: Layers
+    """Layers below the cut: frozen."""
+    upper: Layers
+    """Layers from the cut on."""
+    head: Layers
+    """The output layer."""
+    num_weights: int
+    """All weights, embeddings and norms included."""
+    num_trained: int
+    """All weights that train."""
+    query_width: int
+    """Heads times head size."""
+    cache_width: int
+    """Numbers that the cache holds for one token in one layer."""
+    shapes: tuple[tuple[int, int, int], ...]
+    """(outputs, inputs, how many) of the trunk's matrices and of the output layer."""
+
+    def forward(self, tokens: float, pairs: float, outputs: float, *, upper: bool = False) -> float:
+        """FLOPs of a forward pass.
+
+        Args:
+            tokens: Tokens that pass through the layers.
+            pairs: Queries with the keys that they see.
+            outputs: Tokens whose logits are computed.
+            upper: Leave out the layers below the cut.
+        """
+        stacks = [self.upper] if upper else [self.lower, self.upper]
+        layers = sum(2 * tokens * s.weights + 4 * self.query_width * pairs * s.num for s in stacks)
+        return layers + 2 * outputs * self.head.weights
+
+    def backward(self, tokens: float, pairs: float, outputs: float) -> float:
+        """FLOPs of a backward pass down to the cut: of the inputs, and of the trained weights."""
+        upper = 2 * tokens * (self.upper.weights + self.upper.trained)
+        upper += 8 * self.query_width * pairs * self.upper.num
+        return upper + 2 * outputs * (self.head.weights + self.head.trained)
+
+    @property
+    def matrix_weights(self) -> int:
+        """Weights that the decoding of one token reads."""
+        return self.lower.weights + self.upper.weights + self.head.weights
+
+    @property
+    def num_layers(self) -> int:
+        """Layers of the whole model."""
+        return self.lower.num + self.upper.num
+
+
+def model_cost(trunk: Trunk) -> ModelCost:
+    """Counts the matrices of a model as it is now, adapters and frozen layers included."""
+    causal = base_causal_lm(trunk.model)
+    config: Any = causal.config.get_text_config()
+    heads = int(config.num_attention_heads)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    depth, cut = int(config.num_hidden_layers), trunk.num_frozen
+    below = list(trunk.base.layers)[:cut] if cut else []
+    lower = _layers(cut, [m for layer in below for m in _matrices(layer)])
+    everything = [m for m in _matrices(trunk.base) if m is not trunk.lm_head]
+    whole = _layers(depth, everything)
+    shapes = Counter(_shape(m) for m in [*everything, trunk.lm_head])
+    weights = list(trunk.model.parameters())
+    return ModelCost(
+        lower=lower,
+        upper=Layers(depth - cut, whole.weights - lower.weights, whole.trained - lower.trained),
+        head=_layers(1, [trunk.lm_head]),
+        num_weights=sum(p.numel() for p in weights),
+        num_trained=sum(p.numel() for p in weights if p.requires_grad),
+        query_width=heads * int(head_size),
+        cache_width=2 * int(kv_heads) * int(head_size),
+        shapes=tuple((*shape, count) for shape, count in sorted(shapes.items())),
+    )
+
+
+def _matrices(module: nn.Module) -> list[Any]:
+    return [m for m in module.modules() if isinstance(m, nn.Linear | Conv1D)]
+
+
+def _layers(num: int, matrices: list[Any]) -> Layers:
+    trained = sum(m.weight.numel() for m in matrices if m.weight.requires_grad)
+    return Layers(num, sum(m.weight.numel() for m in matrices), trained)
+
+
+def _shape(matrix: Any) -> tuple[int, int]:
+    """Outputs and inputs; a Conv1D stores its weight the other way round."""
+    rows, columns = matrix.weight.shape
+    return (columns, rows) if isinstance(matrix, Conv1D) else (rows, columns)

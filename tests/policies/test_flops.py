@@ -1,0 +1,95 @@
+"""FLOPs counted on the matrices, against torch's own counter; the machine's rates."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
+from instructrec.policies.config import PolicyConfig
+from instructrec.policies.flops import ModelCost, model_cost
+from instructrec.policies.rates import measure_rates
+from instructrec.policies.trunk import Trunk
+
+IDS = torch.arange(12).reshape(2, 6)
+
+
+def tiny(train: str) -> tuple[CausalLMPolicy, Trunk, ModelCost]:
+    config = PolicyConfig(
+        model="tiny",
+        dtype="float32",
+        device="cpu",
+        train=train,  # type: ignore[arg-type]
+        num_layers=1,
+    )
+    policy = load_policy(config)
+    trunk = Trunk(policy.model)
+    return policy, trunk, model_cost(trunk)
+
+
+def without_attention(cost: ModelCost) -> ModelCost:
+    """torch's counter knows no FLOPs for the attention kernel of a CPU."""
+    return replace(cost, query_width=0)
+
+
+def counted(trunk: Trunk, *, upper: bool) -> tuple[int, int]:
+    """FLOPs of a forward and a backward pass with logits at every position."""
+    with torch.no_grad():
+        _, cut = trunk.full(IDS)
+    with FlopCounterMode(display=False) as forward:
+        hidden = trunk.upper(cut) if upper and cut is not None else trunk.full(IDS)[0]
+        loss = trunk.token_logprobs(hidden.flatten(0, 1), IDS.flatten(), 1.0)[0].sum()
+    with FlopCounterMode(display=False) as backward:
+        loss.backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+def test_weights_of_the_tiny_model_are_counted_by_hand() -> None:
+    _, _, cost = tiny("full")
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128
+    assert (cost.lower.weights, cost.upper.weights) == (0, 2 * layer)
+    assert cost.upper.trained == cost.upper.weights and cost.num_layers == 2
+    assert cost.head.weights == 259 * 64 and cost.query_width == 64 and cost.cache_width == 64
+    assert sum(a * b * count for a, b, count in cost.shapes) == cost.matrix_weights
+
+
+@pytest.mark.parametrize("train", ["full", "last_layers"])
+def test_both_passes_cost_what_torch_counts(train: str) -> None:
+    _, trunk, cost = tiny(train)
+    bare, tokens = without_attention(cost), IDS.numel()
+    forward, backward = counted(trunk, upper=True)
+    assert bare.forward(tokens, 0, tokens, upper=True) == forward
+    assert bare.backward(tokens, 0, tokens) == backward
+    if train == "last_layers":
+        assert bare.forward(tokens, 0, tokens) == counted(trunk, upper=False)[0] > forward
+
+
+def test_adapters_train_little_and_cost_a_little_more() -> None:
+    _, _, full = tiny("full")
+    _, _, lora = tiny("lora")
+    assert 0 < lora.num_trained < 0.5 * lora.num_weights
+    assert lora.upper.weights == full.upper.weights + lora.upper.trained
+    assert lora.head.trained == 0
+    assert lora.backward(10, 55, 5) < full.backward(10, 55, 5)
+
+
+def test_attention_is_two_products_over_the_pairs() -> None:
+    _, _, cost = tiny("full")
+    # Scores and their product with the values: two products of head size, in 4 heads of 16.
+    assert cost.forward(0, 21, 0) == 21 * 2 * (2 * 4 * 16) * 2
+    assert cost.backward(0, 21, 0) == 2 * cost.forward(0, 21, 0)
+
+
+def test_the_rates_are_measured_quickly_and_leave_the_random_state_alone() -> None:
+    state = torch.random.get_rng_state()
+    start = time.perf_counter()
+    rates = measure_rates(
+        [(64, 64, 4), (259, 64, 1)], tokens=64, dtype=torch.float32, device=torch.device("cpu")
+    )
+    assert time.perf_counter() - start < 30  # well under a second on a machine with nothing to do
+    assert rates.flops_per_s > 1e6 and rates.bytes_per_s > 1e6
+    assert torch.equal(state, torch.random.get_rng_state())
