@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-all gpu-check lint format clean
+.PHONY: help setup quickstart test test-slow test-all gpu-check benchmark lint format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,10 +48,13 @@ test-all: test test-slow ## Run the quick tests, then the slow ones
 gpu-check: setup ## Try out a GPU within some ten minutes; writes gpu-check.json
 	@$(BIN)/python -m instructrec.experiments.gpu_check
 
+benchmark: setup ## Compare the speed of PPO with TRL's trainers (half an hour on an idle machine)
+	@$(BIN)/python -m benchmarks.ppo
+
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy -p instructrec
+	@$(BIN)/mypy -p instructrec -p benchmarks
 
 format: setup ## Rewrite the code in the project's style
 	@$(BIN)/ruff check --fix .

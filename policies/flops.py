@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from torch import nn
@@ -110,11 +111,12 @@ def _matrices(module: nn.Module) -> list[Any]:
 
 
 def _layers(num: int, matrices: list[Any]) -> Layers:
-    trained = sum(m.weight.numel() for m in matrices if m.weight.requires_grad)
-    return Layers(num, sum(m.weight.numel() for m in matrices), trained)
+    sizes = [(prod(_shape(m)), m.weight.requires_grad) for m in matrices]
+    return Layers(num, sum(n for n, _ in sizes), sum(n for n, trains in sizes if trains))
 
 
 def _shape(matrix: Any) -> tuple[int, int]:
-    """Outputs and inputs; a Conv1D stores its weight the other way round."""
-    rows, columns = matrix.weight.shape
-    return (columns, rows) if isinstance(matrix, Conv1D) else (rows, columns)
+    """Outputs and inputs, as the layer says: a quantised weight is stored in another shape."""
+    if isinstance(matrix, Conv1D):
+        return int(matrix.nf), int(matrix.nx)
+    return int(matrix.out_features), int(matrix.in_features)

@@ -1,0 +1,119 @@
+"""What is compared with what: the parts of the benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from benchmarks.workload import Workload
+
+OURS, PPO_PEER, GRPO_PEER = "ours", "trl112", "trl116"
+"""Programs that play a side: ``benchmarks/side_<name>.py``."""
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison."""
+
+    name: str
+    """What tables call it."""
+    program: str = OURS
+    """Which program plays it."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the workload that are its own."""
+
+    def workload(self, base: Workload, part: Part) -> Workload:
+        """The workload of this side in a part."""
+        return replace(base, **{**part.changes, **self.changes})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A comparison whose sides run in turn."""
+
+    name: str
+    """Name on the command line."""
+    title: str
+    """What it asks."""
+    sides: tuple[Side, ...]
+    """The peer stands last; every other side is held against it."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the workload for all sides."""
+    rounds: int | None = None
+    """Most rounds, where one is enough: memory does not vary, and defaults differ by far."""
+
+    @property
+    def peer(self) -> Side:
+        """The side that the others are held against."""
+        return self.sides[-1]
+
+
+_GROUPS = {"generations": 4, "kl_coef": 0.0}
+
+PARTS = (
+    Part(
+        "full",
+        "PPO, all weights train, same recipe and precision",
+        (
+            Side("ours"),
+            Side("ours, separate critic", changes={"critic": "separate"}),
+            Side("TRL 1.12 PPO", PPO_PEER),
+        ),
+    ),
+    Part(
+        "half",
+        "PPO, the last half of the layers trains",
+        (Side("ours"), Side("TRL 1.12 PPO", PPO_PEER)),
+        {"train": "last_layers"},
+    ),
+    Part(
+        "defaults",
+        "PPO, each with its own defaults but for the response length",
+        (
+            Side(
+                "ours (128 episodes, 2 epochs of 4 minibatches)",
+                changes={"episodes": 128, "epochs": 2, "mini_batches": 4, "learning_rate": 2e-5},
+            ),
+            Side(
+                "TRL 1.12 PPO (8 episodes, 4 epochs of 1 minibatch, float32)",
+                PPO_PEER,
+                {
+                    "episodes": 8,
+                    "epochs": 4,
+                    "mini_batches": 1,
+                    "dtype": "float32",
+                    "learning_rate": 3e-6,
+                },
+            ),
+        ),
+        {"updates": 2},
+        rounds=1,
+    ),
+    Part(
+        "memory",
+        "PPO, all weights train: peak memory against TRL's precision without settings",
+        (Side("ours"), Side("TRL 1.12 PPO, float32", PPO_PEER, {"dtype": "float32"})),
+        {"warmup": 0, "updates": 1},
+        rounds=1,
+    ),
+    Part(
+        "grpo",
+        "our PPO and TRL's GRPO at equal tokens and optimizer steps",
+        (Side("ours"), Side("TRL 1.16 GRPO", GRPO_PEER)),
+        _GROUPS,
+    ),
+    Part(
+        "lora",
+        "the same with adapters of rank 16 on all linear layers",
+        (Side("ours"), Side("TRL 1.16 GRPO", GRPO_PEER)),
+        {**_GROUPS, "train": "lora"},
+        rounds=1,
+    ),
+)
+"""All parts, in the order in which they run."""
+
+
+def most_prompts(base: Workload) -> int:
+    """Different prompts that the largest rollout needs."""
+    workloads = [side.workload(base, part) for part in PARTS for side in part.sides]
+    return max(w.episodes // w.generations for w in workloads)

@@ -1,0 +1,115 @@
+"""Makes what every side of a comparison starts from: one model folder and one file of prompts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.workload import Prompts
+from instructrec.envs.tasks.base import make_task
+from instructrec.policies.chat import ChatEncoder
+from instructrec.policies.loading import load_source
+
+_TASK = "closed_answers"
+_FROZEN = 8
+"""Responses with known log-probs."""
+
+
+def prepare(model: str, folder: Path, *, num_prompts: int, response_length: int) -> None:
+    """Writes ``model/`` and ``prompts.json`` into a folder.
+
+    The pad token is one that no text holds: where it is the end token as well, TRL 1.12 takes end
+    tokens inside a prompt for padding. No side may sample it.
+
+    Args:
+        model: A model that the package can load.
+        folder: Where to write.
+        num_prompts: Different prompts.
+        response_length: Tokens of the frozen responses.
+    """
+    torch.manual_seed(0)
+    loaded = load_source(model)
+    tokenizer = loaded.tokenizer
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        tokenizer.pad_token = _unused_token(tokenizer)
+    settings = loaded.model.generation_config
+    settings.pad_token_id = tokenizer.pad_token_id
+    settings.suppress_tokens = [tokenizer.pad_token_id]
+    target = folder / "model"
+    loaded.model.save_pretrained(target)
+    tokenizer.save_pretrained(target)
+
+    texts = _different_prompts(num_prompts)
+    ids = ChatEncoder(tokenizer, system_prompt="", max_length=2**31).encode(texts)
+    rendered = [tokenizer.decode(row, skip_special_tokens=False) for row in ids]
+    if [tokenizer(text)["input_ids"] for text in rendered] != ids:
+        raise RuntimeError(f"{model}: the text of a prompt does not give its tokens again.")
+    responses = [_sample(loaded.model, row, response_length) for row in ids[:_FROZEN]]
+    logprobs = [
+        _logprobs(loaded.model, *pair) for pair in zip(ids[:_FROZEN], responses, strict=True)
+    ]
+    Prompts(texts, ids, rendered, responses, logprobs).write(folder / "prompts.json")
+
+
+def _unused_token(tokenizer: Any) -> str:
+    """The last special token that neither begins nor ends anything."""
+    added = tokenizer.added_tokens_decoder
+    taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
+    return str(added[max(token for token in added if token not in taken)])
+
+
+def _different_prompts(num: int) -> list[str]:
+    task = make_task(_TASK)
+    found = dict.fromkeys(str(task[i].prompt) for i in range(min(len(task), 8 * num)))
+    if len(found) < num:
+        raise RuntimeError(f"{_TASK} gave {len(found)} different prompts: {num} are needed.")
+    return list(found)[:num]
+
+
+@torch.no_grad()
+def _sample(model: Any, prompt: list[int], length: int) -> list[int]:
+    """A response of a given length, drawn at temperature 1."""
+    ids = torch.tensor([prompt])
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        max_new_tokens=length,
+        min_new_tokens=length,
+    )
+    return [int(token) for token in out[0, len(prompt) :]]
+
+
+@torch.no_grad()
+def _logprobs(model: Any, prompt: list[int], response: list[int]) -> list[float]:
+    """Log-probs of a response: one plain pass over one sequence in float32 (nats)."""
+    logits = model(input_ids=torch.tensor([prompt + response]), use_cache=False).logits[0]
+    behind = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+    return [float(row[token]) for row, token in zip(behind, response, strict=True)]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prepares a folder that is not there yet; it appears as a whole."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--prompts", type=int, required=True)
+    parser.add_argument("--response-length", type=int, required=True)
+    given = parser.parse_args(arguments)
+    staging = given.folder.with_name(f".{given.folder.name}-{os.getpid()}")
+    staging.mkdir(parents=True)
+    prepare(given.model, staging, num_prompts=given.prompts, response_length=given.response_length)
+    staging.rename(given.folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

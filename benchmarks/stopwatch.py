@@ -1,0 +1,161 @@
+"""Times the phases of an update from outside; needs nothing but torch.
+
+A phase inside another one is taken out of it, so the phases of an update never overlap.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from benchmarks.workload import Prompts, Report, Update, Workload, check_update, expected_hash
+
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
+
+
+class Stopwatch:
+    """Collects what the updates of one side do, and refuses work that is not to be compared.
+
+    Args:
+        workload: What is to be done.
+        report: Where the updates go.
+    """
+
+    def __init__(self, workload: Workload, report: Report) -> None:
+        self.workload, self.report = workload, report
+        self._digest = expected_hash(workload, Prompts.read(workload.prompts))
+        self._cuda = workload.device == "cuda"
+        self._open: list[str] = []
+        self._mark = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        """Begins an update: everything that is known of the last one is dropped."""
+        self.phases: dict[str, float] = {}
+        self.response_lengths: list[int] = []
+        self.prompts_hash = ""
+        self.optimizer_steps = 0
+        self.losses: list[float] = []
+        self._start = self._mark = self._now()
+
+    def _now(self) -> float:
+        if self._cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def _lap(self) -> None:
+        """Books the time since the last mark on the innermost open phase."""
+        now = self._now()
+        if self._open:
+            name = self._open[-1]
+            self.phases[name] = self.phases.get(name, 0.0) + now - self._mark
+        self._mark = now
+
+    def begin(self, name: str) -> None:
+        """Books what follows on a phase, until ``end``."""
+        self._lap()
+        self._open.append(name)
+
+    def end(self) -> None:
+        """Ends the phase that was begun last."""
+        self._lap()
+        self._open.pop()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Books the block on a phase."""
+        self.begin(name)
+        try:
+            yield
+        finally:
+            self.end()
+
+    @property
+    def innermost(self) -> str | None:
+        """The phase that time is booked on."""
+        return self._open[-1] if self._open else None
+
+    def watch_optimizer(self, optimizer: Any) -> None:
+        """Counts and times the steps that torch takes; give the optimizer below any wrapper."""
+        step = optimizer.step
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.optimizer_steps += 1
+            with self.phase("optimizer"):
+                return step(*args, **kwargs)
+
+        optimizer.step = counted
+
+    def watch_prefill(self, model: Any) -> None:
+        """Books passes over several tokens at once, while something generates, on the prefill."""
+        forward = model.forward
+
+        def split(*args: Any, **kwargs: Any) -> Any:
+            ids = kwargs.get("input_ids")
+            if self.innermost == "decode" and ids is not None and ids.shape[1] > 1:
+                with self.phase("prefill"):
+                    return forward(*args, **kwargs)
+            return forward(*args, **kwargs)
+
+        model.forward = split
+
+    def finish_update(self) -> None:
+        """Ends an update and begins the next.
+
+        Raises:
+            GateError: It was not the work that is to be compared.
+        """
+        seconds = self._now() - self._start
+        phases = {name: value for name, value in self.phases.items() if value > 0}
+        phases["other"] = max(seconds - sum(phases.values()), 0.0)
+        update = Update(
+            seconds=seconds,
+            phases=phases,
+            response_lengths=self.response_lengths,
+            prompts_hash=self.prompts_hash,
+            optimizer_steps=self.optimizer_steps,
+            loss=sum(self.losses) if self.losses else float("nan"),
+        )
+        check_update(self.workload, update, self._digest)
+        self.report.updates.append(update)
+        self.restart()
+
+    def conclude(self) -> Report:
+        """Fills in memory and versions."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.report.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        if self._cuda:
+            self.report.peak_cuda_bytes = torch.cuda.max_memory_allocated()
+        self.report.versions = {
+            name: metadata.version(name)
+            for name in _PACKAGES
+            if any(True for _ in metadata.distributions(name=name))
+        }
+        return self.report
+
+
+def train_last_half(*models: Any) -> None:
+    """Freezes everything but the last half of the layers, the last norm, and a value head."""
+    for model in models:
+        model.requires_grad_(False)
+        base = model.base_model
+        first = len(base.layers) - len(base.layers) // 2
+        for part in [*list(base.layers)[first:], base.norm, *_heads(model)]:
+            part.requires_grad_(True)
+
+
+def _heads(model: Any) -> list[Any]:
+    return [model.score] if hasattr(model, "score") else []
+
+
+def mean_error(found: torch.Tensor, prompts: Prompts) -> float:
+    """Mean absolute difference to the frozen log-probs (nats per token)."""
+    expected = torch.tensor(prompts.logprobs)
+    return float((found.detach().float().cpu() - expected).abs().mean())

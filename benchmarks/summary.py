@@ -1,0 +1,195 @@
+"""From the reports of a part's sides to tables and ratios, and from ratios to regressions.
+
+Pure functions. Times depend on the machine and on whoever else uses it; what is kept and compared
+are ratios of numbers that were taken in the same sitting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+from benchmarks.parts import Part
+from benchmarks.workload import Report, Workload
+
+SLOWER, LARGER = 0.15, 0.05
+"""How far a ratio of speeds may fall, and one of memory rise, before it is a regression."""
+
+PHASES = (*("prefill", "decode", "score", "reference", "values", "update", "optimizer", "other"),)
+"""Phases of an update, in the order in which they run."""
+
+Spread = dict[str, float]
+"""``median``, ``min`` and ``max`` over the rounds."""
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Median, smallest and largest of some numbers."""
+    return {"median": median(values), "min": min(values), "max": max(values)}
+
+
+def seconds_of(report: Report, workload: Workload) -> float:
+    """Median seconds of the timed updates of one process."""
+    return median(update.seconds for update in report.updates[workload.warmup :])
+
+
+def phases_of(reports: Sequence[Report], workload: Workload) -> dict[str, float]:
+    """Median seconds of each phase over all timed updates of all rounds."""
+    timed = [update.phases for report in reports for update in report.updates[workload.warmup :]]
+    return {
+        name: median(phases.get(name, 0.0) for phases in timed)
+        for name in PHASES
+        if any(name in phases for phases in timed)
+    }
+
+
+def side_summary(
+    reports: Sequence[Report], workload: Workload, limit: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The numbers of one side over its rounds.
+
+    Args:
+        reports: One for each round.
+        workload: What it did.
+        limit: What ``benchmarks.limits`` says about it.
+    """
+    seconds = [seconds_of(report, workload) for report in reports]
+    phases = phases_of(reports, workload)
+    flops = sum(limit["flops"].values())
+    least = sum(limit["seconds"].values())
+    update_rate = limit["flops"]["update"] / max(phases.get("update", 0.0), 1e-9)
+    memory = [report.peak_rss_bytes for report in reports]
+    cuda = [report.peak_cuda_bytes for report in reports if report.peak_cuda_bytes is not None]
+    return {
+        "settings": reports[0].settings,
+        "versions": reports[0].versions,
+        "logprob_error": max(report.logprob_error for report in reports),
+        "episodes_per_s": spread([workload.episodes / s for s in seconds]),
+        "tokens_per_s": spread([limit["tokens"] / s for s in seconds]),
+        "mfu": spread([flops / s / limit["peak_flops_per_s"] for s in seconds]),
+        "limit_frac": spread([least / s for s in seconds]),
+        "update_limit_frac": update_rate / limit["matrix_flops_per_s"],
+        "peak_rss_bytes": spread([float(n) for n in memory]),
+        "peak_cuda_bytes": spread([float(n) for n in cuda]) if cuda else None,
+        "phases_s": phases,
+        "limits_s": dict(limit["seconds"]),
+        "extra": reports[-1].extra,
+    }
+
+
+def ratios(
+    part: Part, reports: Mapping[str, Sequence[Report]], workloads: Mapping[str, Workload]
+) -> dict[str, Spread]:
+    """Each side over the peer of its part, round by round.
+
+    Returns:
+        ``<part>/<side>/speed`` (episodes per second, larger is better; not where there was no
+        warm-up) and ``…/memory`` (peak memory, smaller is better; on a GPU that of the GPU).
+    """
+    found = {}
+    peer = part.peer.name
+    for side in part.sides[:-1]:
+        pairs = list(zip(reports[side.name], reports[peer], strict=True))
+        if workloads[peer].warmup:
+            speeds = [
+                _rate(ours, workloads[side.name]) / _rate(theirs, workloads[peer])
+                for ours, theirs in pairs
+            ]
+            found[f"{part.name}/{side.name}/speed"] = spread(speeds)
+        memory = [_memory(ours) / _memory(theirs) for ours, theirs in pairs]
+        found[f"{part.name}/{side.name}/memory"] = spread(memory)
+    return found
+
+
+def _rate(report: Report, workload: Workload) -> float:
+    return workload.episodes / seconds_of(report, workload)
+
+
+def _memory(report: Report) -> float:
+    return float(report.peak_cuda_bytes or report.peak_rss_bytes)
+
+
+def regressions(baseline: Mapping[str, Spread], now: Mapping[str, Spread]) -> list[str]:
+    """What got worse than the baseline allows, one line each; ratios of one of them are left out.
+
+    Args:
+        baseline: Ratios by name, as ``ratios`` and ``own_shares`` give them.
+        now: The same, measured now.
+    """
+    found = []
+    for name, before in baseline.items():
+        if name not in now:
+            continue
+        was, new = before["median"], now[name]["median"]
+        larger, smaller = new > was * (1 + LARGER), new < was * (1 - SLOWER)
+        if larger if name.endswith("/memory") else smaller:
+            found.append(f"{name}: {new:.3g}, the baseline has {was:.3g}")
+    return found
+
+
+def own_shares(part: Part, sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Spread]:
+    """How near our sides come to the machine's limit, where there were rounds enough to say."""
+    return {
+        f"{part.name}/{name}/limit_frac": dict(side["limit_frac"])
+        for name, side in sides.items()
+        if name.startswith("ours") and part.rounds is None
+    }
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The tables of a result, for people."""
+    machine = result["machine"]
+    gpus = ", ".join(machine["gpus"])
+    lines = [
+        f"# {result['model']} on {gpus or machine['cpu']}",
+        "",
+        f"{machine['cores']} cores, {machine['os']}, commit {result['commit']}. Medians over "
+        f"{result['rounds']} rounds with the smallest and the largest in brackets.",
+    ]
+    for name, part in result["parts"].items():
+        lines += ["", f"## {name}: {part['title']}", "", *_sides_table(part["sides"])]
+        if part["ratios"]:
+            lines += ["", "| ratio to the last row | value |", "| --- | --- |"]
+            lines += [f"| {key} | {_show(value)} |" for key, value in part["ratios"].items()]
+        lines += ["", *_phases_table(part["sides"])]
+    return "\n".join(lines) + "\n"
+
+
+def _sides_table(sides: Mapping[str, Any]) -> list[str]:
+    head = (
+        *("side", "episodes/s", "tokens/s", "MFU", "of the limit", "update, of the matrix rate"),
+        *("memory, GB", "log-prob error"),
+    )
+    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for name, side in sides.items():
+        memory = side["peak_cuda_bytes"] or side["peak_rss_bytes"]
+        cells = (
+            name,
+            _show(side["episodes_per_s"]),
+            _show(side["tokens_per_s"]),
+            _show(side["mfu"]),
+            _show(side["limit_frac"]),
+            f"{side['update_limit_frac']:.3g}",
+            _show({key: value / 1e9 for key, value in memory.items()}),
+            f"{side['logprob_error']:.2g}",
+        )
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def _phases_table(sides: Mapping[str, Any]) -> list[str]:
+    """Seconds of each phase, and behind them the least that they could take."""
+    names = [name for name in PHASES if any(name in side["phases_s"] for side in sides.values())]
+    lines = ["| seconds (least) | " + " | ".join(names) + " |", "|" + " --- |" * (len(names) + 1)]
+    for title, side in sides.items():
+        cells = []
+        for name in names:
+            least = side["limits_s"].get(name)
+            cell = f"{side['phases_s'].get(name, 0.0):.3g}"
+            cells.append(cell + (f" ({least:.3g})" if least else ""))
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def _show(values: Spread) -> str:
+    return f"{values['median']:.3g} ({values['min']:.3g} to {values['max']:.3g})"

@@ -1,0 +1,217 @@
+"""What a benchmark run has to do, what it reports, and the gate that it has to pass.
+
+Every side of a comparison runs in a process of its own, some of them with other libraries, so what
+they exchange are JSON files, and this module needs nothing but the standard library.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.06}
+"""Largest mean difference (nats per token) to the log-probs of a plain float32 model."""
+
+
+class GateError(Exception):
+    """A side does not do the work that is compared, so its times mean nothing."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One side's share of a comparison."""
+
+    model: str
+    """Hugging Face folder."""
+    prompts: str
+    """JSON file with the prompts and the frozen responses (see ``Prompts``)."""
+    episodes: int
+    """Episodes of an update; each prompt gives ``generations`` of them."""
+    response_length: int
+    """Tokens of every response: it never ends earlier."""
+    generations: int = 1
+    """Responses to one prompt."""
+    epochs: int = 4
+    """Passes over the rollout in an update."""
+    mini_batches: int = 1
+    """Optimizer steps in a pass."""
+    micro_batch: int | None = None
+    """Episodes in one forward/backward; None takes the whole minibatch."""
+    learning_rate: float = 1e-6
+    """Learning rate, small enough that the policy stays what it is."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the reference; 0 needs no reference."""
+    dtype: str = "bfloat16"
+    """``float32`` or ``bfloat16``."""
+    train: str = "full"
+    """``full``, ``last_layers`` (the last half) or ``lora`` (rank 16, all linear layers)."""
+    critic: str = "shared"
+    """Ours: ``shared`` or ``separate``. TRL 1.12 always has a separate one, GRPO none."""
+    device: str = "cpu"
+    """``cpu`` or ``cuda``."""
+    threads: int | None = None
+    """Threads of torch; None leaves its choice."""
+    warmup: int = 1
+    """Updates before the clock counts."""
+    updates: int = 1
+    """Updates that are timed."""
+    seed: int = 0
+    """Seed of sampling and shuffles."""
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Episodes in one forward/backward."""
+        return self.micro_batch or self.episodes // self.mini_batches
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an update."""
+        return self.epochs * self.mini_batches
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts as text and as tokens, and responses with the log-probs that they should get."""
+
+    texts: list[str]
+    """Instructions, as a user writes them."""
+    ids: list[list[int]]
+    """The same behind the chat template."""
+    rendered: list[str]
+    """What these tokens say, markers included; a tokenizer makes the same ids of it."""
+    responses: list[list[int]]
+    """A frozen response to each of the first prompts, all of one length."""
+    logprobs: list[list[float]]
+    """Log-probs of their tokens under a plain forward pass in float32 at temperature 1 (nats)."""
+
+    @staticmethod
+    def read(path: str | Path) -> Prompts:
+        """Reads the file that ``benchmarks.prepare`` wrote."""
+        return Prompts(**json.loads(Path(path).read_text(encoding="utf-8")))
+
+    def write(self, path: Path) -> None:
+        """Writes the file."""
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+
+@dataclass
+class Update:
+    """What one update did, and how long it took."""
+
+    seconds: float
+    """Wall time from the end of the update before to the end of this one."""
+    phases: dict[str, float]
+    """Seconds of its parts; ``other`` is what none of them covers."""
+    response_lengths: list[int]
+    """Tokens of each response, as the loss sees them."""
+    prompts_hash: str
+    """``prompts_hash`` of the prompts that were answered."""
+    optimizer_steps: int
+    """Calls of the optimizer."""
+    loss: float
+    """The loss, or a sum of its parts; what counts is that it is a number."""
+
+
+@dataclass
+class Report:
+    """What a side's process found."""
+
+    side: str
+    """Name of the side."""
+    logprob_error: float
+    """Mean absolute difference of its log-probs to the frozen ones (nats per token)."""
+    updates: list[Update] = field(default_factory=list)
+    """All updates, warm-up included."""
+    peak_rss_bytes: int = 0
+    """Largest resident memory of the process."""
+    peak_cuda_bytes: int | None = None
+    """Largest memory that torch allocated on the GPU."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Versions of the libraries."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings that were in force: batch, epochs, minibatches, precision of the weights."""
+    extra: dict[str, float] = field(default_factory=dict)
+    """Other numbers, such as the limit of each phase."""
+
+    @staticmethod
+    def read(path: Path) -> Report:
+        """Reads a report."""
+        data = json.loads(path.read_text(encoding="utf-8"))
+        data["updates"] = [Update(**update) for update in data["updates"]]
+        return Report(**data)
+
+    def write(self, path: Path) -> None:
+        """Writes a report."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def prompts_hash(prompt_ids: Sequence[Sequence[int]]) -> str:
+    """A hash of the prompts of a rollout that does not depend on their order."""
+    text = json.dumps(sorted(list(map(int, ids)) for ids in prompt_ids))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def expected_hash(workload: Workload, prompts: Prompts) -> str:
+    """The hash of a rollout that answers the first prompts, each ``generations`` times."""
+    chosen = prompts.ids[: workload.episodes // workload.generations]
+    return prompts_hash([ids for ids in chosen for _ in range(workload.generations)])
+
+
+def check_logprobs(workload: Workload, error: float) -> None:
+    """The first gate, before anything trains.
+
+    Args:
+        workload: Says the precision.
+        error: Mean absolute difference to the frozen log-probs (nats per token).
+
+    Raises:
+        GateError: The side computes something else.
+    """
+    most = TOLERANCE[workload.dtype]
+    if not error <= most:
+        raise GateError(
+            f"log-probs of the frozen responses differ by {error:.4g} nats per token on average: "
+            f"expected at most {most:g} in {workload.dtype}. This side scores other tokens, or "
+            "with other weights."
+        )
+
+
+def update_faults(workload: Workload, update: Update, prompts_digest: str) -> list[str]:
+    """The second gate, after the first update: what it did that it should not have done."""
+    faults = []
+    if len(update.response_lengths) != workload.episodes:
+        faults.append(f"{len(update.response_lengths)} episodes instead of {workload.episodes}")
+    wrong = [n for n in update.response_lengths if n != workload.response_length]
+    if wrong:
+        faults.append(
+            f"{len(wrong)} responses are not {workload.response_length} tokens long, "
+            f"e.g. {wrong[0]}"
+        )
+    if update.prompts_hash != prompts_digest:
+        faults.append("the prompts are not the given ones, token for token")
+    if update.optimizer_steps != workload.steps:
+        faults.append(f"{update.optimizer_steps} optimizer steps instead of {workload.steps}")
+    if not math.isfinite(update.loss):
+        faults.append(f"the loss is {update.loss}")
+    return faults
+
+
+def check_update(workload: Workload, update: Update, prompts_digest: str) -> None:
+    """Refuses an update that is not the work to be compared.
+
+    Raises:
+        GateError: Names everything that is wrong.
+    """
+    faults = update_faults(workload, update, prompts_digest)
+    if faults:
+        raise GateError("this is not the work to be timed: " + "; ".join(faults) + ".")
+
+
+def read_workload(path: str | Path) -> Workload:
+    """Reads a workload."""
+    return Workload(**json.loads(Path(path).read_text(encoding="utf-8")))
