@@ -2,8 +2,8 @@
 
 Log-probs, values and the states below the first trained layer are those of the rollout engine, so
 the trainer's pass over the rollout is spared. The first minibatch of an update runs before any
-step, so it tells what the trainer itself would have said; an engine that differs by more than
-``LIMIT`` is not relied on again.
+step, so it tells what the trainer itself would have said. A minibatch may hold few tokens, so the
+judgement goes by a mean over recent updates; an engine beyond ``LIMIT`` is not relied on again.
 """
 
 from __future__ import annotations
@@ -23,6 +23,10 @@ from instructrec.rl.experience import Experience
 
 LIMIT = 0.02
 """Mean difference of log-probs up to which decoding stands in for the trainer (nats)."""
+MEMORY = 0.8
+"""What the tokens of an update still weigh in the next one's judgement."""
+FEWEST = 200
+"""Tokens behind the first judgement, in weighted number; fewer say too little."""
 
 
 class DecodingReuse:
@@ -42,6 +46,8 @@ class DecodingReuse:
         self.used = False
         """Whether the update at hand relies on what decoding kept."""
         self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._difference = 0.0
+        self._tokens = 0.0
 
     def keeping(self) -> AbstractContextManager[Any]:
         """The context to collect a rollout in."""
@@ -66,17 +72,28 @@ class DecodingReuse:
         pairs = [pair for of_process in processes.gather(own) for pair in of_process]
         if pairs:
             drift = _drift(pairs)
-            self.trusted = drift.mean <= LIMIT
+            self._judge(drift.mean, sum(len(sampler_N) for sampler_N, _ in pairs))
             metrics |= {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
         return metrics
 
+    def _judge(self, difference: float, tokens: int) -> None:
+        self._difference = MEMORY * self._difference + difference * tokens
+        self._tokens = MEMORY * self._tokens + tokens
+        if self._tokens >= FEWEST:
+            self.trusted = self._difference <= LIMIT * self._tokens
+
     def state_dict(self) -> dict[str, Any]:
-        """Whether the engine is still trusted."""
-        return {"trusted": self.trusted}
+        """Whether the engine is still trusted, and what that goes by."""
+        return {
+            "trusted": self.trusted,
+            "difference": self._difference,
+            "tokens": self._tokens,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what ``state_dict`` returned."""
         self.trusted = state["trusted"]
+        self._difference, self._tokens = state["difference"], state["tokens"]
 
 
 def _drift(pairs: Sequence[tuple[Tensor, Tensor]]) -> Drift:

@@ -96,11 +96,51 @@ def test_an_engine_that_is_far_from_the_trainer_is_not_relied_on_again(toy, tmp_
             ]
 
     policy.decoder = Odd()
-    config = dataclasses.replace(toy.fast, num_updates=3, save_every=1)
+    config = dataclasses.replace(toy.fast, num_updates=8, save_every=1)
     _, _, log = toy.train(config, policy=policy, checkpoint_dir=tmp_path)
-    assert [metrics["rollout/reused"] for metrics, _ in log] == [1.0, 0.0, 0.0]
+    reused = [metrics["rollout/reused"] for metrics, _ in log]
+    assert reused == sorted(reused, reverse=True)
+    assert reused[0] == 1 and reused[-1] == 0
     for metrics, _ in log:
         assert metrics["ppo/drift_mean"] == pytest.approx(0.05, abs=0.01)
+
+
+class Minibatch:
+    """A rollout whose sampler gave every token the log-prob -1."""
+
+    kept = True
+
+    def __init__(self, tokens):
+        self.tokens = tokens
+
+    def sampler_logprobs(self, rows):
+        return -torch.ones(self.tokens)
+
+
+def differ(reuse, by, tokens=100):
+    """An update whose first minibatch differs by so many nats per token."""
+    reuse.begin(Minibatch(tokens))
+    reuse.compare(Minibatch(tokens), [0], torch.full((tokens,), -1.0 + by))
+    return reuse.end()["ppo/drift_mean"]
+
+
+def test_one_odd_minibatch_is_no_reason_for_distrust_and_many_are():
+    reuse = DecodingReuse(None, None, wanted=True)
+    for _ in range(5):
+        assert differ(reuse, 0.005) == pytest.approx(0.005, abs=1e-6)
+    differ(reuse, 0.05)
+    assert reuse.trusted
+    for _ in range(5):
+        differ(reuse, 0.05)
+    assert not reuse.trusted
+
+
+def test_few_tokens_say_too_little_to_judge():
+    reuse = DecodingReuse(None, None, wanted=True)
+    differ(reuse, 0.05, tokens=20)
+    assert reuse.trusted
+    differ(reuse, 0.05, tokens=400)
+    assert not reuse.trusted
 
 
 def test_an_engine_that_keeps_no_states_leaves_the_pass_to_the_trainer(toy):
