@@ -181,7 +181,7 @@ def test_a_broken_sampler_stops_the_run_behind_a_checkpoint(toy, tmp_path):
     policy = toy.policy()
     honest = policy.respond
 
-    def forgets_the_temperature(prompts, *, sampling):
+    def forgets_the_temperature(prompts, columns=None, sampling=None):
         return honest(prompts, sampling=dataclasses.replace(sampling, temperature=0.3))
 
     policy.respond = forgets_the_temperature
