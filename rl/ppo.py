@@ -140,6 +140,7 @@ class PPOTrainer(RolloutTrainer):
             self.rollout = collect(self.policy, self.env, indices, config)
         self.weights = rewards.weights
         if self.prompt_filter is not None:
+            # Raw: normalised within a batch or a group, all instructions would seem alike.
             self.prompt_filter.observe(chosen, self.rollout.totals.tolist())
         assert self.rollout.rewards is not None
         score_seconds = sum(self.rollout.rewards.seconds.values())

@@ -10,6 +10,7 @@ import torch
 from instructrec.errors import RewardError
 from instructrec.policies.base import StopReason
 from instructrec.rewards import make_rewards
+from instructrec.rl.checkpoint import read_checkpoint
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import tensors_of
@@ -111,6 +112,19 @@ def test_training_learns_from_normalised_rewards_and_logs_raw_ones(toy):
         assert metrics["reward/normalised_total/mean"] == pytest.approx(0.0, abs=1e-6)
         assert metrics["reward/normalised_total/std"] == pytest.approx(10.0)
         assert all(row["total"] == pytest.approx(10 * row["parts"]["letters"]) for row in rows)
+
+
+def test_the_prompt_filter_learns_from_raw_rewards(toy, tmp_path):
+    config = dataclasses.replace(toy.fast, num_updates=1, prompt_filter="id")
+
+    def learned(how):
+        rewards = make_rewards({"letters": {"use": toy.reward, "normalise": how}})
+        toy.train(config, reward=rewards, checkpoint_dir=tmp_path / how)
+        state = read_checkpoint(tmp_path / how / "update-000001").state["prompt_filter"]
+        return state["all"], state["keys"]
+
+    # Normalised scores of a batch have the mean 0, whatever the policy can do.
+    assert learned("batch") == learned("none")
 
 
 def test_a_run_with_running_statistics_resumes_bit_for_bit(toy, tmp_path):
