@@ -27,7 +27,7 @@ from instructrec.rewards.combine import CombinedReward, make_rewards
 from instructrec.rewards.registry import make_reward
 from instructrec.rewards.scaling import RunningStats
 
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,7 @@ def score_file(
     """
     reward = rewards_of(spec, config.options)
     data, summary = Path(config.data), Summary()
+    _check_out(config.out, data)
     first = next(iter(stream_rows(data)), None)
     if first is None:
         raise DataError(f"{data} holds no rows: expected at least one response.")
@@ -140,7 +141,7 @@ def score_file(
     reward.check_columns([n for n in first.fields if n not in (layout.prompt, layout.response)])
     file = None
     if config.out is not None:
-        file = _open(Path(config.out), _header(reward, data), summary, overwrite)
+        file = _open(Path(config.out), _header(reward, data, layout), summary, overwrite)
     start = time.perf_counter()
     try:
         with _progress(quiet) as show:
@@ -205,11 +206,24 @@ def _scored(
         yield rows, batch[-1][1].done
 
 
-def _header(reward: CombinedReward, data: Path) -> Row:
+def _check_out(out: str | None, data: Path) -> None:
+    """Refuses a file of scores that would replace the responses."""
+    if out is not None and Path(out).resolve() == data.resolve():
+        raise ConfigError(f"out = {out!r} is the file of responses itself: expected another name.")
+
+
+def _header(reward: CombinedReward, data: Path, layout: Layout) -> Row:
+    """What the scores of a file depend on."""
     with open(data, "rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return plain(
-        {"format_version": _FORMAT_VERSION, "reward": reward.spec, "data": digest.hexdigest()}
+        {
+            "format_version": _FORMAT_VERSION,
+            "reward": reward.spec,
+            "code": reward.identity(),
+            "data": digest.hexdigest(),
+            "columns": {"prompt": layout.prompt, "response": layout.response},
+        }
     )
 
 
@@ -226,7 +240,7 @@ def _open(path: Path, header: Row, summary: Summary, overwrite: bool) -> BinaryI
     if not side.exists() or (before := read_json(side)) != header:
         changed = "" if not side.exists() else f" ({_changes(before, header)})"
         raise DataError(
-            f"{path} holds scores of another reward or another file{changed}. Give --overwrite, or "
+            f"{path} holds scores of another reward, file or column{changed}. Give --overwrite, or "
             "another --out."
         )
     whole = 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import inspect
 import json
 import math
 import sqlite3
@@ -47,7 +46,7 @@ class ScoreCache:
                 "depends on more than its response: expected no cache here (parts may have one)."
             )
         self.path, self.reward = Path(path).expanduser(), reward
-        self._identity = _identity(reward)
+        self._identity = reward.identity().encode()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         with self._lock:
@@ -157,21 +156,3 @@ class ScoreCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ScoreCache, (self.path, self.reward)
-
-
-def _identity(reward: BoundReward) -> bytes:
-    """What the scores of a reward depend on, the single response apart."""
-    function = reward.function
-    code = function if inspect.isroutine(function) else type(function)
-    try:
-        file = inspect.getsourcefile(code)
-        source = Path(file).read_bytes() if file else b""
-    except (TypeError, OSError):
-        source = b""
-    facts = [
-        f"{getattr(code, '__module__', '')}:{getattr(code, '__qualname__', '')}",
-        reward.info.version,
-        json.dumps(reward.options, sort_keys=True, default=repr),
-        hashlib.sha256(source).hexdigest(),
-    ]
-    return json.dumps(facts).encode()

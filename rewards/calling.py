@@ -7,9 +7,12 @@ completions to the form that it wants, and refuses a result that is not one numb
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,6 +137,29 @@ class BoundReward:
         """
         plain = getattr(self.function, "plain_options", None)
         return {**self.options, **(plain() if plain is not None else {})}
+
+    def identity(self) -> str:
+        """What its scores depend on, the single response apart: hashes of code and options.
+
+        That is the function or class, the version that it declares, the file that defines it, and
+        the options. Scores that were kept under another identity are out of date.
+        """
+        code = self.function if inspect.isroutine(self.function) else type(self.function)
+        try:
+            file = inspect.getsourcefile(code)
+            source = Path(file).read_bytes() if file else b""
+        except (TypeError, OSError):
+            source = b""
+        facts: list[Any] = [
+            f"{getattr(code, '__module__', '')}:{getattr(code, '__qualname__', '')}",
+            self.info.version,
+            json.dumps(self.options, sort_keys=True, default=repr),
+            hashlib.sha256(source).hexdigest(),
+        ]
+        if hasattr(self.function, "score_parts"):  # made of other rewards
+            made: Any = self.function
+            facts.append(made.identity())
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
     def describe(self) -> str:
         """Returns the name and the options that were set, e.g. ``bleu(tokenize='char')``."""

@@ -104,6 +104,10 @@ class Combinator:
         """The option ``parts`` in a form that a configuration can hold."""
         return {"parts": self.combined.spec}
 
+    def identity(self) -> dict[str, str]:
+        """What the scores of the parts depend on, by name; see ``BoundReward.identity``."""
+        return self.combined.identity()
+
     def close(self) -> None:
         """Ends worker processes and closes caches of the parts."""
         self.combined.close()

@@ -190,6 +190,10 @@ class CombinedReward:
         }
         return weighted_total(scaled, self.weights, renormalise=self.renormalise)
 
+    def identity(self) -> dict[str, str]:
+        """What the scores of each part depend on, by name; see ``BoundReward.identity``."""
+        return {name: part.reward.identity() for name, part in self.parts.items()}
+
     @property
     def spec(self) -> dict[str, Any]:
         """Plain mapping from which ``make_rewards`` makes an equal reward in another process.

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,13 +175,41 @@ def test_scores_of_another_reward_or_file_are_not_continued(tmp_path: Path) -> N
     data, out = write(tmp_path / "data.jsonl", ROWS), tmp_path / "scores.jsonl"
     config = ScoreConfig(data=data, out=str(out))
     score_file("exact_match", config, quiet=True)
-    with pytest.raises(DataError, match="another reward or another file"):
+    with pytest.raises(DataError, match="another reward, file or column"):
         score_file("bleu", config, quiet=True)
     write(tmp_path / "data.jsonl", ROWS[:2])
     with pytest.raises(DataError, match="--overwrite"):
         score_file("exact_match", config, quiet=True)
     assert score_file("exact_match", config, overwrite=True, quiet=True).rows == 2
     assert len(scores(out)) == 2
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_scores_of_another_column_or_code_are_not_continued(tmp_path: Path, inside: bool) -> None:
+    data, out = write(tmp_path / "data.jsonl", ROWS), tmp_path / "scores.jsonl"
+    reward = tmp_path / "mine.py"
+    reward.write_text("def one(completions, **columns):\n    return [1.0 for _ in completions]\n")
+    recipe = tmp_path / "recipe.yaml"
+    inner = {"parts": {"one": f"{reward}:one"}} if inside else {}
+    use = "weighted" if inside else f"{reward}:one"
+    recipe.write_text(yaml.safe_dump({"rewards": {"mine": {"use": use, "options": inner}}}))
+    config = ScoreConfig(data=data, out=str(out))
+    score_file(str(recipe), config, quiet=True)
+    with pytest.raises(DataError, match=r"another reward, file or column .*columns: "):
+        score_file(str(recipe), replace(config, response_column="reference"), quiet=True)
+    reward.write_text("def one(completions, **columns):\n    return [0.5 for _ in completions]\n")
+    with pytest.raises(DataError, match=r"another reward, file or column .*code: "):
+        score_file(str(recipe), config, quiet=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_responses_are_never_replaced_by_their_scores(tmp_path: Path, overwrite: bool) -> None:
+    data = write(tmp_path / "data.jsonl", ROWS)
+    before = Path(data).read_bytes()
+    config = ScoreConfig(data=data, out=str(tmp_path / "." / "data.jsonl"))
+    with pytest.raises(ConfigError, match="file of responses itself"):
+        score_file("exact_match", config, overwrite=overwrite, quiet=True)
+    assert Path(data).read_bytes() == before
 
 
 @pytest.mark.parametrize(
