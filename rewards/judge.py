@@ -40,7 +40,6 @@ them.
 
 Answer with one JSON object and nothing else: {{"reason": "<one sentence>", "score": <integer from \
 {lowest} to {highest}>}}"""
-_FENCED = re.compile(r"```(?:json)?\s*(.*?)\s*```", re.DOTALL)
 # Responses that make judges give good grades although they say nothing: Zhao et al. 2025, "One
 # Token to Fool LLM-as-a-Judge" (arXiv:2507.08794), table 1, and what is like them.
 _NOTHING_SAID = re.compile(
@@ -248,9 +247,11 @@ def parse_verdict(text: str, lowest: int, highest: int) -> int:
         ValueError: When it is anything else, or the grade is out of range.
     """
     inner = text.strip()
-    fenced = _FENCED.fullmatch(inner)
+    # By hand: a pattern with white space on both sides takes cubic time on an answer full of it.
+    if len(inner) >= 6 and inner.startswith("```") and inner.endswith("```"):
+        inner = inner[3:-3].removeprefix("json").strip()
     try:
-        verdict = json.loads(fenced[1] if fenced else inner, object_pairs_hook=_unique)
+        verdict = json.loads(inner, object_pairs_hook=_unique)
     except (ValueError, RecursionError):
         verdict = None
     known = isinstance(verdict, dict) and {"score"} <= set(verdict) <= {"score", "reason"}

@@ -128,7 +128,7 @@ class ChatEndpoint:
             if left <= 0:
                 raise CallFailed("the time for the batch is over", Status.TIMEOUT)
             try:
-                return _content(await self._call(client, body, min(self.timeout_s, left)))
+                return self._content(await self._call(client, body, min(self.timeout_s, left)))
             except _TryAgain as failure:
                 pause = _FIRST_PAUSE_S * 2**attempt * random.SystemRandom().uniform(0.5, 1.5)
                 pause = max(pause, failure.pause_s)
@@ -221,26 +221,29 @@ class ChatEndpoint:
             )
         return key
 
+    def _content(self, body: bytes) -> str:
+        """The text in an answer, without the key: what is no grade is shown to people."""
+        try:
+            content = json.loads(body)["choices"][0]["message"]["content"]
+        except (ValueError, LookupError, TypeError, RecursionError):
+            content = None
+        if not isinstance(content, str):
+            said = self._safe(body.decode("utf-8", "replace"))
+            raise CallFailed(f"the server answered {said}; expected a chat completion")
+        return self._without_key(content)
+
     def _safe(self, text: str) -> str:
         """What the other side said, for a message: without the key, short and on one line."""
+        return shown(self._without_key(text))
+
+    def _without_key(self, text: str) -> str:
         key = self._key()
-        return shown(text if key is None else text.replace(key, "[key]"))
+        return text if key is None else text.replace(key, "[key]")
 
 
 def shown(text: str) -> str:
     """Returns foreign text for a message: quoted, ASCII, at most 200 characters of it."""
     return ascii(text if len(text) <= 200 else text[:200] + "...")
-
-
-def _content(body: bytes) -> str:
-    try:
-        content = json.loads(body)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        content = None
-    if not isinstance(content, str):
-        said = shown(body[:200].decode("utf-8", "replace"))
-        raise CallFailed(f"the server answered {said}; expected a chat completion")
-    return content
 
 
 def _checked_url(url: str, allow_http: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 
 import pytest
 
@@ -96,3 +97,11 @@ def test_what_is_not_exactly_a_grade_is_refused(verdict):
 )
 def test_a_grade_may_have_a_reason_and_a_fence(verdict):
     assert parse_verdict(verdict, 1, 10) == 7
+
+
+def test_an_answer_full_of_white_space_is_refused_at_once():
+    start = time.perf_counter()
+    for verdict in ("```" + " " * 20_000 + "x", "```" + "\n" * 20_000 + "```"):
+        with pytest.raises(ValueError, match="the judge wrote"):
+            parse_verdict(verdict, 1, 10)
+    assert time.perf_counter() - start < 5

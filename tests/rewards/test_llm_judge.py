@@ -270,6 +270,18 @@ def test_the_key_is_sent_and_never_shown(monkeypatch, caplog):
     assert KEY not in repr(reward) + reward.describe()
 
 
+@pytest.mark.parametrize("as_chat", [False, True])
+def test_a_server_that_echoes_the_key_in_a_good_answer_does_not_show_it(monkeypatch, as_chat):
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+    def echo(fake, handler, asked):
+        said = "you sent " + asked["headers"]["Authorization"]
+        send(handler, completion(said) if as_chat else said.encode())
+
+    _, message = outcome(echo, api_key_env="JUDGE_KEY")
+    assert "you sent Bearer [key]" in message and KEY not in message
+
+
 def test_a_refused_key_and_a_wrong_address_stop_the_run(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     with (
