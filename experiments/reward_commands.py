@@ -88,7 +88,8 @@ def _check(values: Namespace) -> None:
     print(report)
     failed = [point.name for point in report.points if point.verdict == "fail"]
     if failed:
-        raise RewardError(f"{values.spec} failed {len(failed)} points: {', '.join(failed)}.")
+        share = f"{len(failed)} of {len(report.points)}"
+        raise RewardError(f"{values.spec} failed {share} points: {', '.join(failed)}.")
 
 
 def _score(values: Namespace) -> None:

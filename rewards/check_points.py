@@ -183,8 +183,12 @@ def _hostile(probe: Probe) -> tuple[Verdict, str]:
 def _gold(probe: Probe) -> tuple[Verdict, str]:
     samples, rows = probe.samples, _answered(probe)
     if not rows:
-        return "skip", "no expected answers among the columns that it reads"
-    golden = probe.score(rows, completions=[samples.gold[i] for i in rows]).scores
+        return "skip", "no expected answers to which it applies among the columns that it reads"
+    scored = probe.score(rows, completions=[samples.gold[i] for i in rows])
+    golden = scored.scores
+    for i, status, message in zip(rows, scored.status, scored.messages, strict=True):
+        if status.failed:
+            return "fail", f"fails on the expected answer {_short(samples.gold[i])}: {message}"
     limits = probe.reward.info.range
     top = limits[1] if limits is not None else float(np.nanmax(probe.base.scores))
     low = [i for i, score in zip(rows, golden, strict=True) if score < top - _ATOL]
@@ -290,13 +294,14 @@ OTHERS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
 
 
 def _answered(probe: Probe) -> list[int]:
-    """Rows with an expected answer to which the reward applies."""
+    """Rows with an expected answer to which the reward applies, or on which it fails."""
     gold = probe.samples.gold
     rows = [i for i in range(len(gold) // 2) if gold[i] is not None]
     if not rows:
         return []
     scored = probe.score(rows, completions=[gold[i] for i in rows])
-    return [i for i, status in zip(rows, scored.status, strict=True) if status is Status.SCORED]
+    says_nothing = Status.NOT_APPLICABLE
+    return [i for i, s in zip(rows, scored.status, strict=True) if s is not says_nothing]
 
 
 def _difference(probe: Probe, other: PartScores) -> str:

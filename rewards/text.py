@@ -176,7 +176,7 @@ def _content_text(message: Mapping[str, Any]) -> str:
         return content
     if isinstance(content, Sequence) and all(isinstance(part, Mapping | str) for part in content):
         return "".join(
-            part if isinstance(part, str) else str(part.get("text", "")) for part in content
+            part if isinstance(part, str) else str(part.get("text") or "") for part in content
         )
     raise DataError(
         f"the content of a message is {str(content)[:80]!r} ({type(content).__name__}); expected a "

@@ -61,7 +61,7 @@ def test_check_ends_with_the_code_of_reward_errors(
     assert main(["rewards", "check", f"{file}:bad", "--data", data]) == 5
     printed = capsys.readouterr()
     assert "fail  batch and singles" in printed.out
-    assert "failed 1 points: batch and singles" in printed.err
+    assert "failed 1 of 15 points: batch and singles" in printed.err
     assert main(["rewards", "check", "bleu", "--options.tokenize", "char"]) == 0
 
 

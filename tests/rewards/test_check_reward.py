@@ -132,6 +132,10 @@ def praises_nothing(completions, reference, **columns):
     return [float(c == r or c == ":") for c, r in zip(completions, reference, strict=True)]
 
 
+def breaks_on_gold(completions, reference, **columns):
+    return [1 / (text != gold) for text, gold in zip(completions, reference, strict=True)]
+
+
 def dislikes_gold(completions, reference, **columns):
     return [float(c != r) for c, r in zip(completions, reference, strict=True)]
 
@@ -190,6 +194,7 @@ def test_each_fault_is_found_and_explained(reward, point, verdict, message):
     [
         (praises_nothing, "worthless answers", "':' scores 1 where the expected answer 'a'"),
         (dislikes_gold, "expected answers", "must score at the top"),
+        (breaks_on_gold, "expected answers", "fails on the expected answer 'a'"),
     ],
 )
 def test_answers_are_compared_with_the_expected_ones(reward, point, message):
@@ -201,6 +206,18 @@ def test_answers_are_compared_with_the_expected_ones(reward, point, message):
 @pytest.mark.slow
 def test_a_slow_reward_is_told_what_helps():
     assert "isolation: worker" in verdicts(slow)["speed"][1]
+
+
+def test_what_the_first_call_loads_is_not_called_slow():
+    loaded = []
+
+    def loads(completions, **columns):
+        if not loaded:
+            time.sleep(2.0)
+        loaded.append(True)
+        return [0.0 for _ in completions]
+
+    assert verdicts(loads)["speed"][0] == "ok"
 
 
 def test_columns_that_nobody_can_invent_are_asked_for():

@@ -27,6 +27,7 @@ from instructrec.rewards.text import (
         ([{"content": "no role"}], "no role"),
         ([{"role": "assistant", "content": None}], ""),
         ([{"role": "assistant", "content": [{"type": "text", "text": "a"}, "b"]}], "ab"),
+        ([{"role": "assistant", "content": [{"type": "text", "text": None}, "b"]}], "b"),
         (
             [{"role": "assistant", "content": [{"type": "image"}, {"type": "text", "text": "x"}]}],
             "x",
