@@ -115,7 +115,7 @@ class ScoreCache:
         keys = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = [prompt, completion, {name: columns[name][i] for name in used}]
-            content = json.dumps(row, sort_keys=True, default=repr)
+            content = json.dumps(row, sort_keys=True, default=_plain)
             keys.append(hashlib.sha256(self._identity + content.encode()).digest())
         return keys
 
@@ -156,3 +156,9 @@ class ScoreCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ScoreCache, (self.path, self.reward)
+
+
+def _plain(value: Any) -> Any:
+    """An object as JSON; the repr of an array would leave out what stands in its middle."""
+    as_list = getattr(value, "tolist", None)
+    return as_list() if callable(as_list) else repr(value)

@@ -204,6 +204,8 @@ class _Worker:
         """
         if self._dismissed:
             raise RuntimeError("this worker was sent away while it was asked")
+        if self._process is not None and self._process.poll() is not None:
+            self.kill()  # it died while nobody asked: no response is to blame
         if self._process is None:
             self._start()
         try:

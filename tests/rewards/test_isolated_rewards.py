@@ -314,3 +314,12 @@ def test_the_reason_of_a_single_failure_comes_out_of_the_worker(tmp_path):
     batch = rewards.score(["p"] * 3, ["a", "bad", "b"], {})
     assert batch.status["some"] == [Status.SCORED, Status.TIMEOUT, Status.SCORED]
     assert batch.messages["some"][1] == "the server is away"
+
+
+@pytest.mark.slow
+def test_a_worker_that_died_while_nobody_asked_costs_no_sample(isolated):
+    combined = isolated("of_process")
+    pid = int(score(combined, ["a", "b"]).parts["r"][1])
+    os.kill(pid, signal.SIGKILL)
+    assert gone(pid)
+    assert score(combined, ["a"]).status["r"] == [Status.SCORED]

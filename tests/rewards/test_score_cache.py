@@ -76,6 +76,13 @@ def test_a_score_belongs_to_all_that_it_can_depend_on(cached, options, prompts, 
     assert score(cached(**options), ["1"], prompts, columns).cached["r"] == [True]
 
 
+def test_large_arrays_are_told_apart(cached):
+    for place in (0, 2500):
+        column = np.zeros(5000)
+        column[place] = 1
+        assert score(cached(), ["1"], columns={"reference": [column]}).cached["r"] == [False]
+
+
 def test_token_ids_count_only_for_rewards_that_name_them(cached):
     score(cached(), ["1"], extras={"completion_ids": [[1]]})
     assert score(cached(), ["1"], extras={"completion_ids": [[2]]}).cached["r"] == [True]
