@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import nn
 
 from instructrec import processes
-from instructrec.errors import NumericsError, PolicyError
+from instructrec.errors import NumericsError, PolicyError, RewardError
 from instructrec.rewards.combine import make_rewards
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.sharing import (
@@ -86,8 +88,27 @@ class Counting:
         self.calls = state["calls"]
 
 
-def test_rewards_that_keep_a_state_are_refused(in_two_processes):
+def test_rewards_that_depend_on_other_episodes_are_refused(in_two_processes):
     config, reward = PPOConfig(), make_rewards({"counting": Counting()})
-    check_sharing(config, reward)
+    running = make_rewards({"exact_match": {"normalise": "running"}})
+    grouped = make_rewards({"exact_match": {"normalise": "group"}})
+    for each in (reward, running):
+        check_sharing(config, each)
     main, _ = in_two_processes(lambda: check_sharing(config, reward))
     assert "'counting' keeps a state" in str(main)
+    main, _ = in_two_processes(lambda: check_sharing(config, running))
+    assert "normalise = 'running' with 2 processes" in str(main)
+    assert in_two_processes(lambda: check_sharing(config, grouped)) == [None, None]
+
+
+def test_a_reward_that_fails_in_one_process_batch_after_batch_stops_all(toy, in_two_processes):
+    def sometimes(completions, **columns):
+        if processes.rank() == 1:
+            raise ValueError("no score")
+        return [0.0] * len(completions)
+
+    limits = {"max_error_frac": 1.0, "max_error_batches": 2}
+    config = dataclasses.replace(toy.fast, **limits)
+    main, other = in_two_processes(lambda: toy.train(config, reward=sometimes))
+    assert isinstance(main, RewardError) and "2 batches in a row" in str(main)
+    assert isinstance(other, SystemExit) and other.code == RewardError.exit_code
