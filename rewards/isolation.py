@@ -39,6 +39,8 @@ from instructrec.rewards.worker import FATAL, receive_frame, send_frame
 
 CHUNK = 64
 """Most responses in one call of a worker."""
+GIVE_UP = 8
+"""Responses in a row that may hang, one by one, before the others of a call are not asked."""
 START_SECONDS = 120.0
 """How long a worker may take to import what it needs."""
 ENVIRONMENT = (
@@ -154,13 +156,28 @@ class Workers:
         except _Failure as failure:
             if len(rows) == 1:
                 return [(math.nan, failure.status, str(failure))]
-            singles = (range(i, i + 1) for i in rows)
-            return [
-                one
-                for single in singles
-                for one in self._judge(worker, single, prompts, completions, columns)
-            ]
+            return self._one_by_one(worker, rows, prompts, completions, columns)
         return [judge_score(score, self.reward.info.range) for score in scores]
+
+    def _one_by_one(
+        self,
+        worker: _Worker,
+        rows: range,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        columns: Mapping[str, Sequence[Any]],
+    ) -> list[_Judged]:
+        """Outcomes with one call for each; a reward that hangs on everything is given up."""
+        outcomes: list[_Judged] = []
+        hung = 0
+        for i in rows:
+            if hung == GIVE_UP:
+                message = f"not asked: the {GIVE_UP} responses before it hung"
+                outcomes.append((math.nan, Status.TIMEOUT, message))
+                continue
+            outcomes += self._judge(worker, range(i, i + 1), prompts, completions, columns)
+            hung = hung + 1 if outcomes[-1][1] is Status.TIMEOUT else 0
+        return outcomes
 
     def _ready(self) -> tuple[ThreadPoolExecutor, queue.SimpleQueue[_Worker]]:
         if self._pool is None:

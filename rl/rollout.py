@@ -254,7 +254,9 @@ def _check(rollout: Rollout, config: PPOConfig) -> None:
             f"none of the {size} responses of this rollout got a reward (failed or not "
             "applicable), so there is nothing to learn from. Check the rewards' conditions."
         )
-    largest = max(abs(reward) for turns in rollout.turn_rewards for _, reward in turns)
+    earned = [abs(reward) for turns in rollout.turn_rewards for _, reward in turns]
+    # Raw ones as well: a huge one looks harmless once normalised, and spoils the scale for good.
+    largest = max(*earned, *np.abs(rewards.total[np.isfinite(rewards.total)]).tolist())
     if not largest <= max_reward:
         raise RewardError(
             f"a reward of {largest:g} is beyond ppo.max_reward = {max_reward:g}; a single such "

@@ -16,6 +16,7 @@ import pytest
 
 from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.rewards import Status, make_rewards
+from instructrec.rewards.isolation import GIVE_UP
 
 FAULTY = '''
 import os, signal, sys, time
@@ -141,6 +142,15 @@ def test_every_fault_is_counted_once_and_the_others_keep_their_scores(isolated):
     assert messages[71] == "no answer within 1.5 s"
     assert messages[40] == "its process was killed by SIGKILL"
     assert messages[90] == messages[149] == "its process ended with exit status 0 and no scores"
+
+
+def test_a_reward_that_hangs_on_everything_is_given_up(isolated):
+    texts = ["hang"] * (GIVE_UP + 4)
+    batch = score(isolated(timeout=0.05), texts)
+    assert batch.status["r"] == [Status.TIMEOUT] * len(texts)
+    messages = batch.messages["r"]
+    assert messages[:GIVE_UP] == ["no answer within 0.05 s"] * GIVE_UP
+    assert messages[GIVE_UP:] == ["not asked: the 8 responses before it hung"] * 4
 
 
 def test_what_is_not_the_samples_fault_ends_the_run(isolated):

@@ -137,3 +137,13 @@ def test_a_run_with_running_statistics_resumes_bit_for_bit(toy, tmp_path):
     rest, _, tail = toy.train(reward=rewards(), resume_from=tmp_path / "update-000002")
     assert whole.weights_hash() == rest.weights_hash()
     assert toy.without_times(log)[2:] == toy.without_times(tail)
+
+
+@pytest.mark.parametrize("how", ["batch", "running"])
+def test_a_raw_reward_beyond_all_bounds_stops_a_run_that_normalises(toy, how):
+    def once(completions, **columns):
+        return [1e30] + [0.0] * (len(completions) - 1)
+
+    rewards = make_rewards({"once": {"use": once, "normalise": how}})
+    with pytest.raises(RewardError, match=r"a reward of 1e\+30 is beyond ppo.max_reward"):
+        toy.train(dataclasses.replace(toy.fast, num_updates=1), reward=rewards)
