@@ -20,7 +20,7 @@ from instructrec.errors import NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
-from instructrec.processes import agree_any, broadcast, on_main, world_size
+from instructrec.processes import agree_any, broadcast, on_main, together, world_size
 from instructrec.rl import reporting, training_state
 from instructrec.rl.adaptive import AdaptiveCoefficient
 from instructrec.rl.checkpoint import Snapshot
@@ -83,7 +83,7 @@ class PPOTrainer(RolloutTrainer):
                 device=policy.device,
                 output_dir=Path(unused_dir),
             )
-        critic = self.make_critic(policy, config)
+        critic = together(lambda: self.make_critic(policy, config))  # may read a model
         share_start(policy, [policy.model, critic])
         per_update = config.episodes_per_update // config.num_generations
         first, last = self.progress.update * per_update, config.num_updates * per_update
@@ -143,7 +143,7 @@ class PPOTrainer(RolloutTrainer):
             # Raw: normalised within a batch or a group, all instructions would seem alike.
             self.prompt_filter.observe(chosen, self.rollout.totals.tolist())
         assert self.rollout.rewards is not None
-        score_seconds = sum(self.rollout.rewards.seconds.values())
+        score_seconds = sum(self.rollout.rewards.seconds[name] for name in rewards.names)
         clock.lap("time/rollout_s")
 
         # Step 2: log-probs, values and reference log-probs before the first step.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
 import pytest
 import torch
@@ -201,3 +202,34 @@ def test_a_solved_task_stays_solved_for_fifty_updates(toy):
     assert all(metrics["reward/total/mean"] == 1.0 for metrics, _ in log)
     first, last = log[0][0]["ppo/entropy"], log[-1][0]["ppo/entropy"]
     assert last > 0.8 * first
+
+
+def test_the_prompt_filter_learns_from_raw_rewards(toy):
+    class Noting(PPOTrainer):
+        def end_update(self):
+            self.learned = self.prompt_filter.state_dict()
+            return super().end_update()
+
+    config = dataclasses.replace(
+        toy.fast, num_updates=1, num_generations=4, prompt_filter="id", max_drift=1e3
+    )
+    trainer = toy.trainer(config, Noting)
+    half = {"use": lambda completions, **_: [0.5] * len(completions), "normalise": "group"}
+    trainer.env.reward = make_rewards({"half": half})
+    trainer.train()
+    assert set(trainer.rollout.returns) == {0.0}  # what is learned from
+    count, total, _ = trainer.learned["all"]
+    assert total / count == pytest.approx(0.5)
+
+
+def test_rewards_inside_of_a_reward_do_not_take_its_time_again(toy):
+    def slow(completions, **columns):
+        time.sleep(0.3)
+        return [float(len(text) % 2) for text in completions]
+
+    reward = {"outer": {"use": "weighted", "options": {"parts": {"slow": {"use": slow}}}}}
+    config = dataclasses.replace(toy.fast, num_updates=1)
+    _, _, [(metrics, _)] = toy.train(config, reward=make_rewards(reward))
+    assert metrics["reward/outer.slow/seconds"] >= 0.3
+    assert metrics["time/score_s"] == metrics["reward/outer/seconds"]
+    assert metrics["time/rollout_s"] > 0
