@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another one, which may be evaluating."""
+TELLING = timedelta(minutes=10)
+"""How long the main process gets to tell of an error before another one tells of its own."""
 BUCKET = 2**26
 """Most numbers that one sum over the processes moves at once (256 MiB in float32)."""
 _TOLD = "the main process has ended"
@@ -59,7 +61,9 @@ def joined(device: str = "auto") -> Iterator[None]:
     """Joins the processes that a launcher started, if it did; leaves them when the block ends.
 
     Inside of a group already, nothing happens. An ``InstructRecError`` that ends the block is left
-    to the main process to tell; the others exit with its code and without a word.
+    to the main process to tell; the others exit with its code and without a word. One that hears
+    nothing of the main process failed on its own, and tells itself: whoever still waits for it is
+    ended by the launcher.
 
     Args:
         device: The policy's device as configured: ``auto``, ``cpu`` or ``cuda``.
@@ -92,14 +96,23 @@ def joined(device: str = "auto") -> Iterator[None]:
         if number == 0:
             raise
         # A launcher ends all as soon as one has ended: the main one shall have told its story.
-        with suppress(RuntimeError):
-            store.wait([_TOLD], PATIENCE)
+        if not _hears(store, _TOLD):
+            raise
         raise SystemExit(error.exit_code) from error
     finally:
         if number == 0:
             with suppress(RuntimeError):
                 store.set(_TOLD, "")
         dist.destroy_process_group()
+
+
+def _hears(store: Any, key: str) -> bool:
+    """Whether another process sets a key of the store within ``TELLING``."""
+    try:
+        store.wait([key], TELLING)
+    except RuntimeError:  # too late, or the store has gone
+        return False
+    return True
 
 
 def _check_launch(device: str) -> None:

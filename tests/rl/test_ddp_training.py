@@ -227,3 +227,15 @@ def test_what_cannot_be_shared_is_refused_and_what_fails_in_one_fails_in_all(toy
     large = dataclasses.replace(toy.fast, micro_batch_size=16)
     main, other = in_two_processes(lambda: toy.train(large))
     assert isinstance(main, ConfigError) and "a multiple of 2 ×" in str(main)
+
+
+def test_a_critic_that_one_process_cannot_load_fails_in_all(toy, in_two_processes):
+    class Alone(PPOTrainer):
+        def make_critic(self, policy, config):
+            if processes.rank() == 1:
+                raise PolicyError("no such folder")
+            return super().make_critic(policy, config)
+
+    main, other = in_two_processes(lambda: toy.train(kind=Alone))
+    assert isinstance(main, PolicyError) and str(main) == "no such folder (process 1 of 2)"
+    assert isinstance(other, SystemExit) and other.code == PolicyError.exit_code
