@@ -35,6 +35,7 @@ from instructrec.rl.reuse import DecodingReuse
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
 from instructrec.rl.sharing import (
+    check_same_task,
     check_sharing,
     own_rows,
     seed_own_draws,
@@ -375,12 +376,14 @@ def train_ppo(
 
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
-        DataError: The task has fewer instructions than one rollout has episodes.
+        DataError: The task has fewer instructions than one rollout has episodes, or differs between
+            the processes.
         NumericsError: A gradient is not finite, or a monitor stopped the run.
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
     check_sharing(config, env.reward)
+    check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
     config = config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
     resume = training_state.read(resume_from, config) if resume_from is not None else None

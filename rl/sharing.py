@@ -16,11 +16,12 @@ import torch
 from torch import nn
 
 from instructrec import processes
-from instructrec.errors import ConfigError, NumericsError, PolicyError
+from instructrec.errors import ConfigError, DataError, NumericsError, PolicyError
 from instructrec.rl.checkpoint import Snapshot, read_checkpoint
 from instructrec.rl.config import PPOConfig
 
 if TYPE_CHECKING:
+    from instructrec.envs.tasks.base import Task
     from instructrec.policies.causal_lm import CausalLMPolicy
     from instructrec.rewards.combine import CombinedReward
 
@@ -64,6 +65,23 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
                 "of which sees its own scores alone: expected none, clip or group. Advantages are "
                 "scaled over the episodes of all in any case (ppo.whiten_advantages)."
             )
+
+
+def check_same_task(task: Task) -> None:
+    """Refuses processes that have read different data under one name.
+
+    Raises:
+        DataError: Their tasks differ.
+    """
+    if processes.world_size() == 1:
+        return
+    found = processes.gather(task.fingerprint)
+    if len(set(found)) > 1:
+        raise DataError(
+            f"the processes have different instructions in the {task.split} split of "
+            f"{task.name!r} (fingerprints: {', '.join(f[:12] for f in found)}): expected the same "
+            "data on every machine. Copy it there again, or put it where all of them see it."
+        )
 
 
 def own_rows(num_episodes: int) -> range:

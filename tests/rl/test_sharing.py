@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from instructrec import processes
-from instructrec.errors import NumericsError, PolicyError, RewardError
+from instructrec.errors import DataError, NumericsError, PolicyError, RewardError
 from instructrec.rewards.combine import make_rewards
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.sharing import (
@@ -68,6 +68,17 @@ def test_weights_that_came_to_differ_stop_the_run(in_two_processes):
 
     main, _ = in_two_processes(work)
     assert isinstance(main, NumericsError) and "weights of the processes differ" in str(main)
+
+
+def test_processes_that_have_read_different_data_are_refused(toy, in_two_processes, tmp_path):
+    def work():
+        file = tmp_path / f"{processes.rank()}.jsonl"
+        size = 64 - processes.rank()
+        file.write_text("".join(f'{{"prompt": "{i}", "reference": "a"}}\n' for i in range(size)))
+        type(toy)(str(file)).train()
+
+    main, _ = in_two_processes(work)
+    assert isinstance(main, DataError) and "different instructions in the all split" in str(main)
 
 
 class Counting:
