@@ -268,7 +268,9 @@ def _cut_kept_states(experience: Experience) -> None:
     shared = experience.shared
     for i, states in experience.kept.items():
         assert states.entering_TH is not None, "decoding kept the states at the cut"
-        experience.cut_states[i] = states.entering_TH[shared:]
+        own_SH = states.entering_TH[shared:]
+        # A view would hold the shared states of every row in memory for the whole update.
+        experience.cut_states[i] = own_SH.clone() if shared else own_SH
         if shared:
             experience.shared_cut_1PH = states.entering_TH[None, :shared]
 

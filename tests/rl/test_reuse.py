@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from instructrec.envs.refine import RefineVectorEnv
-from instructrec.rl.ppo import train_ppo
+from instructrec.rl.ppo import PPOTrainer, train_ppo
 from instructrec.rl.raft import RaftTrainer
 from instructrec.rl.reuse import DecodingReuse
 
@@ -77,6 +77,21 @@ def test_the_last_answer_keeps_the_states_of_all_turns(toy):
         runs.append((policy.model.state_dict(), log))
     assert runs[0][1][0]["rollout/turns"] > 1
     check_same(runs)
+
+
+def test_an_update_holds_the_states_of_a_common_opening_once(toy):
+    seen = []
+
+    class Noting(PPOTrainer):
+        def may_step(self):
+            cut = self.experience.cut_states.values()
+            held = sum(states.untyped_storage().nbytes() for states in cut)
+            seen.append((self.experience.shared, held - sum(states.nbytes for states in cut)))
+            return super().may_step()
+
+    policy = toy.policy(**LAST, system_prompt="You answer in letters.")
+    toy.train(dataclasses.replace(toy.fast, num_updates=1), policy=policy, kind=Noting)
+    assert seen and all(shared > 8 and more == 0 for shared, more in seen)
 
 
 def test_an_engine_that_is_far_from_the_trainer_is_not_relied_on_again(toy, tmp_path):
