@@ -360,8 +360,7 @@ def train_ppo(
         policy: The policy as it starts, on a resumed run too: the KL reference is a copy of this
             state. It ends with the weights of the best evaluation when there are evaluations and
             a checkpoint folder, else with the last ones.
-        env: Vector environment of this process's share of ``config.episodes_per_update``
-            episodes, autoreset DISABLED.
+        env: Vector environment of this process's share of the episodes, autoreset DISABLED.
         config: Settings.
         seed: Seed of the instruction order and of the shuffles.
         on_update: Called after each update.
@@ -376,8 +375,7 @@ def train_ppo(
 
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
-        DataError: The task has fewer instructions than one rollout has episodes, or differs between
-            the processes.
+        DataError: The task is smaller than one rollout, or differs between the processes.
         NumericsError: A gradient is not finite, or a monitor stopped the run.
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.

@@ -115,7 +115,9 @@ def main(
     say: telling.Say = telling.say,
 ) -> int:
     """Trains what the command line asks for; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    summary = __doc__.split("\n", maxsplit=1)[0]
+    # Without abbreviations: `--seed` is a setting of `instructrec train`.
+    parser = argparse.ArgumentParser(description=summary, allow_abbrev=False)
     parser.add_argument("start", help="folder of the first policies, with {seed} in it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one run of each arm")
     parser.add_argument("--envs", nargs="+", choices=RECIPES, default=list(RECIPES))
