@@ -8,7 +8,8 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from instructrec.rewards.loading import load_object
 from instructrec.rewards.options import EXTRAS, read_hints, read_parameters
@@ -108,8 +109,12 @@ def _kind(hint: Any) -> str:
     """An annotation for people: the choices of a Literal, else the type."""
     if hint is None:
         return ""
+    if hint is NoneType:
+        return "None"
     if get_origin(hint) is Literal:
         return " | ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Union, UnionType):
+        return " | ".join(_kind(choice) for choice in get_args(hint))
     return inspect.formatannotation(hint).replace("collections.abc.", "")
 
 
