@@ -112,6 +112,10 @@ def check_alike(runs: Sequence[FinishedRun]) -> None:
         odd += ["the test instructions"] * (run.scores.keys() != runs[0].scores.keys())
         same_seed = next(other for other in runs if other.seed == run.seed)
         odd += [f"the start of seed {run.seed}"] * (run.start != same_seed.start)
+        # Only leave-one-out needs groups; the other arms have one size of group, and it its own.
+        peer = next(other for other in runs if (other.arm == "rloo") == (run.arm == "rloo"))
+        groups = {r.config.ppo.num_generations for r in (run, peer)}
+        odd += ["ppo.num_generations"] * (len(groups) > 1)
         if odd:
             raise DataError(f"{run.path} and {runs[0].path} differ in {', '.join(odd)}.")
 

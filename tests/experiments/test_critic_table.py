@@ -138,7 +138,11 @@ def test_seeds_that_one_arm_lacks_are_left_out_of_the_difference(
 
 @pytest.mark.parametrize(
     ("key", "value", "named"),
-    [("learning_rate", 0.5, "ppo.learning_rate"), (None, "other/policy", "the start of seed 1")],
+    [
+        ("learning_rate", 0.5, "ppo.learning_rate"),
+        ("num_generations", 2, "ppo.num_generations"),
+        (None, "other/policy", "the start of seed 1"),
+    ],
 )
 def test_runs_that_differ_in_more_than_the_baseline_are_refused(
     trained: list[Path],
