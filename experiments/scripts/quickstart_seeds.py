@@ -71,11 +71,12 @@ class FinishedQuickstart:
         return np.array([self.rows[stage][key]["parts"]["exact_match"] for key in ids])
 
 
-def aggregate(runs: Sequence[FinishedQuickstart]) -> dict[str, Any]:
+def aggregate(runs: Sequence[FinishedQuickstart], note: str = "") -> dict[str, Any]:
     """All numbers of the report.
 
     Args:
         runs: Quickstarts of two or more different seeds, on the same test instructions.
+        note: What a reader of the numbers has to know beside them.
 
     Raises:
         DataError: A seed appears twice, or the instructions or settings differ.
@@ -103,6 +104,7 @@ def aggregate(runs: Sequence[FinishedQuickstart]) -> dict[str, Any]:
         "machine": runs[0].record["machine"],
         "versions": runs[0].record["versions"],
         "git_commit": runs[0].record["git_commit"],
+        "note": note,
     }
 
 
@@ -221,13 +223,13 @@ def _sampled_table(results: dict[str, Any]) -> list[str]:
 
 
 def _circumstances(results: dict[str, Any]) -> list[str]:
-    machine = results["machine"]
+    machine, note = results["machine"], results["note"]
     walls = ", ".join(format_duration(wall) for wall in results["wall_s"])
     return [
         f"Wall time of each whole quickstart: {walls}. Machine: {machine['cpu']}, "
         f"{machine['cores']} cores, {', '.join(machine['gpus']) or 'no GPU'}. "
         f"torch {results['versions'].get('torch')}, trl {results['versions'].get('trl')}; "
-        f"commit {results['git_commit']}.",
+        f"commit {results['git_commit']}.{f' {note}' if note else ''}",
         "",
         "```console",
         *(f"$ {command}" for command in results["commands"]),
@@ -240,13 +242,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("folders", nargs="+", type=Path, help="finished quickstart folders")
     parser.add_argument("--name", default="quickstart", help="name of the files written")
+    parser.add_argument("--note", default="", help="a remark beside the circumstances")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where they go")
     given = parser.parse_args(arguments)
     try:
         runs = sorted(
             (FinishedQuickstart(path) for path in given.folders), key=lambda run: run.seed
         )
-        results = aggregate(runs)
+        results = aggregate(runs, given.note)
     except InstructRecError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
