@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ Reduce = Literal["sum", "mean"]
 """How weighted scores become one: their sum, or the sum divided by the sum of |weight|."""
 
 
-class Combinator:
+class Combinator(ABC):
     """What all rewards made of rewards share.
 
     Args:
@@ -65,9 +66,9 @@ class Combinator:
         scores_B = np.where(usable_B, scores_B, math.nan)
         return PartScores(scores_B, status, messages, 0.0, batch.scored)
 
+    @abstractmethod
     def total(self, batch: _Batch) -> np.ndarray:
         """Scores the parts of a batch and returns (B,) totals, NaN where nothing applies."""
-        raise NotImplementedError
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any

@@ -11,6 +11,7 @@ import pytest
 
 from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.rewards import Status, make_reward, make_rewards
+from instructrec.rewards.combinators import Combinator
 
 
 def field(completions, *, at=0, **columns):
@@ -255,3 +256,16 @@ def test_the_state_of_inner_parts_is_saved():
 def test_what_belongs_to_the_outermost_rewards_is_refused_inside(setting):
     with pytest.raises(ConfigError, match=r"part 'a' of a weighted: .*outermost"):
         make_reward("weighted", parts={"a": part(0, **setting)})
+
+
+def test_a_combinator_of_ones_own_has_to_say_what_its_total_is():
+    class First(Combinator):
+        """The score of the first part."""
+
+        def total(self, batch):
+            return batch.score(next(iter(self.combined.parts.values())))
+
+    parts = {"a": part(0), "b": part(1)}
+    assert First(parts).score_parts(["p"], ["0.5 1"], {}).scores.tolist() == [0.5]
+    with pytest.raises(TypeError, match="abstract.*total"):
+        Combinator(parts)
