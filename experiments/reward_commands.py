@@ -50,6 +50,7 @@ def run(values: Namespace, command: list[str]) -> None:
 
     Raises:
         RewardError: A check failed.
+        InstructRecError: The reward cannot be made or called, or something else is wrong.
     """
     {"list": _list, "show": _show, "check": _check, "score": _score}[values.action](
         values[values.action]
@@ -85,6 +86,9 @@ def _check(values: Namespace) -> None:
     if values.data is not None:
         rows = [row.fields for row in islice(stream_rows(Path(values.data)), CHECKED_ROWS)]
     report = check_reward(values.spec, rows, options=values.options)
+    if report.error is not None:
+        kind = type(report.error)
+        raise kind(f"{values.spec} cannot be checked: {report.error}") from report.error
     print(report)
     failed = [point.name for point in report.points if point.verdict == "fail"]
     if failed:

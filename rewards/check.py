@@ -24,6 +24,8 @@ class Report:
     """The reward and its options."""
     points: tuple[Point, ...]
     """What was looked at, in order."""
+    error: InstructRecError | None = None
+    """Why the reward could not be made or called; None where it could."""
 
     @property
     def ok(self) -> bool:
@@ -63,7 +65,8 @@ def check_reward(
         options: Options of the reward.
 
     Returns:
-        A verdict for each point. Where the reward cannot be made or called, there is one point.
+        A verdict for each point. Where the reward cannot be made or called, there is one point and
+        its ``error``.
     """
     name = spec if isinstance(spec, str) else getattr(spec, "__name__", repr(spec))
     try:
@@ -80,7 +83,7 @@ def check_reward(
         again = check_points.deterministic(probe)
         seconds = (time.perf_counter() - start) / len(samples)
     except InstructRecError as error:
-        return Report(name, (Point("can be called", "fail", str(error)),))
+        return Report(name, (Point("can be called", "fail", str(error)),), error)
     points = [Point("can be called", "ok", f"one score for each of {len(samples)} responses")]
     points += [
         check_points.usable(probe),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.experiments.cli import main
 from instructrec.experiments.score_file import ScoreConfig, score_file
 
@@ -63,6 +63,31 @@ def test_check_ends_with_the_code_of_reward_errors(
     assert "fail  batch and singles" in printed.out
     assert "failed 1 of 15 points: batch and singles" in printed.err
     assert main(["rewards", "check", "bleu", "--options.tokenize", "char"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nothing.py:mine"], ConfigError.exit_code, "no file 'nothing.py'"),
+        (["bleu", "--options.tokenise", "char"], ConfigError.exit_code, "tokenise"),
+        (["bleu", "--data", "{data}"], DataError.exit_code, "needs the column 'reference'"),
+        (["{file}:short"], RewardError.exit_code, "returned 1 scores for 12"),
+    ],
+)
+def test_a_check_that_cannot_begin_ends_with_the_code_of_its_error(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def short(completions, **columns):\n    return [1.0]\n")
+    data = write(tmp_path / "data.jsonl", [{"prompt": "p"}])
+    given = [argument.format(file=file, data=data) for argument in arguments]
+    assert main(["rewards", "check", *given]) == code
+    printed = capsys.readouterr().err
+    assert "cannot be checked" in printed and message in printed
 
 
 @pytest.mark.parametrize("arguments", [["list"], ["check", "bleu"], ["show", "learned"]])
