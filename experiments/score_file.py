@@ -19,7 +19,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.jsonl import Row, dump_line, plain, read_json, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.row_stream import Layout, find_layout, stream_rows
@@ -232,6 +232,7 @@ def _open(path: Path, header: Row, summary: Summary, overwrite: bool) -> BinaryI
     side = path.with_suffix(".json")
     if side == path:
         raise ConfigError(f"out = {str(path)!r}: expected a name ending in .jsonl.")
+    _check_side(side, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if overwrite or not path.exists():
         path.unlink(missing_ok=True)
@@ -254,6 +255,19 @@ def _open(path: Path, header: Row, summary: Summary, overwrite: bool) -> BinaryI
     continued.truncate(whole)
     continued.seek(whole)
     return continued
+
+
+def _check_side(side: Path, out: Path) -> None:
+    """Refuses a file beside the scores that nobody wrote for scores."""
+    try:
+        ours = not side.exists() or {"format_version", "reward"} <= read_json(side).keys()
+    except CheckpointError:
+        ours = False
+    if not ours:
+        raise ConfigError(
+            f"out = {str(out)!r}: what the scores depend on is kept beside them in {side}, and "
+            "there is another file of that name. Give another --out, or move that file away."
+        )
 
 
 def _changes(before: Row, now: Row) -> str:

@@ -237,6 +237,19 @@ def test_the_responses_are_never_replaced_by_their_scores(tmp_path: Path, overwr
     assert Path(data).read_bytes() == before
 
 
+@pytest.mark.parametrize("content", ['{"my": "notes"}', "[1]", "no JSON"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_another_file_beside_the_scores_is_never_replaced(
+    tmp_path: Path, overwrite: bool, content: str
+) -> None:
+    data, side = write(tmp_path / "data.jsonl", ROWS), tmp_path / "scores.json"
+    side.write_text(content)
+    config = ScoreConfig(data=data, out=str(tmp_path / "scores.jsonl"))
+    with pytest.raises(ConfigError, match=r"scores\.json, and there is another file.*--out"):
+        score_file("exact_match", config, overwrite=overwrite, quiet=True)
+    assert side.read_text() == content and not (tmp_path / "scores.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
