@@ -141,8 +141,10 @@ class BoundReward:
     def identity(self) -> str:
         """What its scores depend on, the single response apart: hashes of code and options.
 
-        That is the function or class, the version that it declares, the file that defines it, and
-        the options. Scores that were kept under another identity are out of date.
+        That is the function or class, the version that it declares, the file that defines it, the
+        options, and names, sizes and times of the files in the folder that its attribute
+        ``identity_path`` names, where it has one (a model may be trained again in place). Scores
+        that were kept under another identity are out of date.
         """
         code = self.function if inspect.isroutine(self.function) else type(self.function)
         try:
@@ -156,6 +158,8 @@ class BoundReward:
             json.dumps(self.options, sort_keys=True, default=repr),
             hashlib.sha256(source).hexdigest(),
         ]
+        if (path := getattr(self.function, "identity_path", None)) is not None:
+            facts.append(_files(Path(path)))
         if hasattr(self.function, "score_parts"):  # made of other rewards
             made: Any = self.function
             facts.append(made.identity())
@@ -193,6 +197,13 @@ class BoundReward:
 
     def __repr__(self) -> str:
         return f"<reward {self.describe()}>"
+
+
+def _files(place: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of each file of a folder; empty for neither."""
+    found = sorted(place.iterdir()) if place.is_dir() else [place]
+    stats = [(file.name, file.stat()) for file in found if file.is_file()]
+    return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
 
 
 def check_scores(name: str, result: Any, expected: int) -> list[float | None]:

@@ -55,6 +55,7 @@ class HfMetric:
     ) -> None:
         _require_evaluate()
         self.path = _checked(path, trust_remote_code)
+        self.identity_path = None if self.path in SHIPPED else self.path
         self.key = key
         self.scale = scale
         self.settings = dict(settings or {})

@@ -41,7 +41,7 @@ class ModelReward:
     """What the folder must hold, for the errors."""
 
     def __init__(self, path: str, batch_size: int, max_length: int | None, device: str) -> None:
-        self.path = self._check_path(path)
+        self.path = self.identity_path = self._check_path(path)
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value is not None and value < 1:
                 raise ConfigError(

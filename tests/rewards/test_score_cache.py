@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import pickle
 import sqlite3
 import threading
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.rewards import Status, make_rewards, register_reward
+from instructrec.rewards import Status, make_reward, make_rewards, register_reward
 
 CALLS: list[str] = []
 
@@ -145,3 +146,26 @@ def test_what_cannot_be_cached_is_refused(tmp_path):
 
 def test_without_a_cache_nothing_is_said_of_one():
     assert score(make_rewards({"r": recorded}), ["1"]).cached == {}
+
+
+def test_a_model_folder_that_was_trained_again_in_place_is_another_reward(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(b"old")
+
+    def identity():
+        return make_reward("learned", path=str(folder)).identity()
+
+    before = identity()
+    assert identity() == before
+    os.utime(weights, ns=(0, 0))
+    touched = identity()
+    weights.write_bytes(b"new weights")
+    os.utime(weights, ns=(0, 0))
+    assert len({before, touched, identity()}) == 3
+    combined = {"parts": {"learned": {"use": "learned", "options": {"path": str(folder)}}}}
+    outer = make_reward("weighted", **combined).identity()
+    (folder / "adapter.safetensors").write_bytes(b"")
+    assert make_reward("weighted", **combined).identity() != outer
