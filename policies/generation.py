@@ -19,7 +19,7 @@ from instructrec.phases import phase
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
-from instructrec.policies.kv_cache import select_rows
+from instructrec.policies.kv_cache import attention_widths, select_rows
 from instructrec.policies.prefill import Forward, Prefilled, prefill
 from instructrec.policies.quantized import is_quantized
 from instructrec.policies.sampling import pick_tokens
@@ -268,9 +268,7 @@ def _free_memory(device: torch.device) -> int:
 def _memory_use(config: Any, dtype: torch.dtype) -> tuple[int, int]:
     """Bytes for one cached token (and its activations), and for one row's logits."""
     config = config.get_text_config(decoder=True)
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    cached = 2 * config.num_hidden_layers * kv_heads * head_size * dtype.itemsize
+    _, cache_width = attention_widths(config)
+    cached = config.num_hidden_layers * cache_width * dtype.itemsize
     # The cache exists twice while rows are joined or dropped; logits in a few float32 versions.
     return 2 * cached, 16 * int(config.vocab_size)
