@@ -11,7 +11,6 @@ import argparse
 import json
 import math
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from benchmarks.ppo import ROOT
 from benchmarks.prepare import prepare
 from benchmarks.side_ours import run as run_update
 from benchmarks.side_ours import short_words
+from benchmarks.stopwatch import peak_rss_bytes
 from benchmarks.summary import seconds_of
 from benchmarks.workload import Workload
 from instructrec.devices import pick_device, pick_dtype
@@ -139,10 +139,7 @@ def rows_cost(number: int, folder: Path) -> dict[str, float]:
         "episode_s": best_time(lambda: _play(env, chosen)) / 64,
         "load_s_per_row": loaded / number,
         "order_s": ordered,
-        "peak_rss_bytes": float(
-            resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            * (1 if sys.platform == "darwin" else 1024)
-        ),
+        "peak_rss_bytes": float(peak_rss_bytes()),
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,14 +11,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.stopwatch import Stopwatch, mean_error
+from benchmarks.stopwatch import Stopwatch, mean_error, run_side
 from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
     check_logprobs,
     prompts_hash,
-    read_workload,
 )
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.envs.vector import InstructionVectorEnv
@@ -183,14 +181,5 @@ def run(workload: Workload, side: str = "ours") -> Report:
     return watch.conclude()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a workload file and writes the report."""
-    workload = read_workload(arguments[0])
-    if workload.threads:
-        torch.set_num_threads(workload.threads)
-    run(workload).write(Path(arguments[1]))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_side(run)

@@ -13,10 +13,7 @@ import os
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
-import sys
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,14 +29,13 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 from trl.trainer.utils import selective_log_softmax
 
-from benchmarks.stopwatch import Stopwatch, mean_error, train_last_half
+from benchmarks.stopwatch import Stopwatch, mean_error, run_side, train_last_half
 from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
     check_logprobs,
     prompts_hash,
-    read_workload,
 )
 
 
@@ -214,14 +210,5 @@ def run(workload: Workload) -> Report:
     return watch.conclude()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a workload file and writes the report."""
-    workload = read_workload(arguments[0])
-    if workload.threads:
-        torch.set_num_threads(workload.threads)
-    run(workload).write(Path(arguments[1]))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_side(run)

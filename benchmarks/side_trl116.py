@@ -6,10 +6,7 @@ a group of responses to each prompt. Tokens and optimizer steps are those of the
 
 from __future__ import annotations
 
-import sys
 import tempfile
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +17,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.side_ours import short_words
-from benchmarks.stopwatch import Stopwatch, mean_error, train_last_half
+from benchmarks.stopwatch import Stopwatch, mean_error, run_side, train_last_half
 from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
     check_logprobs,
     prompts_hash,
-    read_workload,
 )
 
 
@@ -167,14 +163,5 @@ def run(workload: Workload) -> Report:
     return watch.conclude()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Runs a workload file and writes the report."""
-    workload = read_workload(arguments[0])
-    if workload.threads:
-        torch.set_num_threads(workload.threads)
-    run(workload).write(Path(arguments[1]))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_side(run)

@@ -1,4 +1,4 @@
-"""Times the phases of an update from outside; needs nothing but torch.
+"""Times the phases of an update from outside, and runs a side's process; needs only torch.
 
 A phase inside another one is taken out of it, so the phases of an update never overlap.
 """
@@ -8,14 +8,23 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.workload import Prompts, Report, Update, Workload, check_update, expected_hash
+from benchmarks.workload import (
+    Prompts,
+    Report,
+    Update,
+    Workload,
+    check_update,
+    expected_hash,
+    read_workload,
+)
 
 _PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "numpy")
 
@@ -129,8 +138,7 @@ class Stopwatch:
 
     def conclude(self) -> Report:
         """Fills in memory and versions."""
-        unit = 1 if sys.platform == "darwin" else 1024
-        self.report.peak_rss_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        self.report.peak_rss_bytes = peak_rss_bytes()
         if self._cuda:
             self.report.peak_cuda_bytes = torch.cuda.max_memory_allocated()
         self.report.versions = {
@@ -139,6 +147,25 @@ class Stopwatch:
             if any(True for _ in metadata.distributions(name=name))
         }
         return self.report
+
+
+def run_side(run: Callable[[Workload], Report]) -> None:
+    """Runs a side as a program that is given two files: the workload, and where the report goes.
+
+    Args:
+        run: Does the work of the side.
+    """
+    request, answer = sys.argv[1:]
+    workload = read_workload(request)
+    if workload.threads:
+        torch.set_num_threads(workload.threads)
+    run(workload).write(Path(answer))
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def train_last_half(*models: Any) -> None:

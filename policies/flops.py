@@ -14,6 +14,7 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from instructrec.policies.kv_cache import attention_widths
 from instructrec.policies.trunk import Trunk, base_causal_lm
 
 
@@ -84,9 +85,7 @@ def model_cost(trunk: Trunk) -> ModelCost:
     """Counts the matrices of a model as it is now, adapters and frozen layers included."""
     causal = base_causal_lm(trunk.model)
     config: Any = causal.config.get_text_config()
-    heads = int(config.num_attention_heads)
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    query_width, cache_width = attention_widths(config)
     depth, cut = int(config.num_hidden_layers), trunk.num_frozen
     below = list(trunk.base.layers)[:cut] if cut else []
     lower = _layers(cut, [m for layer in below for m in _matrices(layer)])
@@ -100,8 +99,8 @@ def model_cost(trunk: Trunk) -> ModelCost:
         head=_layers(1, [trunk.lm_head]),
         num_weights=sum(p.numel() for p in weights),
         num_trained=sum(p.numel() for p in weights if p.requires_grad),
-        query_width=heads * int(head_size),
-        cache_width=2 * int(kv_heads) * int(head_size),
+        query_width=query_width,
+        cache_width=cache_width,
         shapes=tuple((*shape, count) for shape, count in sorted(shapes.items())),
     )
 

@@ -19,7 +19,7 @@ from instructrec.phases import phase
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
-from instructrec.policies.kv_cache import select_rows
+from instructrec.policies.kv_cache import attention_widths, select_rows
 from instructrec.policies.prefill import Forward, Prefilled, prefill
 from instructrec.policies.quantized import is_quantized
 from instructrec.policies.sampling import pick_tokens
@@ -72,8 +72,8 @@ class CachedDecoder:
         pad_token_id: Fills up shorter prompts; may be one of the end tokens.
         max_length: Most tokens of prompt and response together.
         detokenize: Token ids -> text without special tokens, for stop strings.
-        memory_bytes: Memory for cache and logits of one batch; None takes 1.5 GiB on a CPU and
-            three tenths of what is free on a GPU.
+        memory_bytes: Memory for cache, kept states and logits of one batch; None takes 1.5 GiB on
+            a CPU and three tenths of what is free on a GPU.
     """
 
     def __init__(
@@ -219,7 +219,8 @@ class CachedDecoder:
     def _batches(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
         """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
         budget = self._memory_bytes or _free_memory(self._forward.device)
-        per_token, per_row = _memory_use(self._forward.config, self._dtype)
+        num_states = 0 if self._kept_layer is None else 1 + bool(self._kept_layer)
+        per_token, per_row = _memory_use(self._forward.config, self._dtype, num_states)
         order = sorted(range(len(prompt_ids)), key=lambda i: (len(prompt_ids[i]), prompt_ids[i]))
         batch: list[int] = []
         for i in order:
@@ -265,12 +266,12 @@ def _free_memory(device: torch.device) -> int:
     return _CPU_MEMORY
 
 
-def _memory_use(config: Any, dtype: torch.dtype) -> tuple[int, int]:
-    """Bytes for one cached token (and its activations), and for one row's logits."""
+def _memory_use(config: Any, dtype: torch.dtype, num_states: int) -> tuple[int, int]:
+    """Bytes for one token in the cache and for its kept states, and for one row's logits."""
     config = config.get_text_config(decoder=True)
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    cached = 2 * config.num_hidden_layers * kv_heads * head_size * dtype.itemsize
-    # The cache exists twice while rows are joined or dropped; logits in a few float32 versions.
-    return 2 * cached, 16 * int(config.vocab_size)
+    _, cache_width = attention_widths(config)
+    cached = config.num_hidden_layers * cache_width * dtype.itemsize
+    kept = num_states * config.hidden_size * torch.float32.itemsize
+    # The cache exists twice while rows are joined or dropped, states while pieces become one;
+    # logits exist in a few float32 versions.
+    return 2 * (cached + kept), 16 * int(config.vocab_size)

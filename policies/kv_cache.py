@@ -75,6 +75,21 @@ def new_cache(config: Any) -> tuple[DynamicCache, bool]:
     return cache, plain and bool(cache.layers)
 
 
+def attention_widths(config: Any) -> tuple[int, int]:
+    """Numbers of a model's attention for one token in one layer.
+
+    Args:
+        config: The configuration of its text model.
+
+    Returns:
+        Those of the query over all heads, and those that the cache holds: keys and values.
+    """
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return int(heads * head_size), int(2 * kv_heads * head_size)
+
+
 def join_at_right(caches: Sequence[DynamicCache], prefix: int, width: int) -> DynamicCache:
     """Joins the rows of several caches of plain layers into one.
 

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 
 from instructrec.policies.kv_cache import join_at_right, new_cache, select_rows
 from instructrec.policies.tape import StateProbe, Tape
+from instructrec.policies.trunk import base_causal_lm
 
 SHORTEST_SHARED_PREFIX = 4
 """A shorter common opening is not worth a pass of its own."""
@@ -47,7 +48,7 @@ class Forward:
     def __init__(self, model: Any, pad_token_id: int) -> None:
         self.model: nn.Module = model
         self.pad_token_id = pad_token_id
-        plain: Any = model.get_base_model() if hasattr(model, "peft_config") else model
+        plain = base_causal_lm(model)
         self.config: Any = plain.config
         accepted = inspect.signature(plain.forward).parameters
         self._takes_positions = "position_ids" in accepted

@@ -17,6 +17,7 @@ from torch import nn
 
 from instructrec.errors import ConfigError, PolicyError
 from instructrec.policies.quiet import quiet_transformers
+from instructrec.policies.trunk import base_causal_lm
 
 NF4 = "nf4"
 _MARK = "quantization.json"
@@ -98,7 +99,7 @@ def settle(model: nn.Module, compute_dtype: torch.dtype) -> None:
             _compute_in(module, compute_dtype)
     # PEFT reads this mark to choose its layers. TRL would go on to cast the adapters to bfloat16,
     # in which a small step of the optimizer is lost.
-    base: Any = getattr(model, "get_base_model", lambda: model)()
+    base = base_causal_lm(model)
     if hasattr(base, "is_loaded_in_4bit"):
         base.is_loaded_in_4bit = False
 

@@ -7,13 +7,14 @@ a moment before. Keeping them spares the trainer a pass over the whole rollout.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,7 @@ class StateProbe:
         """Keeps states until the block ends."""
         handles = [self._base.register_forward_hook(self._take_final)]
         if self._layer:
-            layer: nn.Module = self._base.layers[self._layer]
-            handles.append(layer.register_forward_pre_hook(self._take_entering, with_kwargs=True))
+            handles.append(on_input(self._base.layers[self._layer], self._take_entering))
         try:
             yield self
         finally:
@@ -94,5 +94,21 @@ class StateProbe:
     def _take_final(self, _module: nn.Module, _inputs: Any, output: Any) -> None:
         self._final = output.last_hidden_state
 
-    def _take_entering(self, _module: nn.Module, inputs: Sequence[Any], options: Any) -> None:
-        self._entering = inputs[0] if inputs else options["hidden_states"]
+    def _take_entering(self, states: Tensor) -> None:
+        self._entering = states
+
+
+def on_input(layer: nn.Module, take: Callable[[Tensor], None]) -> RemovableHandle:
+    """Hands over the hidden states that enter a layer, pass after pass.
+
+    Args:
+        layer: A layer of a transformer.
+        take: Called with the states before the layer runs.
+
+    Returns:
+        What ends it, by ``remove()``.
+    """
+    return layer.register_forward_pre_hook(
+        lambda _module, inputs, options: take(inputs[0] if inputs else options["hidden_states"]),
+        with_kwargs=True,
+    )

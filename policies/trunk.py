@@ -24,6 +24,7 @@ from transformers import DynamicCache
 
 from instructrec.errors import PolicyError
 from instructrec.policies.kv_cache import new_cache
+from instructrec.policies.tape import on_input
 
 
 @dataclass(frozen=True)
@@ -80,12 +81,7 @@ class Trunk:
         captured: list[Tensor] = []
         hook = None
         if self.num_frozen:
-            hook = self.base.layers[self.num_frozen].register_forward_pre_hook(
-                lambda _module, args, kwargs: captured.append(
-                    args[0] if args else kwargs["hidden_states"]
-                ),
-                with_kwargs=True,
-            )
+            hook = on_input(self.base.layers[self.num_frozen], captured.append)
         try:
             final_BSH = _run(
                 self.base, "input_ids", ids_BL[:, shared:], ids_BL[:1, :shared] if shared else None

@@ -77,6 +77,21 @@ def test_small_batches_keep_the_same_states() -> None:
         torch.testing.assert_close(a.entering_TH, b.entering_TH, atol=1e-5, rtol=0)
 
 
+def test_kept_states_count_in_the_memory_of_a_batch() -> None:
+    decoder: Any = tiny(dtype="float32").decoder
+    # Float32, and all but the logits twice: 2 layers x 64 numbers of cache, 64 numbers of a state.
+    decoder._memory_bytes = 6 * (20 * 2 * 4 * 2 * 64 + 4 * 4 * 259)
+
+    def batches() -> list[int]:
+        return [len(batch) for batch in decoder._batches([[1] * 13] * 6, max_new_tokens=7)]
+
+    assert batches() == [6]
+    with decoder.keeping_states(0):
+        assert batches() == [4, 2]
+    with decoder.keeping_states(1):
+        assert batches() == [3, 3]
+
+
 def test_states_are_kept_within_the_block_only() -> None:
     policy = tiny(dtype="float32")
     with policy.keeping_states(0):
