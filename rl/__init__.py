@@ -9,11 +9,14 @@ from instructrec.lazy import lazy_exports
 
 _exports = {
     "PPOConfig": "instructrec.rl.config",
+    "PPOLearner": "instructrec.rl.learner",
     "PPOTrainer": "instructrec.rl.ppo",
+    "RaftLearner": "instructrec.rl.raft",
     "Rollout": "instructrec.rl.rollout",
     "SFTConfig": "instructrec.rl.config",
     "Demonstration": "instructrec.rl.sft",
     "TrainingResult": "instructrec.rl.run_state",
+    "rollout_of": "instructrec.rl.given",
     "run_sft": "instructrec.rl.sft",
     "train_ppo": "instructrec.rl.ppo",
     "train_raft": "instructrec.rl.raft",

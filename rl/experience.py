@@ -71,7 +71,10 @@ class Experience:
     action_mask_BT: Tensor
     """bool, True for tokens of the policy in episodes that are trained on."""
     sampler_logprobs_BT: Tensor
-    """Log-probs under the distribution that sampled."""
+    """Log-probs under the distribution that sampled; after the trainer's pass its own, where nobody
+    knows the sampler's."""
+    sampler_is_known: bool
+    """Whether the sampler reported its log-probs."""
     scores_BT: Tensor
     """Environment rewards, on the last action token of their turn."""
     turn_BT: Tensor
@@ -154,14 +157,14 @@ def tensors_of(rollout: Rollout, device: torch.device, first: int = 0) -> Experi
         for ok, mask in zip(rollout.kept, rollout.action_mask, strict=True)
     ]
     action_mask_BT = pad_right([torch.tensor(mask) for mask in masks], value=False).to(device)
-    sampler_BT = pad_right([torch.tensor(row) for row in rollout.sampler_logprobs]).to(device)
-    scores_BT = torch.zeros_like(sampler_BT)
+    zeros_BT = torch.zeros(action_mask_BT.shape, device=device)
+    scores_BT = zeros_BT.clone()
     ends_BT = torch.zeros_like(action_mask_BT, dtype=torch.long)
     for i, turns in enumerate(rollout.turn_rewards):
         for position, reward in turns:
             scores_BT[i, position] += reward
             ends_BT[i, position] += 1
-    zeros_BT = torch.zeros_like(sampler_BT)
+    known = [torch.tensor(row) for row in rollout.sampler_logprobs]
     return Experience(
         sequences=[
             torch.tensor(prompt + response, device=device)
@@ -169,7 +172,8 @@ def tensors_of(rollout: Rollout, device: torch.device, first: int = 0) -> Experi
         ],
         prompt_lengths=[len(prompt) for prompt in rollout.prompt_ids],
         action_mask_BT=action_mask_BT,
-        sampler_logprobs_BT=sampler_BT,
+        sampler_logprobs_BT=pad_right(known).to(device) if known else zeros_BT,
+        sampler_is_known=bool(known),
         scores_BT=scores_BT,
         turn_BT=ends_BT.cumsum(1) - ends_BT,
         group_B=torch.tensor(rollout.groups, device=device),
@@ -239,6 +243,8 @@ def trainer_pass(
         entropy_sum += float(entropy_N.sum())
     experience.kept = {}  # large, and not needed any more
     _take_from_others(experience)
+    if not experience.sampler_is_known:
+        experience.sampler_logprobs_BT = experience.old_logprobs_BT
     return sum(processes.gather(entropy_sum)) / max(experience.num_tokens, 1)
 
 
@@ -304,8 +310,8 @@ def minibatches(
     num_mini_batches: int,
     micro_batch_size: int,
     generator: torch.Generator,
-) -> Iterator[list[int]]:
-    """Yields the micro-batches of one epoch: a fresh shuffle, cut into equal minibatches.
+) -> Iterator[list[list[int]]]:
+    """Yields the minibatches of one epoch, as micro-batches: a fresh shuffle, cut equally.
 
     Within a minibatch, episodes of similar length share a micro-batch: that saves padding and
     changes nothing, because every token has the same weight wherever it stands.
@@ -314,14 +320,14 @@ def minibatches(
         experience: The rollout.
         rows: Episodes that this process trains on.
         num_mini_batches: Must divide their number.
-        micro_batch_size: Must divide the size of a minibatch.
+        micro_batch_size: Episodes in one forward/backward.
         generator: Source of the shuffle.
     """
     size = len(rows)
     order = torch.randperm(size, generator=generator).tolist()
     for start in range(0, size, size // num_mini_batches):
         chosen = [rows[i] for i in order[start : start + size // num_mini_batches]]
-        yield from _by_length(experience, chosen, micro_batch_size)
+        yield list(_by_length(experience, chosen, micro_batch_size))
 
 
 def _by_length(

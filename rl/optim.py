@@ -1,4 +1,4 @@
-"""The optimizer of policy and critic, its schedule, and how a step is left out."""
+"""The optimizer of policy and critic, its schedule, and the clipping of gradients."""
 
 from __future__ import annotations
 
@@ -8,37 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from instructrec.phases import phase
 from instructrec.rl.config import PPOConfig
-
-
-class SkippableAdamW(torch.optim.AdamW):
-    """AdamW that can be told to leave steps out.
-
-    A zero gradient is not enough for that: the momentum would still move the weights.
-    """
-
-    skip = False
-    """While True, ``step`` changes nothing."""
-
-    def step(self, closure: Any = None) -> Any:
-        """Takes a step, or none."""
-        with phase("optimizer"):
-            return None if self.skip else super().step(closure)
-
-
-class SkippableLambdaLR(torch.optim.lr_scheduler.LambdaLR):
-    """A schedule that counts the steps that were really taken."""
-
-    def step(self, epoch: int | None = None) -> None:
-        """Goes on by one step, unless the optimizer left it out."""
-        if not getattr(unwrapped(self.optimizer), "skip", False):
-            super().step(epoch)
-
-
-def unwrapped(optimizer: Any) -> Any:
-    """The optimizer behind the wrapper that accelerate puts around it."""
-    return getattr(optimizer, "optimizer", optimizer)
 
 
 def make_optimizer(
@@ -46,13 +16,13 @@ def make_optimizer(
     critic: Iterable[nn.Parameter],
     config: PPOConfig,
     device: torch.device,
-) -> SkippableAdamW:
+) -> torch.optim.AdamW:
     """AdamW with one group for the policy and one for the critic."""
     groups: list[dict[str, Any]] = [
         {"params": list(policy), "lr": config.learning_rate},
         {"params": list(critic), "lr": config.critic_learning_rate, "weight_decay": 0.0},
     ]
-    return SkippableAdamW(
+    return torch.optim.AdamW(
         groups,
         betas=(config.adam_beta1, config.adam_beta2),
         weight_decay=config.weight_decay,
@@ -60,10 +30,12 @@ def make_optimizer(
     )
 
 
-def make_scheduler(optimizer: torch.optim.Optimizer, config: PPOConfig) -> SkippableLambdaLR:
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, config: PPOConfig
+) -> torch.optim.lr_scheduler.LambdaLR:
     """The schedule over the whole run, of which one training call may be only a part."""
     total = config.num_updates * config.steps_per_update
-    return SkippableLambdaLR(
+    return torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: learning_rate_factor(step, config.lr_schedule, config.warmup_steps, total),
     )

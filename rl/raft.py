@@ -7,6 +7,7 @@ Source: Dong et al. 2023, https://arxiv.org/abs/2304.06767.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,20 +17,18 @@ from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, NoCritic
 from instructrec.rl.config import PPOConfig, check_raft
 from instructrec.rl.drift import measure_drift
+from instructrec.rl.learner import PPOLearner
 from instructrec.rl.losses import nll_loss
-from instructrec.rl.ppo import PPOTrainer, train_ppo
+from instructrec.rl.ppo import train_ppo
 from instructrec.rl.rejection import best_of_group, episode_scores, flat_share
 from instructrec.rl.reporting import LossStats
 from instructrec.rl.run_state import TrainingResult
 
 
-class RaftTrainer(PPOTrainer):
-    """Rejection-sampling fine-tuning on rollouts of an instruction environment."""
+class RaftLearner(PPOLearner):
+    """Rejection-sampling fine-tuning, one rollout at a time."""
 
-    _tag_names = ["instructrec", "raft"]  # noqa: RUF012 (TRL reads it as a class attribute)
-    _name = "RAFT"
-
-    def make_critic(self, policy: CausalLMPolicy, config: PPOConfig) -> Critic:
+    def make_critic(self) -> Critic:
         """No critic."""
         return NoCritic()
 
@@ -53,7 +52,7 @@ class RaftTrainer(PPOTrainer):
         """Action tokens that are imitated, those of tied responses by their weight."""
         return float((self.experience.action_mask_BT.sum(1) * self.weights_B).sum())
 
-    def trained_rows(self, micro_batch: list[int]) -> list[int]:
+    def trained_rows(self, micro_batch: Sequence[int]) -> list[int]:
         """The kept responses: the others cost no forward pass."""
         return [row for row in micro_batch if row in self.kept]
 
@@ -94,4 +93,4 @@ def train_raft(
         ConfigError: A setting has no effect here, or there is one response per prompt.
     """
     check_raft(config)
-    return train_ppo(policy, env, config, kind=RaftTrainer, **options)
+    return train_ppo(policy, env, config, learner=RaftLearner, **options)

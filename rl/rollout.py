@@ -43,7 +43,8 @@ class Rollout:
     action_mask: list[list[bool]]
     """True where the policy produced the token of response_ids."""
     sampler_logprobs: list[list[float]]
-    """Log-probs under the distribution that sampled; 0.0 where the environment wrote."""
+    """Log-probs under the distribution that sampled; 0.0 where the environment wrote. Empty where
+    nobody knows them."""
     turn_rewards: list[list[tuple[int, float]]]
     """For each turn: index into response_ids of its last action token, and its reward."""
     stop_reasons: list[StopReason | None]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.flops import ModelCost, model_cost
@@ -18,9 +18,10 @@ from instructrec.policies.rates import Rates, measure_rates
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.experience import Experience
-from instructrec.rl.reuse import DecodingReuse
-from instructrec.rl.run_state import Progress
 from instructrec.rl.sharing import own_rows
+
+if TYPE_CHECKING:
+    from instructrec.rl.learner import PPOLearner
 
 _ADAM_NUMBERS = 7
 """Numbers that AdamW moves for a weight: it reads four (weight, gradient, two moments) and writes
@@ -149,20 +150,6 @@ def _pairs(tokens: int) -> float:
     return tokens * (tokens + 1) / 2
 
 
-class Updated(Protocol):
-    """A trainer behind an update."""
-
-    experience: Experience
-    progress: Progress
-    steps_taken: int
-    stopped_early: bool
-    reuse: DecodingReuse
-
-    def trained_rows(self, micro_batch: list[int]) -> list[int]:
-        """Those of the given episodes that the loss needs."""
-        ...
-
-
 class Speedometer:
     """Says after each update how fast it was; measures the machine once, when it is made.
 
@@ -185,14 +172,14 @@ class Speedometer:
             device=policy.device,
         )
 
-    def metrics(self, trainer: Updated, laps: Mapping[str, float]) -> dict[str, float]:
-        """The metrics of the update that a trainer has just finished.
+    def metrics(self, learner: PPOLearner, laps: Mapping[str, float]) -> dict[str, float]:
+        """The metrics of the update that a learner has just finished.
 
         Args:
-            trainer: Knows the rollout and what was done with it.
+            learner: Knows the rollout and what was done with it.
             laps: Seconds of its phases, by their metric keys.
         """
-        experience, steps = trainer.experience, trainer.steps_taken + trainer.stopped_early
+        experience, steps = learner.experience, learner.steps_taken + learner.stopped_early
         own = list(own_rows(len(experience.sequences)))
         config = self.config
         lengths = lengths_of(experience, own)
@@ -201,10 +188,10 @@ class Speedometer:
             steps=steps,
             generations=config.num_generations,
             reference=experience.ref_logprobs_BT is not None,
-            old_logprobs=not trainer.reuse.used,
+            old_logprobs=not learner.reuse.used,
             separate_critic=config.critic == "separate",
-            trained_share=len(trainer.trained_rows(own)) / len(own),
-            trains_policy=trainer.progress.update > config.critic_warmup_updates,
+            trained_share=len(learner.trained_rows(own)) / len(own),
+            trains_policy=learner.updates > config.critic_warmup_updates,
         )
         found = needs(self.cost, lengths, recipe, decode_bytes=self.decode_bytes)
         seconds = max(sum(laps.values()), 1e-9)

@@ -25,6 +25,12 @@ from instructrec.rl.run_state import Progress, Stopped, TrainingResult
 if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
 
+_STATE = (
+    *("progress", "scheduler_step", "config", "rewards", "coefficients", "monitors", "reuse"),
+    "prompt_filter",
+)
+"""What `capture` keeps beside the tensors, and `restore` needs."""
+
 
 def capture(trainer: PPOTrainer) -> Snapshot:
     """Takes the trained weights, the critic, the optimizer, and all generator states.
@@ -34,27 +40,28 @@ def capture(trainer: PPOTrainer) -> Snapshot:
     Raises:
         NumericsError: The processes no longer hold the same weights.
     """
-    sharing.check_same_weights([trainer.policy.model, trainer.critic])
+    learner = trainer.learner
+    sharing.check_same_weights([learner.policy.model, learner.critic])
     tensors: dict[str, torch.Tensor] = {}
     tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy.model).items()}
-    tensors |= {f"critic.{name}": p for name, p in _trained(trainer.critic).items()}
-    optimizer = trainer.optimizer.state_dict()
+    tensors |= {f"critic.{name}": p for name, p in _trained(learner.critic).items()}
+    optimizer = learner.optimizer.state_dict()
     for index, moments in optimizer["state"].items():
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()
         }
-    own = (trainer.policy.generator_state(), trainer.shuffler.get_state())
+    own = (trainer.policy.generator_state(), learner.shuffler.get_state())
     for number, (sampler, shuffler) in enumerate(processes.gather(own)):
         tensors |= {_of("sampler", number): sampler, _of("shuffler", number): shuffler}
     state = {
         "processes": processes.world_size(),
         "progress": dataclasses.asdict(trainer.progress),
-        "scheduler_step": trainer.lr_scheduler.last_epoch,
+        "scheduler_step": learner.scheduler.last_epoch,
         "config": dataclasses.asdict(trainer.config),
         "rewards": trainer.env.reward.state_dict(),
-        "coefficients": {"kl": trainer.kl_weight.coef, "entropy": trainer.entropy_weight.coef},
+        "coefficients": {"kl": learner.kl_weight.coef, "entropy": learner.entropy_weight.coef},
         "monitors": trainer.monitors.state_dict(),
-        "reuse": trainer.reuse.state_dict(),
+        "reuse": learner.reuse.state_dict(),
         "prompt_filter": trainer.prompt_filter.state_dict() if trainer.prompt_filter else None,
     }
     return Snapshot(tensors, state)
@@ -73,30 +80,32 @@ def read(folder: Path, config: PPOConfig) -> Snapshot:
 
 def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     """Puts everything back; the trainer then goes on as if it had never stopped."""
+    learner = trainer.learner
     load_weights(trainer.policy, snapshot)
     tensors = snapshot.tensors
-    _copy_into(_trained(trainer.critic), _under("critic.", tensors))
+    _copy_into(_trained(learner.critic), _under("critic.", tensors))
     moments: dict[int, dict[str, Any]] = {}
     for key, value in _under("optimizer.", tensors).items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    optimizer = trainer.optimizer.state_dict()
-    trainer.optimizer.load_state_dict({**optimizer, "state": moments})
-    scheduler = trainer.lr_scheduler
+    optimizer = learner.optimizer.state_dict()
+    learner.optimizer.load_state_dict({**optimizer, "state": moments})
+    scheduler = learner.scheduler
     step = snapshot.state["scheduler_step"]
     scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step})
     for group, base, factor in zip(
-        trainer.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
+        learner.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
     ):
         group["lr"] = base * factor(step)
+    learner.updates = trainer.progress.update
     number = processes.rank()
     trainer.policy.set_generator_state(tensors[_of("sampler", number)])
-    trainer.shuffler.set_state(tensors[_of("shuffler", number)])
+    learner.shuffler.set_state(tensors[_of("shuffler", number)])
     trainer.env.reward.load_state_dict(snapshot.state["rewards"])
-    trainer.kl_weight.coef = snapshot.state["coefficients"]["kl"]
-    trainer.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
+    learner.kl_weight.coef = snapshot.state["coefficients"]["kl"]
+    learner.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
     trainer.monitors.load_state_dict(snapshot.state["monitors"])
-    trainer.reuse.load_state_dict(snapshot.state["reuse"])
+    learner.reuse.load_state_dict(snapshot.state["reuse"])
     if trainer.prompt_filter is not None:
         trainer.prompt_filter.load_state_dict(snapshot.state["prompt_filter"])
 
@@ -161,7 +170,15 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
             f"{count}: each draws and shuffles by a generator of its own, so a resumed run keeps "
             f"their number. Launch {before}, or start a new run from the policy of this one."
         )
-    saved, now = snapshot.state["config"], dataclasses.asdict(config)
+    saved, now = snapshot.state.get("config", {}), dataclasses.asdict(config)
+    missing = [name for name in _STATE if name not in snapshot.state]
+    missing += [f"ppo.{name}" for name in now if name not in saved and name not in MAY_CHANGE]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint says nothing of {', '.join(missing)}: expected one that was written "
+            "by this version of instructrec. Continue the run with the version that began it, or "
+            "start a new run from its policy."
+        )
     for name, value in now.items():
         before = saved.get(name)
         before = tuple(before) if isinstance(before, list) else before

@@ -1,9 +1,9 @@
-"""All contact with TRL: its online-RL trainer as a shell around an algorithm of ours.
+"""All contact with TRL: its online-RL trainer as a shell around an update of ours.
 
-TRL gives the training loop with accelerate, adapters, gradient accumulation and callbacks. It
-removed its own PPO trainer and names subclassing ``GRPOTrainer`` as the supported way to change
-what it computes. The names that are not public are listed in ``PRIVATE_NAMES``; a test holds the
-list to what this module really uses and says which one an upstream release broke.
+TRL gives the loop over updates with accelerate's processes and devices, the order of the data, and
+callbacks; one of its training steps is one update. It removed its own PPO trainer and names
+subclassing ``GRPOTrainer`` as the supported way to change what it computes. No name of it that is
+not public is overridden or read, which a test makes sure of.
 """
 
 from __future__ import annotations
@@ -19,21 +19,15 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from instructrec import processes
-from instructrec.errors import ConfigError, NumericsError
+from instructrec.errors import ConfigError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.critic import Critic
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import base_causal_lm
 from instructrec.rl.config import PPOConfig
-from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler, unwrapped
-from instructrec.rl.sharing import sum_gradients
 
 with without_wandb_note():
     from transformers import PrinterCallback, ProgressCallback, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
-
-PRIVATE_NAMES = ("_clip_grad_norm", "_compute_loss", "_prepare_inputs")
-"""Names of GRPOTrainer and its bases that are overridden although they are not public."""
 
 INDEX_COLUMN = "prompt"
 """The column that TRL keeps for us; it holds instruction indices, never text."""
@@ -42,7 +36,6 @@ INDEX_COLUMN = "prompt"
 def trl_settings(
     config: PPOConfig,
     *,
-    micro_batch_size: int,
     seed: int,
     num_updates: int,
     device: torch.device,
@@ -52,7 +45,6 @@ def trl_settings(
 
     Args:
         config: Settings of the algorithm.
-        micro_batch_size: Episodes in one forward/backward of one process.
         seed: Seed that TRL hands to its global generators.
         num_updates: Updates that this call will run.
         device: Where the policy lives.
@@ -67,17 +59,16 @@ def trl_settings(
     with quiet_settings():
         settings = GRPOConfig(
             output_dir=str(output_dir),
-            per_device_train_batch_size=micro_batch_size,
-            gradient_accumulation_steps=config.mini_batch_size // count // micro_batch_size,
-            steps_per_generation=config.episodes_per_update // count // micro_batch_size,
-            num_iterations=config.num_ppo_epochs,
+            per_device_train_batch_size=config.episodes_per_update // count,
+            gradient_accumulation_steps=1,
+            steps_per_generation=1,
+            num_iterations=1,
             num_generations=config.episodes_per_update,
-            max_steps=num_updates * config.steps_per_update,
+            max_steps=num_updates,
             max_completion_length=config.response_length,
             temperature=config.temperature,
             beta=0.0,
-            learning_rate=config.learning_rate,
-            max_grad_norm=config.max_grad_norm,
+            max_grad_norm=0.0,
             disable_dropout=True,
             shuffle_dataset=False,
             gradient_checkpointing=False,
@@ -128,60 +119,48 @@ def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float | None]:
     raise AssertionError("rewards come from the environment, TRL never scores")
 
 
+class _NoOptimizer(torch.optim.Optimizer):
+    """Takes the step that TRL's loop takes after an update, and does nothing."""
+
+    def __init__(self) -> None:
+        super().__init__([nn.Parameter(torch.zeros(()))], {"lr": 0.0})
+
+    def step(self, closure: Any = None) -> Any:
+        """Leaves everything as it is: the update has taken its own steps."""
+
+
 class _UpdateBoundary(TrainerCallback):
-    """Calls the algorithm after each optimizer step, through TRL's public callbacks."""
+    """Calls the algorithm after each update, through TRL's public callbacks."""
 
     def __init__(self, trainer: RolloutTrainer) -> None:
         self.trainer = trainer
 
-    def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.begin_training()
-
-    def on_optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        self.trainer.critic.zero_grad()
-
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        steps = self.trainer.config.steps_per_update
-        if state.global_step % steps == 0 and self.trainer.end_update():
+        if self.trainer.end_update():
             control.should_training_stop = True
         return control
 
 
 class RolloutTrainer(GRPOTrainer):
-    """TRL's trainer, driven by rollouts of ours.
+    """TRL's trainer, whose steps are whole updates of ours.
 
-    A subclass says what an update is: ``begin_update`` collects a rollout and yields its
-    micro-batches epoch by epoch, ``micro_batch_loss`` scores one, ``end_update`` reports.
+    A subclass says what an update is: ``run_update`` collects a rollout and learns from it,
+    ``end_update`` reports.
 
     Args:
         policy: The policy to train.
-        critic: Module outside the policy whose weights train as well.
         order: Instruction index of every episode that will be played.
-        config: Settings of the algorithm.
-        settings: TRL's side of them, from ``trl_settings``.
+        settings: TRL's side of the settings, from ``trl_settings``.
     """
 
     _tag_names = ["instructrec", "ppo"]  # noqa: RUF012 (TRL reads it as a class attribute)
     _name = "PPO"
-    loss_is_scaled_for_ga = True  # the loop must not divide by the accumulation steps
     args: Any
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(
-        self,
-        policy: CausalLMPolicy,
-        critic: Critic,
-        order: Sequence[int],
-        config: PPOConfig,
-        settings: GRPOConfig,
-    ) -> None:
+    def __init__(self, policy: CausalLMPolicy, order: Sequence[int], settings: GRPOConfig) -> None:
         self.policy = policy
-        self.critic = critic
-        self.config = config
-        self.grad_norms: list[float] = []
-        self._slot = 0
-        self._queue: Iterator[Any] = iter(())
         with unchanged_forward(policy.model):
             super().__init__(
                 model=policy.model,
@@ -199,20 +178,9 @@ class RolloutTrainer(GRPOTrainer):
 
     # What a subclass provides -----------------------------------------------------------------
 
-    def begin_training(self) -> None:
-        """Called once the optimizer and the scheduler exist."""
-
-    def begin_update(self, indices: list[int]) -> Iterator[Any]:
-        """Collects a rollout and yields the micro-batches of all its epochs."""
+    def run_update(self, indices: list[int]) -> None:
+        """Collects a rollout on the given instructions and learns from it."""
         raise AssertionError("a subclass says what an update is")
-
-    def micro_batch_loss(self, micro_batch: Any) -> Tensor:
-        """Loss of one micro-batch; losses of a minibatch are summed."""
-        raise AssertionError("a subclass says what the loss is")
-
-    def may_step(self) -> bool:
-        """Says, once the gradient of a minibatch is complete, whether to step with it."""
-        return True
 
     def end_update(self) -> bool:
         """Reports a finished update; returns whether to stop."""
@@ -220,58 +188,25 @@ class RolloutTrainer(GRPOTrainer):
 
     # TRL's side ------------------------------------------------------------------------------
 
-    @property
-    def slots_per_update(self) -> int:
-        """Micro-batches in one update, over all epochs."""
-        return self.args.steps_per_generation * self.config.num_ppo_epochs
-
-    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """Hands out the next micro-batch; TRL calls it before each forward/backward."""
-        if self._slot == 0:
-            self._queue = self.begin_update([row[INDEX_COLUMN] for row in generation_batch])
-        self._slot = (self._slot + 1) % self.slots_per_update
-        return {"micro_batch": next(self._queue)}
-
-    def _compute_loss(self, model: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Our loss: its micro-batches add up to that of the minibatch."""
-        return self.micro_batch_loss(inputs["micro_batch"])
-
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Clips policy and critic, summed over the processes; a broken norm stops the run."""
-        policy, critic = self.trained_parameters()
-        sum_gradients([*policy, *critic])
-        joint = self.config.critic == "shared"
-        norm = clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
-        if not torch.isfinite(norm):
-            raise NumericsError(
-                f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
-                "those before this step. Look at the rewards of the last rollout, mend them "
-                "and use --resume, or start a new run with a lower learning rate."
-            )
-        unwrapped(self.optimizer).skip = not self.may_step()
-        if not unwrapped(self.optimizer).skip:
-            self.grad_norms.append(float(norm))
-        return norm
-
-    def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-        """The weights that train: the policy's, and the critic's."""
-        policy = [p for p in self.policy.model.parameters() if p.requires_grad]
-        return policy, [p for p in self.critic.parameters() if p.requires_grad]
+    def training_step(
+        self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Runs an update; TRL calls it with the rows of its dataset whose turn it is."""
+        self.run_update([row[INDEX_COLUMN] for row in inputs])
+        return torch.zeros((), device=self.policy.device)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with one group for the policy and one for the critic."""
+        """None that could change a weight: an update takes its own steps."""
         if self.optimizer is None:
-            self.optimizer = make_optimizer(
-                *self.trained_parameters(), self.config, self.policy.device
-            )
+            self.optimizer = _NoOptimizer()
         return self.optimizer
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """Our schedule over the whole run, of which this call may be only a part."""
+        """None that could change anything."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = make_scheduler(optimizer or self.optimizer, self.config)
+            self.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer or self.optimizer)
         return self.lr_scheduler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

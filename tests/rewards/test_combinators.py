@@ -267,5 +267,5 @@ def test_a_combinator_of_ones_own_has_to_say_what_its_total_is():
 
     parts = {"a": part(0), "b": part(1)}
     assert First(parts).score_parts(["p"], ["0.5 1"], {}).scores.tolist() == [0.5]
-    with pytest.raises(TypeError, match="abstract.*total"):
+    with pytest.raises(TypeError, match=r"abstract.*total"):
         Combinator(parts)

@@ -11,6 +11,7 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.learner import PPOLearner
 from instructrec.rl.ppo import PPOTrainer, train_ppo
 from instructrec.rl.run_state import Hooks
 
@@ -73,10 +74,11 @@ class Toy:
         )
         return policy, result, log
 
-    def trainer(self, config, kind=PPOTrainer):
+    def trainer(self, config, learner=PPOLearner, kind=PPOTrainer):
         """A trainer that was not started."""
         hooks = Hooks(lambda metrics, rows: None, None, "eval/total/mean", lambda: False)
-        return kind(self.policy(), self.env(config), config, seed=0, hooks=hooks)
+        env = self.env(config)
+        return kind(self.policy(), env, config, seed=0, hooks=hooks, learner=learner)
 
     @staticmethod
     def without_times(log):

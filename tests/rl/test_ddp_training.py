@@ -12,8 +12,8 @@ from instructrec import processes
 from instructrec.errors import CheckpointError, ConfigError, PolicyError
 from instructrec.policies.base import StopReason
 from instructrec.policies.generation import Decoded
-from instructrec.rl.ppo import PPOTrainer
-from instructrec.rl.raft import RaftTrainer
+from instructrec.rl.learner import PPOLearner
+from instructrec.rl.raft import RaftLearner
 from instructrec.rl.rollout import instruction_order
 
 SETTINGS = {
@@ -51,10 +51,10 @@ class Scripted:
         return answers
 
 
-def recording(kind):
+def recording(learner):
     """A trainer that keeps the clipped gradient of every step."""
 
-    class Recording(kind):
+    class Recording(learner):
         gradients = ()
 
         def may_step(self):
@@ -72,15 +72,15 @@ def foreseeable(prompts, completions, **columns):
     return [prompt.count("write") + part for prompt, part in zip(prompts, early, strict=True)]
 
 
-def scripted_run(toy, config, kind=PPOTrainer, **settings):
+def scripted_run(toy, config, learner=PPOLearner, **settings):
     """Trains on scripted answers; returns gradients, weights, metrics and rows."""
     policy = toy.policy(**settings)
     policy.decoder = Scripted(policy, config.num_generations)
-    kind = recording(kind)
-    _, _, log = toy.train(config, policy=policy, kind=kind, reward=foreseeable)
+    learner = recording(learner)
+    _, _, log = toy.train(config, policy=policy, learner=learner, reward=foreseeable)
     weights = torch.cat([p.detach().flatten() for p in policy.model.parameters()])
     rows = [(row["id"], row["response"], row["total"]) for _, rows in log for row in rows]
-    return kind.gradients, weights, [metrics for metrics, _ in log], rows
+    return learner.gradients, weights, [metrics for metrics, _ in log], rows
 
 
 def whole_batch(toy, **changes):
@@ -119,8 +119,8 @@ def test_rejection_sampling_takes_the_gradient_of_one_process_on_the_union(
     toy, in_two_processes, name
 ):
     config = whole_batch(toy, num_generations=4, learning_rate=1e-4, num_updates=2)
-    alone = scripted_run(toy, config, RaftTrainer, **SETTINGS[name])
-    both = in_two_processes(lambda: scripted_run(toy, config, RaftTrainer, **SETTINGS[name]))
+    alone = scripted_run(toy, config, RaftLearner, **SETTINGS[name])
+    both = in_two_processes(lambda: scripted_run(toy, config, RaftLearner, **SETTINGS[name]))
     assert_one_and_two_processes_agree(alone, both)
 
 
@@ -148,13 +148,14 @@ def test_an_early_stop_and_unequal_lengths_leave_equal_weights(toy, in_two_proce
     def train():
         steps = []
 
-        class Noting(PPOTrainer):
-            def end_update(self):
+        class Noting(PPOLearner):
+            def update(self, rollout):
+                stats = super().update(rollout)
                 lengths = [len(self.experience.sequences[i]) for i in self.rows]
                 steps.append((self.steps_taken, sum(lengths)))
-                return super().end_update()
+                return stats
 
-        policy, _, log = toy.train(config, kind=Noting)
+        policy, _, log = toy.train(config, learner=Noting)
         return policy.weights_hash(), steps, [metrics for metrics, _ in log]
 
     main, other = in_two_processes(train)
@@ -230,12 +231,12 @@ def test_what_cannot_be_shared_is_refused_and_what_fails_in_one_fails_in_all(toy
 
 
 def test_a_critic_that_one_process_cannot_load_fails_in_all(toy, in_two_processes):
-    class Alone(PPOTrainer):
-        def make_critic(self, policy, config):
+    class Alone(PPOLearner):
+        def make_critic(self):
             if processes.rank() == 1:
                 raise PolicyError("no such folder")
-            return super().make_critic(policy, config)
+            return super().make_critic()
 
-    main, other = in_two_processes(lambda: toy.train(kind=Alone))
+    main, other = in_two_processes(lambda: toy.train(learner=Alone))
     assert isinstance(main, PolicyError) and str(main) == "no such folder (process 1 of 2)"
     assert isinstance(other, SystemExit) and other.code == PolicyError.exit_code

@@ -11,6 +11,7 @@ import torch
 
 from instructrec.errors import NumericsError, RewardError
 from instructrec.rewards import make_rewards
+from instructrec.rl.learner import PPOLearner
 from instructrec.rl.ppo import PPOTrainer
 from instructrec.rl.rollout import rewarded_by
 
@@ -23,23 +24,31 @@ def test_target_kl_ends_an_update_and_moves_nothing_after_it(toy):
     assert all(0 < metrics["ppo/skipped_frac"] < 1 for metrics, _ in stopped)
     assert all(math.isfinite(value) for metrics, _ in stopped for value in metrics.values())
 
-    class Watcher(PPOTrainer):
-        after_stop = None
+    class Watcher(PPOLearner):
+        refused = None
+
+        def state(self):
+            moments = [m[key] for m in self.optimizer.state.values() for key in sorted(m)]
+            parts = [*self.trained_parameters()[0], *self.trained_parameters()[1], *moments]
+            return torch.cat([part.detach().flatten() for part in parts]), self.scheduler.last_epoch
 
         def may_step(self):
+            assert self.refused is None, "the update goes on after it was stopped"
             allowed = super().may_step()
-            now = self.policy.weights_hash(), self.critic.head.linear.weight.clone()
-            if self.after_stop is not None and not allowed:
-                assert now[0] == self.after_stop[0] and torch.equal(now[1], self.after_stop[1])
-            self.after_stop = None if allowed else now
+            self.refused = None if allowed else self.state()
             return allowed
 
-    config = dataclasses.replace(config, target_kl=0.01)
-    watcher = toy.trainer(config, Watcher)
-    watcher.train()
-    assert watcher.after_stop is not None
-    assert watcher.policy.weights_hash() == watcher.after_stop[0]
-    assert watcher.policy.weights_hash() == stopped_policy.weights_hash()
+        def update(self, rollout):
+            stats = super().update(rollout)
+            (before, steps), (after, steps_after) = self.refused, self.state()
+            assert torch.equal(before, after) and steps == steps_after
+            self.refused = None
+            return stats
+
+    trainer = toy.trainer(dataclasses.replace(config, target_kl=0.01), Watcher)
+    trainer.train()
+    assert trainer.learner.scheduler.last_epoch > 0
+    assert trainer.policy.weights_hash() == stopped_policy.weights_hash()
 
 
 @pytest.mark.parametrize("settings", [{}, {"critic_detach": False}, {"critic": "separate"}])
@@ -166,8 +175,8 @@ def test_cut_responses_pay_a_penalty_or_leave_the_update(toy):
         config = dataclasses.replace(plain, on_length=on_length, missing_eos_penalty=penalty)
         trainer = toy.trainer(config)
         trainer.train()
-        scores[on_length] = trainer.experience.scores_BT.sum(1)
-        kept[on_length] = trainer.experience.action_mask_BT.any(1)
+        scores[on_length] = trainer.learner.experience.scores_BT.sum(1)
+        kept[on_length] = trainer.learner.experience.action_mask_BT.any(1)
         cut = torch.tensor([str(reason) == "length" for reason in trainer.rollout.stop_reasons])
         assert 0 < cut.sum() < 32
     assert torch.allclose(scores["penalty"], scores["terminal"] - 5.0 * cut)
@@ -213,7 +222,7 @@ def test_the_prompt_filter_learns_from_raw_rewards(toy):
     config = dataclasses.replace(
         toy.fast, num_updates=1, num_generations=4, prompt_filter="id", max_drift=1e3
     )
-    trainer = toy.trainer(config, Noting)
+    trainer = toy.trainer(config, kind=Noting)
     half = {"use": lambda completions, **_: [0.5] * len(completions), "normalise": "group"}
     trainer.env.reward = make_rewards({"half": half})
     trainer.train()

@@ -12,7 +12,7 @@ from instructrec.errors import ConfigError
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.losses import nll_loss
 from instructrec.rl.ppo import train_ppo
-from instructrec.rl.raft import RaftTrainer, train_raft
+from instructrec.rl.raft import RaftLearner, train_raft
 from instructrec.rl.rejection import best_of_group, episode_scores, flat_share
 
 
@@ -114,7 +114,7 @@ def test_the_first_step_is_that_of_supervised_fine_tuning_on_the_kept_responses(
 
     seen = {}
 
-    class Watcher(RaftTrainer):
+    class Watcher(RaftLearner):
         def may_step(self):
             seen.update(gradients_of(self.policy.model))
             return super().may_step()
@@ -128,11 +128,11 @@ def test_the_first_step_is_that_of_supervised_fine_tuning_on_the_kept_responses(
         max_grad_norm=1e9,
         temperature=1.0,
     )
-    log, trainers = [], []
+    log, learners = [], []
 
     def build(*args, **kwargs):
-        trainers.append(Watcher(*args, **kwargs))
-        return trainers[-1]
+        learners.append(Watcher(*args, **kwargs))
+        return learners[-1]
 
     train_ppo(
         toy.policy(),
@@ -140,20 +140,20 @@ def test_the_first_step_is_that_of_supervised_fine_tuning_on_the_kept_responses(
         config,
         seed=0,
         on_update=lambda metrics, rows: log.append(metrics),
-        kind=build,
+        learner=build,
     )
-    trainer = trainers[0]
-    kept = sorted(trainer.kept)
+    learner = learners[0]
+    kept = sorted(learner.kept)
     assert kept == list(range(3, 32, 4))
 
     fresh = toy.policy().model
     total, tokens = torch.zeros(()), 0
     for row in kept:
-        prompt, response = trainer.rollout.prompt_ids[row], trainer.rollout.response_ids[row]
-        ids = torch.tensor([[*prompt, *response]])
-        labels = torch.tensor([[-100] * len(prompt) + list(response)])
-        total = total + fresh(input_ids=ids, labels=labels).loss * len(response)
-        tokens += len(response)
+        ids = learner.experience.sequences[row][None]
+        length = learner.experience.prompt_lengths[row]
+        labels = ids.masked_fill(torch.arange(ids.shape[1]) < length, -100)
+        total = total + fresh(input_ids=ids, labels=labels).loss * (ids.shape[1] - length)
+        tokens += ids.shape[1] - length
     (total / tokens).backward()
     expected = gradients_of(fresh)
     assert set(expected) == set(seen)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from instructrec.envs.refine import RefineVectorEnv
-from instructrec.rl.ppo import PPOTrainer, train_ppo
-from instructrec.rl.raft import RaftTrainer
+from instructrec.rl.learner import PPOLearner
+from instructrec.rl.ppo import train_ppo
+from instructrec.rl.raft import RaftLearner
 from instructrec.rl.reuse import DecodingReuse
 
 LAST = {"train": "last_layers", "num_layers": 1}
@@ -58,7 +59,9 @@ def test_reuse_gives_the_run_of_the_trainers_own_pass(toy, settings, changes):
 
 def test_reuse_works_for_rejection_sampling(toy):
     config = dataclasses.replace(toy.fast, num_updates=2, num_generations=4)
-    check_same(both_ways(toy, config, lambda: {"policy": toy.policy(**LAST), "kind": RaftTrainer}))
+    check_same(
+        both_ways(toy, config, lambda: {"policy": toy.policy(**LAST), "learner": RaftLearner})
+    )
 
 
 def test_the_last_answer_keeps_the_states_of_all_turns(toy):
@@ -82,7 +85,7 @@ def test_the_last_answer_keeps_the_states_of_all_turns(toy):
 def test_an_update_holds_the_states_of_a_common_opening_once(toy):
     seen = []
 
-    class Noting(PPOTrainer):
+    class Noting(PPOLearner):
         def may_step(self):
             cut = self.experience.cut_states.values()
             held = sum(states.untyped_storage().nbytes() for states in cut)
@@ -90,7 +93,7 @@ def test_an_update_holds_the_states_of_a_common_opening_once(toy):
             return super().may_step()
 
     policy = toy.policy(**LAST, system_prompt="You answer in letters.")
-    toy.train(dataclasses.replace(toy.fast, num_updates=1), policy=policy, kind=Noting)
+    toy.train(dataclasses.replace(toy.fast, num_updates=1), policy=policy, learner=Noting)
     assert seen and all(shared > 8 and more == 0 for shared, more in seen)
 
 
@@ -172,7 +175,7 @@ def test_an_engine_that_keeps_no_states_leaves_the_pass_to_the_trainer(toy):
 
 
 def test_distrust_outlives_a_checkpoint(toy):
-    first = toy.trainer(toy.fast).reuse
+    first = toy.trainer(toy.fast).learner.reuse
     assert first.trusted
     first.trusted = False
     second = DecodingReuse(toy.policy(), None, wanted=True)

@@ -17,50 +17,31 @@ from instructrec.rl import trl_bridge
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.optim import learning_rate_factor
 from instructrec.rl.ppo import PPOTrainer
-from instructrec.rl.raft import RaftTrainer
-from instructrec.rl.trl_bridge import PRIVATE_NAMES, RolloutTrainer
+from instructrec.rl.trl_bridge import RolloutTrainer
 from instructrec.rl.trl_names import OURS, REFUSED, explain_trl_name
 
 VERSIONS = f"trl {trl.__version__}, transformers {transformers.__version__}"
 
 
-def overridden_private_names() -> set[str]:
-    ours = {name for cls in (RolloutTrainer, PPOTrainer, RaftTrainer) for name in vars(cls)}
-    return {
-        name
-        for name in ours
-        if name.startswith("_")
-        and not name.startswith("__")
-        and callable(getattr(PPOTrainer, name))
-        if hasattr(GRPOTrainer, name)
-    }
+PRIVATE = {name for name in dir(GRPOTrainer) if name[0] == "_" and not name.startswith("__")}
 
 
-def test_the_listed_private_names_are_the_overridden_ones_and_at_most_six():
-    assert overridden_private_names() == set(PRIVATE_NAMES)
-    assert len(PRIVATE_NAMES) <= 6
+def test_no_private_method_of_trl_is_overridden():
+    ours = {*vars(RolloutTrainer), *vars(PPOTrainer)}
+    assert {name for name in ours & PRIVATE if callable(getattr(GRPOTrainer, name))} == set()
 
 
 def test_no_private_attribute_of_trl_is_read():
-    base = {name for name in dir(GRPOTrainer) if name.startswith("_")}
-    for module in (trl_bridge, *map(inspect.getmodule, (PPOTrainer, RaftTrainer))):
+    for module in (trl_bridge, inspect.getmodule(PPOTrainer)):
         tree = ast.parse(inspect.getsource(module))
-        used = {
-            node.attr
-            for node in ast.walk(tree)
-            if isinstance(node, ast.Attribute)
-            and node.attr.startswith("_")
-            and not node.attr.startswith("__")
-        }
-        assert used & base <= set(PRIVATE_NAMES)
+        used = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not used & PRIVATE
 
 
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [
-        ("_prepare_inputs", ["self", "generation_batch"]),
-        ("_compute_loss", ["self", "model", "inputs"]),
-        ("_clip_grad_norm", ["self", "model"]),
+        ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
         ("create_optimizer", ["self", "model"]),
         ("create_scheduler", ["self", "num_training_steps", "optimizer"]),
         ("log", ["self", "logs", "start_time"]),
@@ -71,25 +52,6 @@ def test_signatures_that_are_overridden_are_those_of_trl(name, parameters):
     assert method is not None, f"{VERSIONS} has no GRPOTrainer.{name} any more"
     actual = list(inspect.signature(method).parameters)
     assert actual == parameters, f"{VERSIONS} changed the signature of GRPOTrainer.{name}"
-
-
-def test_trl_still_calls_what_is_overridden():
-    called = {
-        "_compute_loss": GRPOTrainer.compute_loss,
-        "_prepare_inputs": transformers.Trainer.training_step,
-        "_clip_grad_norm": transformers.Trainer._run_epoch,
-    }
-    for name, caller in called.items():
-        source = inspect.getsource(caller)
-        assert f"self.{name}(" in source, (
-            f"{VERSIONS}: {caller.__qualname__} no longer calls {name}"
-        )
-
-
-def test_the_loop_still_asks_whether_the_loss_is_scaled_for_accumulation():
-    source = inspect.getsource(transformers.Trainer.training_step)
-    assert "self.loss_is_scaled_for_ga" in source, f"{VERSIONS} scales losses in another way"
-    assert RolloutTrainer.loss_is_scaled_for_ga is True
 
 
 def test_settings_that_we_pass_exist():
@@ -107,21 +69,34 @@ def test_settings_that_we_pass_exist():
 def test_settings_leave_to_trl_only_what_it_shall_do(tmp_path):
     config = PPOConfig(episodes_per_update=32, num_mini_batches=2, num_ppo_epochs=3)
     settings = trl_bridge.trl_settings(
-        config,
-        micro_batch_size=8,
-        seed=5,
-        num_updates=4,
-        device=torch.device("cpu"),
-        output_dir=tmp_path,
+        config, seed=5, num_updates=4, device=torch.device("cpu"), output_dir=tmp_path
     )
-    assert settings.gradient_accumulation_steps == 2
-    assert settings.steps_per_generation == 4
-    assert settings.max_steps == 4 * 3 * 2
+    assert settings.generation_batch_size == settings.per_device_train_batch_size == 32
+    assert settings.max_steps == 4
+    assert settings.max_grad_norm == 0
     assert settings.num_generations == 1
     assert settings.beta == 0.0
     assert settings.disable_dropout
     assert settings.report_to == []
     assert str(settings.save_strategy) == "SaveStrategy.NO"
+
+
+def test_one_training_step_of_trl_is_one_update(toy):
+    class Noting(PPOTrainer):
+        seen = ()
+
+        def training_step(self, model, inputs, num_items_in_batch=None):
+            before = self.policy.weights_hash()
+            assert self.seen == () or self.seen[-1][2] == before, f"{VERSIONS}: a weight moved"
+            loss = super().training_step(model, inputs, num_items_in_batch)
+            self.seen += ((len(inputs), before, self.policy.weights_hash()),)
+            return loss
+
+    trainer = toy.trainer(toy.fast, kind=Noting)
+    trainer.train()
+    assert [rows for rows, _, _ in trainer.seen] == [toy.fast.episodes_per_update] * 4, VERSIONS
+    assert all(before != after for _, before, after in trainer.seen)
+    assert trainer.policy.weights_hash() == trainer.seen[-1][2], f"{VERSIONS}: a weight moved"
 
 
 def test_processes_that_have_not_found_each_other_are_refused(monkeypatch, tmp_path):
@@ -130,7 +105,6 @@ def test_processes_that_have_not_found_each_other_are_refused(monkeypatch, tmp_p
     with pytest.raises(trl_bridge.ConfigError, match="expected the call inside of"):
         trl_bridge.trl_settings(
             PPOConfig(),
-            micro_batch_size=8,
             seed=0,
             num_updates=1,
             device=torch.device("cpu"),
@@ -147,8 +121,12 @@ def test_the_model_is_not_wrapped_to_reduce_gradients_a_second_time(toy, in_two_
             assert self.model_wrapped is self.policy.model, f"{VERSIONS} wraps the model"
             return super().end_update()
 
-    results = in_two_processes(lambda: toy.train(config, kind=Looking)[1].updates)
-    assert results == [1, 1], VERSIONS
+    def updates():
+        trainer = toy.trainer(config, kind=Looking)
+        trainer.train()
+        return trainer.progress.update
+
+    assert in_two_processes(updates) == [1, 1], VERSIONS
 
 
 def test_learning_rate_factor_by_hand():

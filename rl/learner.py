@@ -1,0 +1,295 @@
+"""The update: what a policy learns from a rollout, as a step that can be called.
+
+From top to bottom: pass over the rollout once without gradient, estimate advantages, then a few
+epochs of clipped steps on reshuffled minibatches. Where rollouts come from, and when to stop, is
+not known here: ``PPOTrainer`` runs on this step, and so can a loop of one's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from instructrec.errors import ConfigError, NumericsError
+from instructrec.phases import phase
+from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.critic import Critic, make_critic
+from instructrec.policies.trunk import Trunk
+from instructrec.processes import together, world_size
+from instructrec.rl import reporting
+from instructrec.rl.adaptive import AdaptiveCoefficient
+from instructrec.rl.config import PPOConfig
+from instructrec.rl.estimation import estimate_advantages
+from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
+from instructrec.rl.losses import LossSettings, ppo_loss
+from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler
+from instructrec.rl.reference import make_reference
+from instructrec.rl.reuse import DecodingReuse
+from instructrec.rl.rollout import Rollout
+from instructrec.rl.run_state import Clock
+from instructrec.rl.sharing import own_rows, seed_own_draws, share_start, sum_gradients
+
+
+class PPOLearner:
+    """Proximal policy optimisation, one rollout at a time.
+
+    Example:
+        A loop of one's own::
+
+            learner = PPOLearner(policy, PPOConfig(episodes_per_update=16, num_mini_batches=1))
+            while True:
+                policy.sync()
+                answers = policy.respond(prompts)
+                stats = learner.update(rollout_of(answers, score(answers.texts)))
+
+    Args:
+        policy: The policy; its trained weights change in place. Its state when the learner is
+            made is the reference of the KL penalty.
+        config: Settings. ``num_updates`` is where the learning-rate schedule ends.
+        seed: Seed of the minibatch shuffles.
+
+    Raises:
+        PolicyError: The model cannot be trained, or a critic cannot be loaded.
+    """
+
+    def __init__(self, policy: CausalLMPolicy, config: PPOConfig, *, seed: int = 0) -> None:
+        self.policy = policy
+        self.config = config.with_micro_batch_size(policy.device.type, 1, world_size())
+        self.updates = 0
+        """Updates so far, those before a resume included."""
+        self.shuffler = seed_own_draws(policy, seed)
+        self.critic = together(self.make_critic)  # may read a model
+        share_start(policy, [policy.model, self.critic])
+        self.trunk = Trunk(policy.model)
+        self.reference = (
+            make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
+        )
+        self.optimizer = make_optimizer(*self.trained_parameters(), config, policy.device)
+        self.scheduler = make_scheduler(self.optimizer, config)
+        self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
+        self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
+        self.entropy_weight = AdaptiveCoefficient(
+            config.entropy_coef,
+            config.entropy_target,
+            is_bonus=True,
+            most=config.entropy_coef_max if config.entropy_target else math.inf,
+        )
+
+    def update(self, rollout: Rollout) -> dict[str, float]:
+        """Learns from a rollout.
+
+        Args:
+            rollout: ``config.episodes_per_update`` episodes of the policy as it is now, those of
+                one instruction side by side; of several processes, the episodes of all.
+
+        Returns:
+            The metrics of the update: those under ``ppo/``, ``rollout/reused``, and the seconds of
+            its two halves.
+
+        Raises:
+            ConfigError: The rollout has another size.
+            NumericsError: A gradient is not finite; the weights are those before that step.
+        """
+        config, clock = self.config, Clock()
+        self._begin(rollout)
+
+        # Step 1: log-probs, values and reference log-probs before the first step.
+        entropy = trainer_pass(
+            self.experience,
+            self.trunk,
+            self.critic,
+            self.reference,
+            self.rows,
+            temperature=config.temperature,
+            micro_batch_size=self.micro_batch_size,
+            autocast=self.policy.autocast(),
+        )
+
+        # Step 2: rewards per token, returns, advantages.
+        metrics = {"ppo/entropy": entropy, **self.estimate()}
+        clock.lap("time/advantage_s")
+
+        # Step 3: epochs of clipped steps, reshuffled each time.
+        self.normaliser = self.weighted_tokens() / config.num_mini_batches
+        for _ in range(config.num_ppo_epochs):
+            for minibatch in minibatches(
+                self.experience,
+                self.rows,
+                config.num_mini_batches,
+                self.micro_batch_size,
+                self.shuffler,
+            ):
+                if not self.stopped_early:
+                    self._learn(minibatch)
+        clock.lap("time/update_s")
+        self.updates += 1
+        metrics |= self._metrics()
+        self._adapt(metrics)
+        return {**metrics, **clock.laps}
+
+    # What another way to learn from the same rollouts replaces ---------------------------------
+
+    def make_critic(self) -> Critic:
+        """The critic that the settings ask for."""
+        config = self.config
+        return make_critic(
+            self.policy, config.critic, detach=config.critic_detach, source=config.critic_model
+        )
+
+    def estimate(self) -> dict[str, float]:
+        """Fills in what the loss needs of the rollout; returns the metrics of this step."""
+        return {
+            **estimate_advantages(self.experience, self.config, self.kl_weight.coef),
+            **reporting.kl_metrics(self.experience, self.kl_weight.coef),
+        }
+
+    def weighted_tokens(self) -> float:
+        """Action tokens behind one epoch, by which losses are divided."""
+        return self.experience.num_tokens
+
+    def trained_rows(self, micro_batch: Sequence[int]) -> list[int]:
+        """Those of the given episodes that the loss needs."""
+        return list(micro_batch)
+
+    def loss(
+        self, rows: list[int], logprobs_N: Tensor, values_N: Tensor, entropy_N: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of the given episodes, and sums for the metrics (see ``ppo_loss``)."""
+        batch = self.experience.loss_batch(rows)
+        settings, normaliser = self.loss_settings, self.normaliser
+        return ppo_loss(batch, logprobs_N, values_N, entropy_N, settings, normaliser)
+
+    def is_worth_a_step(self, minibatch: reporting.LossStats) -> bool:
+        """Whether to step with the gradient of a minibatch, whose sums over the loss these are."""
+        target = self.config.target_kl
+        self.stopped_early |= target is not None and minibatch.approx_kl() > target
+        return not self.stopped_early
+
+    def loss_metrics(self) -> dict[str, float]:
+        """The metrics of the losses of a whole update."""
+        return self.stats.metrics(self.steps_taken + self.stopped_early)  # the refused one too
+
+    # The steps --------------------------------------------------------------------------------
+
+    def _begin(self, rollout: Rollout) -> None:
+        expected = self.config.episodes_per_update
+        if len(rollout) != expected:
+            raise ConfigError(
+                f"the rollout has {len(rollout)} episodes: expected ppo.episodes_per_update = "
+                f"{expected}. Collect as many, or make the learner with that number."
+            )
+        self.rows = own_rows(expected)
+        self.experience = tensors_of(rollout, self.policy.device, self.rows.start)
+        self.reuse.begin(self.experience)
+        rollout.states = []  # large, and the experience has them
+        self.loss_settings = self._loss_settings()
+        self.stats, self.grad_norms = reporting.LossStats(), list[float]()
+        self.steps_taken, self.stopped_early = 0, False
+
+    def _learn(self, minibatch: list[list[int]]) -> None:
+        """Takes one step with the gradient of a minibatch, given as micro-batches."""
+        self.minibatch = reporting.LossStats()
+        for micro_batch in minibatch:
+            if rows := self.trained_rows(micro_batch):
+                self.micro_batch_loss(rows).backward()
+        norm = self.clip()
+        if not torch.isfinite(norm):
+            raise NumericsError(
+                f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
+                "those before this step. Look at the rewards of the last rollout, mend them "
+                "and use --resume, or start a new run with a lower learning rate."
+            )
+        if self.may_step():
+            with phase("optimizer"):
+                self.optimizer.step()
+            self.scheduler.step()
+            self.grad_norms.append(float(norm))
+            self.steps_taken += 1
+        self.optimizer.zero_grad()
+
+    def micro_batch_loss(self, rows: list[int]) -> Tensor:
+        """Loss of the given episodes: one forward for policy, value and entropy.
+
+        The losses of a minibatch's micro-batches add up to that of the minibatch.
+        """
+        packed = self.experience.pack(rows)
+        cut = self.experience.cut(rows)
+        trains_policy = self.updates >= self.config.critic_warmup_updates
+        with self.policy.autocast():
+            with torch.set_grad_enabled(trains_policy):
+                if cut is not None:
+                    hidden_BSH = self.trunk.upper(cut)
+                else:
+                    hidden_BSH, _ = self.trunk.full(packed.ids_BL, packed.shared)
+                states_NH = packed.states(hidden_BSH)
+                logprobs_N, entropy_N = self.trunk.token_logprobs(
+                    states_NH,
+                    packed.tokens_N,
+                    self.config.temperature,
+                    entropy_gradient=self.loss_settings.entropy_coef > 0,
+                )
+            values_N = self.critic(states_NH, packed.ids_BL, packed.row_N, packed.position_N)
+        if not self.steps_taken:
+            self.reuse.compare(self.experience, rows, logprobs_N)
+        loss, stats = self.loss(rows, logprobs_N, values_N, entropy_N)
+        self.minibatch.add(stats)
+        return loss
+
+    def clip(self) -> Tensor:
+        """Sums the gradients over the processes and clips them; returns their norm before."""
+        policy, critic = self.trained_parameters()
+        sum_gradients([*policy, *critic])
+        joint = self.config.critic == "shared"
+        return clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
+
+    def may_step(self) -> bool:
+        """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
+        minibatch = self.minibatch.over_processes()
+        self.stats.add(minibatch.sums)
+        return self.is_worth_a_step(minibatch)
+
+    def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The weights that train: the policy's, and the critic's."""
+        policy = [p for p in self.policy.model.parameters() if p.requires_grad]
+        return policy, [p for p in self.critic.parameters() if p.requires_grad]
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Episodes in one forward/backward of one process."""
+        assert self.config.micro_batch_size is not None, "the constructor fills it in"
+        return self.config.micro_batch_size
+
+    # Coefficients and metrics -------------------------------------------------------------------
+
+    def _loss_settings(self) -> LossSettings:
+        config = self.config
+        return LossSettings(
+            cliprange=config.cliprange,
+            cliprange_high=config.cliprange_high,
+            cliprange_value=config.cliprange_value,
+            vf_coef=config.vf_coef,
+            dual_clip=config.dual_clip,
+            entropy_coef=self.entropy_weight.coef,
+            kl_coef=self.kl_weight.coef if config.kl_penalty == "loss" else 0.0,
+        )
+
+    def _metrics(self) -> dict[str, float]:
+        return {
+            **self.loss_metrics(),
+            **self.reuse.end(),
+            "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,
+            "ppo/entropy_coef": self.entropy_weight.coef,
+            "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
+            "ppo/grad_norm": reporting.mean_or_zero(self.grad_norms),
+        }
+
+    def _adapt(self, metrics: dict[str, Any]) -> None:
+        """Steers the coefficients of the next update."""
+        episodes = self.config.episodes_per_update
+        if "ppo/kl_ref" in metrics:
+            self.kl_weight.observe(metrics["ppo/kl_ref"], episodes)
+        self.entropy_weight.observe(metrics["ppo/entropy"], episodes)

@@ -1,0 +1,98 @@
+"""The update as a step that can be called, without a trainer or an environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from instructrec.errors import ConfigError, DataError
+from instructrec.policies.config import Sampling
+from instructrec.rl import PPOLearner, RaftLearner, rollout_of
+
+PROMPTS = [f"write {i}" for i in range(8) for _ in range(4)]
+
+
+def answer(policy, config):
+    return policy.respond(PROMPTS, sampling=Sampling(max_new_tokens=config.response_length))
+
+
+def scored(toy, answers, **options):
+    rewards = toy.reward(answers.texts)
+    return rollout_of(answers.prompt_ids, answers.response_ids, rewards, **options)
+
+
+@pytest.mark.parametrize(
+    ("learner", "changes"),
+    [(PPOLearner, {}), (PPOLearner, {"advantage": "rloo"}), (RaftLearner, {})],
+)
+def test_a_loop_of_ones_own_learns(toy, learner, changes):
+    policy = toy.policy()
+    config = dataclasses.replace(toy.fast, num_updates=25, num_generations=4, **changes)
+    learner = learner(policy, config, seed=1)
+    rewards = []
+    for _ in range(config.num_updates):
+        policy.sync()
+        answers = answer(policy, config)
+        rollout = scored(toy, answers, logprobs=answers.logprobs, num_generations=4)
+        stats = learner.update(rollout)
+        assert stats["ppo/drift_mean"] < 1e-5
+        rewards.append(sum(rollout.returns) / len(rollout))
+    assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.5
+    assert learner.updates == config.num_updates
+
+
+def test_without_logprobs_those_of_the_trainer_are_taken(toy):
+    weights = []
+    for known in (True, False):
+        policy = toy.policy()
+        answers = answer(policy, toy.fast)
+        learner = PPOLearner(policy, toy.fast)
+        rollout = scored(toy, answers, logprobs=answers.logprobs if known else None)
+        stats = learner.update(rollout)
+        assert stats["ppo/drift_mean"] < 1e-5 and (known or stats["ppo/drift_mean"] == 0)
+        weights.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    assert torch.allclose(*weights, atol=1e-5)
+    assert not torch.equal(
+        weights[0], torch.cat([p.detach().flatten() for p in toy.policy().model.parameters()])
+    )
+
+
+def test_an_episode_without_a_reward_changes_nothing(toy):
+    """Whatever it holds: the gradient is that of the other episodes."""
+    hashes = set()
+    for response in ([70, 71], [80, 81]):
+        policy = toy.policy()
+        answers = answer(policy, toy.fast)
+        ids = [*answers.response_ids[:-1], response]
+        rewards = [*toy.reward(answers.texts)[:-1], math.nan]
+        PPOLearner(policy, toy.fast).update(rollout_of(answers.prompt_ids, ids, rewards))
+        hashes.add(policy.weights_hash())
+    assert len(hashes) == 1
+
+
+def test_a_rollout_of_another_size_is_refused_and_nothing_is_lost(toy):
+    policy = toy.policy()
+    before = policy.weights_hash()
+    learner = PPOLearner(policy, toy.fast)
+    with pytest.raises(ConfigError, match="2 episodes: expected ppo"):
+        learner.update(rollout_of([[65], [66]], [[67], [68]], [0.0, 1.0]))
+    assert policy.weights_hash() == before and learner.updates == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rewards": [1.0]}, "1 rewards for 2 prompt_ids"),
+        ({"rewards": [1.0, math.inf]}, "reward of episode 1 is inf"),
+        ({"response_ids": [[67], []]}, "episode 1 has 1 prompt and 0 response tokens"),
+        ({"logprobs": [[-1.0], [-1.0]]}, "episode 1 has 1 logprobs for 2 response tokens"),
+        ({"num_generations": 3}, "2 responses in groups of num_generations = 3"),
+    ],
+)
+def test_lists_that_do_not_belong_together_are_refused(changes, message):
+    given = {"prompt_ids": [[65], [66]], "response_ids": [[67], [68, 69]], "rewards": [0.0, 1.0]}
+    with pytest.raises(DataError, match=message):
+        rollout_of(**(given | changes))
