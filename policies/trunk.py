@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from instructrec.errors import PolicyError
+from instructrec.policies.attention import quick_attention
+from instructrec.policies.embedding import can_look_up, look_up
 from instructrec.policies.kv_cache import new_cache
 from instructrec.policies.tape import on_input
 
@@ -55,6 +57,8 @@ class Trunk:
         self.num_frozen = _leading_frozen_layers(self.base)
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
+        embedding = self.base.get_input_embeddings()
+        self._embedding = embedding if can_look_up(embedding) else None
         self.can_share = (
             causal.config._attn_implementation == "sdpa" and new_cache(causal.config)[1]
         )
@@ -83,15 +87,21 @@ class Trunk:
         if self.num_frozen:
             hook = on_input(self.base.layers[self.num_frozen], captured.append)
         try:
-            final_BSH = _run(
-                self.base, "input_ids", ids_BL[:, shared:], ids_BL[:1, :shared] if shared else None
-            )
+            final_BSH = self._from_ids(ids_BL, shared)
         finally:
             if hook is not None:
                 hook.remove()
         if not captured:
             return final_BSH, None
         return final_BSH, CutStates(captured[-1], captured[0] if shared else None)
+
+    def _from_ids(self, ids_BL: Tensor, shared: int) -> Tensor:
+        own, common = ids_BL[:, shared:], ids_BL[:1, :shared] if shared else None
+        embedding = self._embedding
+        if embedding is None or not torch.is_grad_enabled():
+            return _run(self.base, "input_ids", own, common)
+        looked_up = None if common is None else look_up(embedding, common)
+        return _run(self.base, "inputs_embeds", look_up(embedding, own), looked_up)
 
     def upper(self, cut: CutStates) -> Tensor:
         """Runs the layers from the cut on, given the states that enter them: (B, S, H)."""
@@ -148,6 +158,10 @@ class Trunk:
             )
         if cut is not None and not _close(self.lm_head(self.upper(cut)).float(), expected):
             self.num_frozen, self._upper = 0, None  # e.g. position embeddings added at the bottom
+        if self._embedding is not None:
+            states = _run(self.base, "inputs_embeds", self._embedding(ids_BT), None)
+            if not _close(self.lm_head(states).float(), expected):
+                self._embedding = None  # e.g. ids that are looked up a second time
         if self.can_share:
             self.can_share = self._shares_correctly(vocabulary, causal)
         causal.train(was_training)
@@ -171,6 +185,11 @@ def _run(base: Any, name: str, own: Tensor, shared: Tensor | None) -> Tensor:
         own: The rows' own columns.
         shared: The columns before them (one row), which all rows share.
     """
+    with quick_attention(own.device):
+        return _states(base, name, own, shared)
+
+
+def _states(base: Any, name: str, own: Tensor, shared: Tensor | None) -> Tensor:
     if shared is None:
         return base(**{name: own}, use_cache=False).last_hidden_state
     before, columns = shared.shape[1], own.shape[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,3 +98,10 @@ def test_lists_that_do_not_belong_together_are_refused(changes, message):
     given = {"prompt_ids": [[65], [66]], "response_ids": [[67], [68, 69]], "rewards": [0.0, 1.0]}
     with pytest.raises(DataError, match=message):
         rollout_of(**(given | changes))
+
+
+def test_the_example_on_the_page_runs(capsys):
+    page = Path(__file__).parents[2] / "docs" / "ppo.md"
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    exec(compile(example, str(page), "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 3

@@ -1,0 +1,47 @@
+"""Attention of the trainer's passes on a CPU: in float32, whatever the precision around it.
+
+Under bfloat16 autocast PyTorch's attention runs in bfloat16, and its backward pass on a CPU then
+takes two to three times as long as in float32: its products are small, and each is converted. The
+products of the layers stay in bfloat16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+
+
+class _Float32Attention(TorchFunctionMode):
+    """Hands float32 to ``scaled_dot_product_attention``; leaves everything else alone."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is not scaled_dot_product_attention:
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(
+                *(_float32(value) for value in args),
+                **{name: _float32(value) for name, value in kwargs.items()},
+            )
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def quick_attention(device: torch.device) -> AbstractContextManager[Any]:
+    """Returns the context in which a pass that may have a gradient runs its attention."""
+    lowered = device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    return _Float32Attention() if lowered else nullcontext()

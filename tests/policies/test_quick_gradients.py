@@ -1,0 +1,102 @@
+"""What makes the trainer's passes quick on a CPU changes no gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from instructrec.policies.attention import quick_attention
+from instructrec.policies.causal_lm import load_policy
+from instructrec.policies.config import PolicyConfig
+from instructrec.policies.embedding import can_look_up, look_up
+from instructrec.policies.trunk import Trunk
+
+IDS = torch.tensor([[5, 6, 7, 8, 9, 9, 2], [5, 6, 2, 20, 21, 5, 2]])
+
+
+@pytest.mark.parametrize("padding_idx", [None, 2])
+def test_a_look_up_gives_the_rows_and_the_gradient_of_the_embedding(padding_idx):
+    torch.manual_seed(0)
+    theirs = nn.Embedding(30, 4, padding_idx)
+    ours = nn.Embedding(30, 4, padding_idx, _weight=theirs.weight.detach().clone())
+    direction = torch.randn(2, 7, 4)
+    for embedding, rows in ((theirs, theirs(IDS)), (ours, look_up(ours, IDS))):
+        # Tied: the same weight is an output layer, whose gradient comes first.
+        ((rows * direction).sum() + (rows.detach() @ embedding.weight.T).tanh().sum()).backward()
+    assert torch.equal(look_up(ours, IDS), theirs(IDS))
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)
+    (look_up(ours, IDS) * direction).sum().backward()
+    (theirs(IDS) * direction).sum().backward()
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad)  # they add up
+    first = nn.Embedding(30, 4, padding_idx, _weight=theirs.weight.detach().clone())
+    theirs.zero_grad()
+    (theirs(IDS) * direction).sum().backward()
+    (look_up(first, IDS) * direction).sum().backward()  # before any other gradient
+    torch.testing.assert_close(first.weight.grad, theirs.weight.grad)
+
+
+def test_only_a_plain_embedding_that_trains_is_looked_up_quickly():
+    class Scaled(nn.Embedding):
+        """As Gemma's, for instance."""
+
+    assert can_look_up(nn.Embedding(3, 2))
+    assert not can_look_up(Scaled(3, 2))
+    assert not can_look_up(nn.Embedding(3, 2, max_norm=1.0))
+    assert not can_look_up(nn.Embedding(3, 2).requires_grad_(False))
+
+
+@pytest.mark.parametrize("shared", [0, 2])
+def test_a_trunk_that_trains_its_embedding_has_the_gradients_of_the_model(shared):
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    model, trunk = policy.model, Trunk(policy.model)
+    direction = torch.randn(IDS.shape[0], IDS.shape[1], trunk.hidden_size)
+    found = []
+    for states in (
+        model.base_model(input_ids=IDS).last_hidden_state[:, shared:],
+        trunk.full(IDS, shared)[0],
+    ):
+        model.zero_grad()
+        (states * direction[:, shared:]).sum().backward()
+        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and any("embed" in name for name in found[0])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_a_model_that_looks_its_ids_up_twice_keeps_its_own_embedding():
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    base = policy.model.base_model
+    own = base.forward
+
+    def adds_something_for_ids(input_ids=None, inputs_embeds=None, **options):
+        more = 0.0
+        if input_ids is not None:
+            inputs_embeds = base.get_input_embeddings()(input_ids)
+            more = 0.5 * inputs_embeds
+        output = own(inputs_embeds=inputs_embeds, **options)
+        output.last_hidden_state = output.last_hidden_state + more
+        return output
+
+    base.forward = adds_something_for_ids
+    trunk = Trunk(policy.model)
+    states, _ = trunk.full(IDS)
+    torch.testing.assert_close(states, base(input_ids=IDS).last_hidden_state)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_runs_in_float32_under_autocast_on_a_cpu(masked):
+    torch.manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)
+    )
+    mask = torch.ones(5, 5).tril().log() if masked else None
+    attend = torch.nn.functional.scaled_dot_product_attention
+    expected = attend(query.float(), key.float(), value.float(), attn_mask=mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16), quick_attention(query.device):
+        actual = attend(query, key, value, attn_mask=mask)
+        product = query @ key.transpose(-1, -2)
+    assert torch.equal(actual, expected) and actual.dtype == torch.float32
+    assert product.dtype == torch.bfloat16
+    with quick_attention(query.device):  # nothing is lowered, nothing is raised
+        assert attend(query, key, value).dtype == torch.bfloat16
