@@ -26,6 +26,7 @@ from instructrec.errors import PolicyError
 from instructrec.policies.attention import quick_attention
 from instructrec.policies.embedding import can_look_up, look_up
 from instructrec.policies.kv_cache import new_cache
+from instructrec.policies.logits import float32_logits
 from instructrec.policies.tape import on_input
 
 
@@ -118,15 +119,13 @@ class Trunk:
     ) -> tuple[Tensor, Tensor]:
         """Log-probs of the given tokens and entropies, from the states before those tokens.
 
-        The output layer runs in float32 whatever the precision around it: rounded logits would
-        be the largest part of the difference between sampler and trainer.
+        The output layer runs in float32 whatever the precision around it; see ``float32_logits``.
 
         Returns:
             ``log softmax(logits / temperature)`` at the tokens (N,), and the entropy of that
             distribution in nats (N,), with gradient only where ``entropy_gradient`` asks for it.
         """
-        with torch.autocast(hidden_NH.device.type, enabled=False):
-            logits_NV = self.lm_head(hidden_NH.float())
+        logits_NV = float32_logits(self.lm_head, hidden_NH)
         if temperature != 1.0:
             logits_NV = logits_NV / temperature
         all_logprobs_NV = logits_NV.log_softmax(-1)

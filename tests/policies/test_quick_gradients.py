@@ -10,6 +10,7 @@ from instructrec.policies.attention import quick_attention
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.policies.embedding import can_look_up, look_up
+from instructrec.policies.logits import float32_logits
 from instructrec.policies.trunk import Trunk
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 9, 2], [5, 6, 2, 20, 21, 5, 2]])
@@ -100,3 +101,30 @@ def test_attention_runs_in_float32_under_autocast_on_a_cpu(masked):
     assert product.dtype == torch.bfloat16
     with quick_attention(query.device):  # nothing is lowered, nothing is raised
         assert attend(query, key, value).dtype == torch.bfloat16
+
+
+def test_logits_are_float32_and_their_gradient_is_that_of_autocast():
+    torch.manual_seed(0)
+    head = nn.Linear(16, 40, bias=False)
+    hidden = torch.randn(6, 16, requires_grad=True)
+    direction = torch.randn(6, 40)
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        hidden.grad = head.weight.grad = None
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = float32_logits(head, hidden)
+        (logits * direction).sum().backward()
+        found[dtype] = logits.detach(), hidden.grad, head.weight.grad
+    (exact, *gradients), (lowered, *rounded) = found[torch.float32], found[torch.bfloat16]
+    assert torch.equal(exact, head(hidden)) and torch.equal(lowered, exact)
+    for mine, expected in zip(rounded, gradients, strict=True):
+        assert mine.dtype == torch.float32 and not torch.equal(mine, expected)
+        torch.testing.assert_close(mine, expected, atol=0.1, rtol=0.02)
+
+
+def test_a_frozen_output_layer_gets_no_gradient():
+    head = nn.Linear(16, 40, bias=False).requires_grad_(False)
+    hidden = torch.randn(6, 16, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        float32_logits(head, hidden).sum().backward()
+    assert head.weight.grad is None and hidden.grad is not None
