@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from instructrec.errors import NumericsError, PolicyError
 from instructrec.phases import phase
+from instructrec.policies.attention import quick_attention
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
@@ -245,7 +246,11 @@ class CachedDecoder:
         was_training = self.model.training
         self.model.eval()  # checkpointing of activations in training mode would forbid a cache
         try:
-            with self._autocast(), self._forward.compact_head_input():
+            with (
+                self._autocast(),
+                quick_attention(self._forward.device),
+                self._forward.compact_head_input(),
+            ):
                 yield
         finally:
             self.model.train(was_training)
