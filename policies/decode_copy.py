@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from instructrec.policies.packed import PackedLinear, can_pack
 
 
 class Float32Head(nn.Linear):
@@ -58,9 +60,15 @@ class DecodeCopy:
         if hasattr(model, "peft_config"):
             clone = clone.merge_and_unload()
         self.model: nn.Module = clone.eval().requires_grad_(False)
+        self._tied: Tensor | None = None
         head = keep_head_in_float32(clone)
-        for module in self.model.modules():
-            if isinstance(module, nn.Linear | Conv1D) and module is not head:
+        for name, module in list(self.model.named_modules()):
+            wanted = torch.float32 if module is head else dtype
+            if _packs(module, wanted):
+                if module is head and module.weight is clone.get_input_embeddings().weight:
+                    self._tied = module.weight
+                self.model.set_submodule(name, PackedLinear(module, wanted))
+            elif isinstance(module, nn.Linear | Conv1D) and module is not head:
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(dtype)
         self._targets = dict(self.model.named_parameters())
@@ -74,7 +82,21 @@ class DecodeCopy:
     def sync(self) -> None:
         """Takes over the weights that train. Frozen weights were copied once, at the start."""
         for name, weight in _trained_weights(self._source):
-            self._targets[name].copy_(weight)
+            if name in self._targets:
+                self._targets[name].copy_(weight)
+                if self._targets[name] is self._tied:
+                    head: Any = self.model.get_output_embeddings()  # type: ignore[operator]
+                    head.load(weight=weight)
+            else:
+                module, _, part = name.rpartition(".")
+                layer: Any = self.model.get_submodule(module)
+                layer.load(**{part: weight})
+
+
+def _packs(module: nn.Module, dtype: torch.dtype) -> TypeGuard[nn.Linear]:
+    """Whether a layer becomes a packed one."""
+    is_plain = type(module) in (nn.Linear, Float32Head)
+    return is_plain and module.weight.device.type == "cpu" and can_pack(dtype)
 
 
 def _trained_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

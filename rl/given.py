@@ -31,6 +31,37 @@ def rollout_of(
         DataError: The lists do not belong together, a prompt or a response is empty, or a reward
             is infinite.
     """
+    _check(prompt_ids, response_ids, rewards, logprobs, num_generations)
+    size = len(prompt_ids)
+    scored = [not math.isnan(reward) for reward in rewards]
+    return Rollout(
+        instruction_ids=[str(i // num_generations) for i in range(size)],
+        prompts=[None] * size,
+        texts=[""] * size,
+        prompt_ids=[list(map(int, ids)) for ids in prompt_ids],
+        response_ids=[list(map(int, ids)) for ids in response_ids],
+        action_mask=[[True] * len(ids) for ids in response_ids],
+        sampler_logprobs=[] if logprobs is None else [list(map(float, row)) for row in logprobs],
+        turn_rewards=[
+            [(len(ids) - 1, float(reward))] if ok else []
+            for ids, reward, ok in zip(response_ids, rewards, scored, strict=True)
+        ],
+        stop_reasons=[None] * size,
+        scored=scored,
+        groups=[i // num_generations for i in range(size)],
+        unfinished=[False] * size,
+        kept=list(scored),
+        returns=[float(reward) for reward in rewards],
+    )
+
+
+def _check(
+    prompt_ids: Sequence[Sequence[int]],
+    response_ids: Sequence[Sequence[int]],
+    rewards: Sequence[float],
+    logprobs: Sequence[Sequence[float]] | None,
+    num_generations: int,
+) -> None:
     size = len(prompt_ids)
     given = {"response_ids": response_ids, "rewards": rewards, "logprobs": logprobs}
     for name, values in given.items():
@@ -62,23 +93,3 @@ def rollout_of(
                 f"episode {i} has {len(logprobs[i])} logprobs for {len(response)} response tokens: "
                 "expected one for each token, that of the end token included."
             )
-    scored = [not math.isnan(reward) for reward in rewards]
-    return Rollout(
-        instruction_ids=[str(i // num_generations) for i in range(size)],
-        prompts=[None] * size,
-        texts=[""] * size,
-        prompt_ids=[list(map(int, ids)) for ids in prompt_ids],
-        response_ids=[list(map(int, ids)) for ids in response_ids],
-        action_mask=[[True] * len(ids) for ids in response_ids],
-        sampler_logprobs=[] if logprobs is None else [list(map(float, row)) for row in logprobs],
-        turn_rewards=[
-            [(len(ids) - 1, float(reward))] if ok else []
-            for ids, reward, ok in zip(response_ids, rewards, scored, strict=True)
-        ],
-        stop_reasons=[None] * size,
-        scored=scored,
-        groups=[i // num_generations for i in range(size)],
-        unfinished=[False] * size,
-        kept=list(scored),
-        returns=[float(reward) for reward in rewards],
-    )

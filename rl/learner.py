@@ -8,7 +8,7 @@ not known here: ``PPOTrainer`` runs on this step, and so can a loop of one's own
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -98,16 +98,7 @@ class PPOLearner:
         self._begin(rollout)
 
         # Step 1: log-probs, values and reference log-probs before the first step.
-        entropy = trainer_pass(
-            self.experience,
-            self.trunk,
-            self.critic,
-            self.reference,
-            self.rows,
-            temperature=config.temperature,
-            micro_batch_size=self.micro_batch_size,
-            autocast=self.policy.autocast(),
-        )
+        entropy = self._pass_over()
 
         # Step 2: rewards per token, returns, advantages.
         metrics = {"ppo/entropy": entropy, **self.estimate()}
@@ -116,13 +107,7 @@ class PPOLearner:
         # Step 3: epochs of clipped steps, reshuffled each time.
         self.normaliser = self.weighted_tokens() / config.num_mini_batches
         for _ in range(config.num_ppo_epochs):
-            for minibatch in minibatches(
-                self.experience,
-                self.rows,
-                config.num_mini_batches,
-                self.micro_batch_size,
-                self.shuffler,
-            ):
+            for minibatch in self._minibatches():
                 if not self.stopped_early:
                     self._learn(minibatch)
         clock.lap("time/update_s")
@@ -189,6 +174,27 @@ class PPOLearner:
         self.loss_settings = self._loss_settings()
         self.stats, self.grad_norms = reporting.LossStats(), list[float]()
         self.steps_taken, self.stopped_early = 0, False
+
+    def _pass_over(self) -> float:
+        return trainer_pass(
+            self.experience,
+            self.trunk,
+            self.critic,
+            self.reference,
+            self.rows,
+            temperature=self.config.temperature,
+            micro_batch_size=self.micro_batch_size,
+            autocast=self.policy.autocast(),
+        )
+
+    def _minibatches(self) -> Iterator[list[list[int]]]:
+        return minibatches(
+            self.experience,
+            self.rows,
+            self.config.num_mini_batches,
+            self.micro_batch_size,
+            self.shuffler,
+        )
 
     def _learn(self, minibatch: list[list[int]]) -> None:
         """Takes one step with the gradient of a minibatch, given as micro-batches."""

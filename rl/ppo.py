@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import NumericsError
@@ -211,25 +212,22 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    check_sharing(config, env.reward)
-    check_same_task(env.task)
-    config.check_task(len(env.task), env.task.columns)
-    config = config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
+    config = _resolved(policy, env, config)
     resume = training_state.read(resume_from, config) if resume_from is not None else None
     if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
         training_state.load_weights(policy, resume)
         progress = Progress(**resume.state["progress"])
         return training_state.conclude(policy, progress, "finished", checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
-    trainer = PPOTrainer(
-        policy,
-        env,
-        config,
-        seed=seed,
-        hooks=hooks,
-        checkpoint_dir=checkpoint_dir,
-        resume=resume,
-        learner=learner,
-    )
+    own: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "resume": resume, "learner": learner}
+    trainer = PPOTrainer(policy, env, config, seed=seed, hooks=hooks, **own)
     trainer.train()
     return training_state.conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
+
+
+def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig) -> PPOConfig:
+    """Checks the settings against environment and processes; fills in the micro-batch size."""
+    check_sharing(config, env.reward)
+    check_same_task(env.task)
+    config.check_task(len(env.task), env.task.columns)
+    return config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
