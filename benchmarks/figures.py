@@ -35,7 +35,7 @@ def plot_phases(parts: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         left = [start + width for start, width in zip(left, widths, strict=True)]
     axes.set_yticks(range(len(bars)), [title for title, _ in bars])
     axes.set_xlabel("seconds per episode (median)")
-    axes.legend(ncols=4, loc="lower right", fontsize="small")
+    figure.legend(ncols=4, loc="outside lower center", fontsize="small")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

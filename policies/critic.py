@@ -7,6 +7,7 @@ pristine language model.
 from __future__ import annotations
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -16,9 +17,10 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.embedding import quick_embedding
 from instructrec.policies.loading import load_source
 from instructrec.policies.quiet import quiet_transformers
-from instructrec.policies.trunk import base_causal_lm
+from instructrec.policies.trunk import base_causal_lm, states_from_ids
 
 
 class ValueHead(nn.Module):
@@ -90,11 +92,15 @@ class SeparateCritic(Critic):
         self.backbone = backbone
         self.head = head
 
+    @functools.cached_property  # where the backbone lives by the first pass is what counts
+    def _embedding(self) -> nn.Embedding | None:
+        return quick_embedding(self.backbone)
+
     def forward(
         self, policy_states_NH: Tensor, ids_BL: Tensor, row_N: Tensor, state_N: Tensor
     ) -> Tensor:
         """See Critic.forward."""
-        hidden_BLH = self.backbone(input_ids=ids_BL, use_cache=False).last_hidden_state
+        hidden_BLH = states_from_ids(self.backbone, self._embedding, ids_BL)
         return self.head(hidden_BLH[row_N, state_N])
 
 

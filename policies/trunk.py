@@ -24,7 +24,7 @@ from transformers import DynamicCache
 
 from instructrec.errors import PolicyError
 from instructrec.policies.attention import quick_attention
-from instructrec.policies.embedding import can_look_up, look_up
+from instructrec.policies.embedding import look_up, quick_embedding
 from instructrec.policies.kv_cache import new_cache
 from instructrec.policies.logits import float32_logits
 from instructrec.policies.tape import on_input
@@ -58,8 +58,7 @@ class Trunk:
         self.num_frozen = _leading_frozen_layers(self.base)
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
-        embedding = self.base.get_input_embeddings()
-        self._embedding = embedding if can_look_up(embedding) else None
+        self._embedding = quick_embedding(self.base)
         self.can_share = (
             causal.config._attn_implementation == "sdpa" and new_cache(causal.config)[1]
         )
@@ -98,11 +97,7 @@ class Trunk:
 
     def _from_ids(self, ids_BL: Tensor, shared: int) -> Tensor:
         own, common = ids_BL[:, shared:], ids_BL[:1, :shared] if shared else None
-        embedding = self._embedding
-        if embedding is None or not torch.is_grad_enabled():
-            return _run(self.base, "input_ids", own, common)
-        looked_up = None if common is None else look_up(embedding, common)
-        return _run(self.base, "inputs_embeds", look_up(embedding, own), looked_up)
+        return states_from_ids(self.base, self._embedding, own, common)
 
     def upper(self, cut: CutStates) -> Tensor:
         """Runs the layers from the cut on, given the states that enter them: (B, S, H)."""
@@ -157,10 +152,6 @@ class Trunk:
             )
         if cut is not None and not _close(self.lm_head(self.upper(cut)).float(), expected):
             self.num_frozen, self._upper = 0, None  # e.g. position embeddings added at the bottom
-        if self._embedding is not None:
-            states = _run(self.base, "inputs_embeds", self._embedding(ids_BT), None)
-            if not _close(self.lm_head(states).float(), expected):
-                self._embedding = None  # e.g. ids that are looked up a second time
         if self.can_share:
             self.can_share = self._shares_correctly(vocabulary, causal)
         causal.train(was_training)
@@ -173,6 +164,23 @@ class Trunk:
         own, cut = self.full(ids_BL, shared=3)
         parts = [own] if cut is None else [own, self.upper(cut)]
         return all(_close(part, whole[:, 3:]) for part in parts)
+
+
+def states_from_ids(
+    base: Any, embedding: nn.Embedding | None, own_BS: Tensor, shared_1P: Tensor | None = None
+) -> Tensor:
+    """Runs a transformer; returns its last hidden states of the rows' own columns (B, S, H).
+
+    Args:
+        base: The transformer.
+        embedding: Its ``quick_embedding``.
+        own_BS: Token ids of the rows' own columns.
+        shared_1P: Those of the columns before them, which all rows share.
+    """
+    if embedding is None or not torch.is_grad_enabled():
+        return _run(base, "input_ids", own_BS, shared_1P)
+    looked_up = None if shared_1P is None else look_up(embedding, shared_1P)
+    return _run(base, "inputs_embeds", look_up(embedding, own_BS), looked_up)
 
 
 def _run(base: Any, name: str, own: Tensor, shared: Tensor | None) -> Tensor:

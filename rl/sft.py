@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from instructrec.errors import DataError, NumericsError
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.config import SFTConfig
@@ -87,13 +88,20 @@ class _ResponseTrainer(SFTTrainer):
         """Mean cross-entropy of the response tokens behind one optimizer step."""
         labels_BL = inputs["labels"]
         row_N, position_N = (labels_BL[:, 1:] != -100).nonzero(as_tuple=True)
+        shared = self._shared_columns(inputs["input_ids"], int(position_N.min()))
         with self.policy.autocast():
-            hidden_BLH, _ = self.trunk.full(inputs["input_ids"])
+            hidden_BSH, _ = self.trunk.full(inputs["input_ids"], shared)
             logprobs_N, _ = self.trunk.token_logprobs(
-                hidden_BLH[row_N, position_N], labels_BL[row_N, position_N + 1], 1.0
+                hidden_BSH[row_N, position_N - shared], labels_BL[row_N, position_N + 1], 1.0
             )
         loss = -logprobs_N.sum() / (num_items_in_batch or len(row_N))
         return (loss, {"loss": loss}) if return_outputs else loss
+
+    def _shared_columns(self, ids_BL: Tensor, most: int) -> int:
+        """First columns that are the same in all rows and run once, ``most`` at the most."""
+        same_L = (ids_BL[:, :most] == ids_BL[:1, :most]).all(0)
+        shared = int(same_L.long().cumprod(0).sum())
+        return shared if self.trunk.can_share and shared >= SHORTEST_SHARED_PREFIX else 0
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None

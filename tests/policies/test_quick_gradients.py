@@ -9,7 +9,8 @@ from torch import nn
 from instructrec.policies.attention import quick_attention
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
-from instructrec.policies.embedding import can_look_up, look_up
+from instructrec.policies.critic import make_critic
+from instructrec.policies.embedding import look_up, quick_embedding
 from instructrec.policies.logits import float32_logits
 from instructrec.policies.trunk import Trunk
 
@@ -38,13 +39,20 @@ def test_a_look_up_gives_the_rows_and_the_gradient_of_the_embedding(padding_idx)
 
 
 def test_only_a_plain_embedding_that_trains_is_looked_up_quickly():
+    base = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu")).model.base_model
+    assert quick_embedding(base) is base.get_input_embeddings()
+    base.get_input_embeddings().requires_grad_(False)
+    assert quick_embedding(base) is None
+    base.requires_grad_(True)
+    base.get_input_embeddings().max_norm = 1.0
+    assert quick_embedding(base) is None
+    base.get_input_embeddings().max_norm = None
+
     class Scaled(nn.Embedding):
         """As Gemma's, for instance."""
 
-    assert can_look_up(nn.Embedding(3, 2))
-    assert not can_look_up(Scaled(3, 2))
-    assert not can_look_up(nn.Embedding(3, 2, max_norm=1.0))
-    assert not can_look_up(nn.Embedding(3, 2).requires_grad_(False))
+    base.get_input_embeddings().__class__ = Scaled
+    assert quick_embedding(base) is None
 
 
 @pytest.mark.parametrize("shared", [0, 2])
@@ -80,8 +88,8 @@ def test_a_model_that_looks_its_ids_up_twice_keeps_its_own_embedding():
         return output
 
     base.forward = adds_something_for_ids
-    trunk = Trunk(policy.model)
-    states, _ = trunk.full(IDS)
+    assert quick_embedding(base) is None
+    states, _ = Trunk(policy.model).full(IDS)
     torch.testing.assert_close(states, base(input_ids=IDS).last_hidden_state)
 
 
@@ -128,3 +136,21 @@ def test_a_frozen_output_layer_gets_no_gradient():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         float32_logits(head, hidden).sum().backward()
     assert head.weight.grad is None and hidden.grad is not None
+
+
+def test_a_critic_of_its_own_has_the_gradient_of_its_transformer():
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    critic = make_critic(policy, "separate", detach=True)
+    critic.head.linear.weight.data.fill_(0.1)
+    row, position = torch.tensor([0, 1, 1]), torch.tensor([3, 5, 6])
+    found = []
+    for values in (
+        critic.head(critic.backbone(input_ids=IDS).last_hidden_state[row, position]),
+        critic(None, IDS, row, position),
+    ):
+        critic.zero_grad()
+        (values * torch.tensor([1.0, -2.0, 3.0])).sum().backward()
+        found.append({n: p.grad for n, p in critic.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys() and any("embed" in name for name in found[0])
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, atol=1e-5, rtol=1e-4)
