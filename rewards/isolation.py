@@ -37,8 +37,6 @@ from instructrec.rewards.registry import spec_text
 from instructrec.rewards.scoring import PartScores, judge_score
 from instructrec.rewards.worker import FATAL, receive_frame, send_frame
 
-CHUNK = 64
-"""Most responses in one call of a worker."""
 GIVE_UP = 8
 """Responses in a row that may hang, one by one, before the others of a call are not asked."""
 START_SECONDS = 120.0
@@ -54,6 +52,7 @@ _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from instructrec.rewards.worker import main; main(*map(int, sys.argv[2:]))"
 )
+_LONGEST = 10**8  # seconds that a timer may be set to
 _Judged = tuple[float, Status, str]
 
 
@@ -69,6 +68,8 @@ class WorkerSettings:
     """Most address space of a process in MiB; None for no limit."""
     environment: tuple[str, ...] = ()
     """Environment variables that it gets beside ``ENVIRONMENT``."""
+    chunk: int = 64
+    """Most responses in one call of a process."""
 
 
 class Workers:
@@ -90,6 +91,7 @@ class Workers:
         self._crew: list[_Worker] = []
         self._pool: ThreadPoolExecutor | None = None
         self._finalizer: Any = None
+        self._owner = 0  # process that started them: a fork inherits what it may not use
 
     def score(
         self,
@@ -106,7 +108,7 @@ class Workers:
         self.reward.check_columns(columns)
         self.reward.check_extras(columns)
         used = {name: columns[name] for name in self.reward.used_columns(columns)}
-        size = max(1, min(CHUNK, math.ceil(len(completions) / self.settings.workers)))
+        size = max(1, min(self.settings.chunk, math.ceil(len(completions) / self.settings.workers)))
 
         def call(first: int) -> list[_Judged]:
             worker = idle.get()
@@ -135,7 +137,7 @@ class Workers:
         """Ends the processes; they start again when something is scored."""
         if self._finalizer is not None:
             self._finalizer()
-        self._crew, self._pool, self._finalizer = [], None, None
+        self._pool, self._finalizer = None, None
 
     def _judge(
         self,
@@ -180,13 +182,14 @@ class Workers:
         return outcomes
 
     def _ready(self) -> tuple[ThreadPoolExecutor, queue.SimpleQueue[_Worker]]:
-        if self._pool is None:
+        if self._pool is None or self._owner != os.getpid():
             # The threads live as long as the workers: the kernel ends a worker together with the
             # thread, not only with the process, that started it.
             count = self.settings.workers
             self._pool = ThreadPoolExecutor(count, thread_name_prefix="reward-worker")
             self._crew = [_Worker(self._order, self.settings) for _ in range(count)]
-            self._finalizer = weakref.finalize(self, _dismiss, self._crew, self._pool)
+            self._owner = os.getpid()
+            self._finalizer = weakref.finalize(self, _dismiss, self._crew, self._pool, self._owner)
         idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._crew:
             idle.put(worker)
@@ -281,6 +284,7 @@ class _Worker:
                 [
                     *(sys.executable, "-c", _BOOTSTRAP, json.dumps(sys.path)),
                     *(str(there.fileno()), str(os.getpid()), str(self._settings.memory_mb or 0)),
+                    str(min(math.ceil(2 * self._settings.timeout) + 5, _LONGEST)),
                 ],
                 env={name: os.environ[name] for name in inherited if name in os.environ},
                 stdin=subprocess.DEVNULL,
@@ -308,7 +312,9 @@ class _Worker:
         return answer
 
 
-def _dismiss(crew: list[_Worker], pool: ThreadPoolExecutor) -> None:
+def _dismiss(crew: list[_Worker], pool: ThreadPoolExecutor, owner: int) -> None:
+    if os.getpid() != owner:
+        return
     for worker in crew:
         worker.dismiss()
     pool.shutdown(wait=False, cancel_futures=True)
