@@ -53,7 +53,7 @@ _BOOTSTRAP = (
     "from instructrec.rewards.worker import main; main(*map(int, sys.argv[2:]))"
 )
 _LONGEST = 10**8  # seconds that a timer may be set to
-_Judged = tuple[float, Status, str]
+_Judged = tuple[float, Status, str, bool | None]  # the last: whether its text was read in part
 
 
 @dataclass(frozen=True)
@@ -126,11 +126,14 @@ class Workers:
                 self.close()
                 raise
         judged = [one for piece in pieces for one in piece]
+        truncated = [cut for *_, cut in judged]
+        tells = any(cut is not None for cut in truncated)
         return PartScores(
-            scores=np.array([score for score, _, _ in judged], dtype=np.float64),
-            status=[status for _, status, _ in judged],
-            messages=[message for _, _, message in judged],
+            scores=np.array([score for score, *_ in judged], dtype=np.float64),
+            status=[status for _, status, *_ in judged],
+            messages=[message for *_, message, _ in judged],
             seconds=time.perf_counter() - start,
+            flags={"truncated": [bool(cut) for cut in truncated]} if tells else {},
         )
 
     def close(self) -> None:
@@ -154,12 +157,13 @@ class Workers:
             {name: [values[i] for i in rows] for name, values in columns.items()},
         )
         try:
-            scores = worker.ask(pickle.dumps(data))
+            scores, truncated = worker.ask(pickle.dumps(data))
         except _Failure as failure:
             if len(rows) == 1:
-                return [(math.nan, failure.status, str(failure))]
+                return [(math.nan, failure.status, str(failure), None)]
             return self._one_by_one(worker, rows, prompts, completions, columns)
-        return [judge_score(score, self.reward.info.range) for score in scores]
+        limits = self.reward.info.range
+        return [(*judge_score(s, limits), cut) for s, cut in zip(scores, truncated, strict=True)]
 
     def _one_by_one(
         self,
@@ -175,7 +179,7 @@ class Workers:
         for i in rows:
             if hung == GIVE_UP:
                 message = f"not asked: the {GIVE_UP} responses before it hung"
-                outcomes.append((math.nan, Status.TIMEOUT, message))
+                outcomes.append((math.nan, Status.TIMEOUT, message, None))
                 continue
             outcomes += self._judge(worker, range(i, i + 1), prompts, completions, columns)
             hung = hung + 1 if outcomes[-1][1] is Status.TIMEOUT else 0
@@ -216,8 +220,8 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
 
-    def ask(self, message: bytes) -> list[float | None]:
-        """Has one batch scored.
+    def ask(self, message: bytes) -> tuple[list[float | None], Sequence[bool | None]]:
+        """Has one batch scored; returns the scores, and which texts were read only in part.
 
         Raises:
             _Failure: It raised, hung, or died.
@@ -244,7 +248,7 @@ class _Worker:
         scores: list[float | None] = answer["scores"]
         for place, (status, reason) in answer["failed"].items():
             scores[int(place)] = FailedScore(Status(status), reason)
-        return scores
+        return scores, answer["truncated"] or [None] * len(scores)
 
     def dismiss(self) -> None:
         """Ends the process for good: a thread that still asks does not start another one."""

@@ -144,7 +144,8 @@ def _answer(reward: BoundReward, message: bytes) -> dict[str, Any]:
         for i, score in enumerate(scores)
         if isinstance(score, FailedScore)  # JSON knows it as a NaN alone
     }
-    return {"scores": scores, "failed": reasons}
+    truncated = reward.last_truncated(len(completions))
+    return {"scores": scores, "failed": reasons, "truncated": truncated}
 
 
 def _fatal(error: InstructRecError) -> dict[str, Any]:

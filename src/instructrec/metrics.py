@@ -122,6 +122,12 @@ METRICS: tuple[Metric, ...] = (
         "1",
         "Share of the episodes whose score came from its cache; absent without one.",
     ),
+    Metric(
+        "reward/<reward>/truncated_frac",
+        "1",
+        "Share of the episodes whose (last) response the reward's model read only in part, because "
+        "the text is longer than its max_length; absent for rewards without such a limit.",
+    ),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(

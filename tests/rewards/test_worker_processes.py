@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.rewards import FailedScore, Status, make_reward
+from instructrec.rewards import FailedScore, Status, make_reward, make_rewards
 from instructrec.rewards.isolation import Workers, WorkerSettings
 
 WORK = """
@@ -47,6 +47,12 @@ class Slow:
     def __call__(self, completions, **columns):
         time.sleep(self.seconds)
         return [1.0] * len(completions)
+
+
+class Reading:
+    def __call__(self, completions, **columns):
+        self.last_truncated = [len(text) > 5 for text in completions]
+        return [float(text[:5]) for text in completions]
 
 
 class Broken(Slow):
@@ -104,6 +110,18 @@ def test_each_failure_has_its_status_and_the_next_question_is_answered(start, go
 def test_memory_without_end_is_a_failure(start):
     (raised, _), size = ask(start(memory_mb=4096), ("memory", 2**40), ("memory", 2**10))
     assert (raised, size) == (Status.RAISED, 2**10)
+
+
+def test_what_was_read_only_in_part_is_known_outside(tmp_path):
+    (tmp_path / "work.py").write_text(WORK)
+    texts = ["1", "1.23456", "bad", "2"]
+    for isolation in ("worker", "none"):
+        spec = {"use": f"{tmp_path / 'work.py'}:Reading", "isolation": isolation}
+        rewards = make_rewards({"r": spec})
+        for some in (texts[:2], texts):  # the second time, one by one
+            batch = rewards.score(["p"] * len(some), some, {})
+            assert batch.flags == {"r": {"truncated": [False, True, False, False][: len(some)]}}
+        rewards.close()
 
 
 def test_keys_of_the_caller_stay_with_it(start, monkeypatch):
