@@ -92,6 +92,6 @@ class SacrebleuMetric(CorpusMetric):
 
         def score(sums_K: np.ndarray) -> float:
             value: float = metric._compute_score_from_stats(sums_K.tolist()).score
-            return value / 100
+            return min(value / 100, 1.0)  # 100 may be an ulp more
 
         return {self.key: Tally(counts_NK, score, str(metric.get_signature()))}
