@@ -19,14 +19,14 @@ from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
-    "tracking.",
-    "output.",
+    *("tracking.", "output.", "eval.corpus_metrics", "eval.corpus_references"),
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
 RESUMABLE_OF_REWARDS = (
@@ -120,8 +120,13 @@ class EvalConfig:
     """Keep the k likeliest tokens; 0 keeps all."""
     batch_size: int = 64
     """Responses decoded together."""
+    corpus_metrics: tuple[str, ...] = ()
+    """Metrics over all responses of the final evaluation: bleu, chrf, exact_match, rouge."""
+    corpus_references: str = "reference"
+    """Column with the expected answers of the corpus metrics, one text or several each."""
 
     def __post_init__(self) -> None:
+        check_corpus_names(self.corpus_metrics)
         _check_draws("eval.", self.samples, self.temperature, self.limit)
         if self.validation_limit < 1:
             raise ConfigError(
@@ -367,6 +372,10 @@ class EvaluateConfig:
     """Most tokens in one response; None takes that of the policy's run folder, else 64."""
     batch_size: int = 64
     """Responses decoded together."""
+    corpus_metrics: tuple[str, ...] | None = None
+    """Metrics over all responses: bleu, chrf, exact_match, rouge; None takes those of the run."""
+    corpus_references: str | None = None
+    """Column with their expected answers; None takes that of the run, else reference."""
     seed: int = 0
     """Seed of the sampling."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -380,6 +389,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
+        check_corpus_names(self.corpus_metrics or ())
         _check_draws("", self.samples, self.temperature, self.limit)
         if self.max_turns is not None and self.max_turns < 1:
             raise ConfigError(f"max_turns = {self.max_turns}: expected 1 or more.")

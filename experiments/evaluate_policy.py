@@ -13,6 +13,7 @@ from instructrec.envs.tasks.base import make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
+from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.listing import table
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
@@ -38,6 +39,7 @@ class _Plan:
     rewards: Any
     sampling: Sampling
     policy: PolicyConfig
+    corpus: CorpusMetrics
 
 
 def run_evaluation(
@@ -65,6 +67,7 @@ def run_evaluation(
     task = make_task(plan.task, split=plan.split, **plan.options)
     reward = make_rewards(plan.rewards)
     reward.check_columns(task.columns)
+    plan.corpus.check_columns(task.columns)
     answering = _load(policy, plan, config.seed)
     if run is not None:
         with_weights: Any = answering  # a run's policy has weights
@@ -92,17 +95,17 @@ def run_evaluation(
         batch_size=config.batch_size,
         limit=config.limit,
         episodes=plan.episodes,
+        corpus=plan.corpus,
         out=file,
     )
     if folder is not run:
         folder.finish("finished", {**evaluation.metrics(), "eval_file": f"eval/{file.name}"})
-    say(report(policy, evaluation))
-    say(f"\nresponses    {file}")
+    say(f"{report(policy, evaluation)}\n\nresponses    {file}")
     return evaluation
 
 
 def report(policy: str, evaluation: Evaluation) -> str:
-    """The result as a table: one row for each reward, then for each family, then the rest.
+    """The result as a table: rewards, corpus metrics, families of instructions, then the rest.
 
     With several responses to an instruction there is a row for the best of them. It needs the
     reward at test time: a bound for what reranking could reach, not what the policy gets.
@@ -121,6 +124,7 @@ def report(policy: str, evaluation: Evaluation) -> str:
     parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
     for part in parts:
         rows.append(_row(part, evaluation.interval(part)))
+    rows += [_row(f"corpus {name}", value) for name, value in evaluation.corpus.items()]
     most = evaluation.samples_scored
     if most > 1:
         rows.append(_row(f"best of {most}", evaluation.best_of(most)))
@@ -168,6 +172,16 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
             stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
         ),
         policy=_policy_config(policy, config, before.get("policy", {})),
+        corpus=_corpus(config, before.get("eval", {})),
+    )
+
+
+def _corpus(config: EvaluateConfig, before: dict[str, Any]) -> CorpusMetrics:
+    """Corpus metrics as asked for, else as in the run's final evaluation."""
+    names, column = config.corpus_metrics, config.corpus_references
+    return CorpusMetrics(
+        tuple(before.get("corpus_metrics", ()) if names is None else names),
+        column or before.get("corpus_references", CorpusMetrics.references),
     )
 
 
@@ -253,6 +267,10 @@ def _new_folder(
     }
     resolved["task"] |= plan.episodes.header()
     resolved["eval"] |= vars(plan.sampling)
+    resolved["eval"] |= {
+        "corpus_metrics": list(plan.corpus.names),
+        "corpus_references": plan.corpus.references,
+    }
     return RunFolder.create(
         Path(config.output.dir) / (config.name or derived),
         info,

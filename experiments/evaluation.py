@@ -21,6 +21,7 @@ import numpy as np
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
+from instructrec.experiments.corpus import NO_CORPUS_METRICS, CorpusMetrics
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows
 from instructrec.experiments.stats import Interval, mean_interval
@@ -53,6 +54,8 @@ class Evaluation:
     """Wall time of this call; rows that lay on the disk already cost nothing."""
     path: Path | None = None
     """File of the rows, if they were written."""
+    corpus: Mapping[str, Interval] = field(default_factory=dict)
+    """Corpus metrics by name, each with its interval; empty where none was asked for."""
 
     @property
     def parts(self) -> list[str]:
@@ -111,6 +114,11 @@ class Evaluation:
         reasons = [row["stop_reason"] for row in self.rows if row["stop_reason"] is not None]
         if reasons:
             metrics["eval/truncated_frac"] = _share(reason == "length" for reason in reasons)
+        for name, value in self.corpus.items():
+            numbers = {"score": value.mean, "ci_low": value.low, "ci_high": value.high}
+            metrics |= {
+                f"eval/corpus/{name}/{k}": v for k, v in numbers.items() if math.isfinite(v)
+            }
         return (
             metrics | self._several_turns() | self._entropy() | self._pass_at_k() | self._best_of()
         )
@@ -203,6 +211,7 @@ def evaluate(
     batch_size: int = 256,
     limit: int | None = None,
     episodes: Episodes = SINGLE_ANSWERS,
+    corpus: CorpusMetrics = NO_CORPUS_METRICS,
     out: Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
@@ -217,25 +226,22 @@ def evaluate(
         batch_size: Responses asked for at once.
         limit: Most instructions; None takes all.
         episodes: What an episode is; a single response by default.
+        corpus: Metrics of all responses together; no part of the rows, so they may change.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
             that the file holds already, from the same evaluation, are kept and not repeated.
         on_progress: Called after each batch with the rows that are done and the rows in all.
 
     Raises:
         ConfigError: ``samples``, ``batch_size`` or ``limit`` is below 1.
-        DataError: The task is empty, lacks a column that the reward needs, or ``out`` holds
-            rows of another evaluation.
+        DataError: The task is empty, lacks a column, or ``out`` holds another evaluation's rows.
         PolicyError: The policy returned another number of responses than it was asked for, or its
             chat template forbids several turns.
     """
     start = time.perf_counter()
     _require_positive(samples=samples, batch_size=batch_size, limit=limit)
-    instructions = [task[i] for i in range(min(len(task), limit or len(task)))]
-    if not instructions:
-        raise DataError(
-            f"split {task.split!r} of task {task.name!r} is empty: nothing to evaluate."
-        )
+    instructions = _instructions(task, limit)
     reward.check_columns(task.columns)
+    references = corpus.read(task, instructions)
     slots = [(instruction, s) for instruction in instructions for s in range(samples)]
     header = _header(policy, task, reward, sampling, samples, len(slots), with_hash=out is not None)
     header["episodes"] = episodes.header()
@@ -250,7 +256,8 @@ def evaluate(
             rows += new
             if on_progress is not None:
                 on_progress(len(rows), len(slots))
-    return Evaluation(rows, header, time.perf_counter() - start, out)
+    measured = corpus.intervals(rows, [*map(cluster_of, rows)], references)
+    return Evaluation(rows, header, time.perf_counter() - start, out, measured)
 
 
 def load_evaluation(path: str | Path) -> Evaluation:
@@ -283,6 +290,15 @@ def _require_positive(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:
             raise ConfigError(f"{name} = {value}: expected at least 1.")
+
+
+def _instructions(task: Task, limit: int | None) -> list[Instruction]:
+    """The first instructions of a task; raises DataError when it has none."""
+    if not len(task):
+        raise DataError(
+            f"split {task.split!r} of task {task.name!r} is empty: nothing to evaluate."
+        )
+    return [task[i] for i in range(min(len(task), limit or len(task)))]
 
 
 def _header(

@@ -16,6 +16,7 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.runfolder import RunInfo
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
@@ -63,6 +64,9 @@ def make_materials(config: TrainConfig) -> Materials:
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
         reward.check_columns(each.columns)
+    CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(
+        test.columns
+    )
     return Materials(train, validation, test, reward)
 
 

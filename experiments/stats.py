@@ -12,23 +12,24 @@ https://arxiv.org/abs/0712.1111).
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from instructrec.errors import DataError
+from instructrec.experiments.resampling import (
+    Rng,
+    cluster_index,
+    sign_flip_p,
+    sums_bootstrap,
+    two_way_bootstrap,
+)
 
-Rng = int | np.random.Generator
 _WILSON_MAX = 50
 """Up to this many independent 0/1 values the bootstrap is too optimistic; Wilson's holds."""
-_BCA_MAX = 2000
-"""Above this many clusters BCa and percentile agree, and the jackknife is not worth it."""
-_BATCH_ELEMENTS = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def mean_interval(
         DataError: A value is not finite, or the lengths differ.
     """
     values_N = _finite(values, "values")
-    index_N, n_clusters = _cluster_index(clusters, len(values_N))
+    index_N, n_clusters = cluster_index(clusters, len(values_N))
     mean = float(values_N.mean()) if len(values_N) else float("nan")
     binary = bool(np.isin(values_N, (0.0, 1.0)).all())
     if 2 <= len(values_N) == n_clusters <= _WILSON_MAX and binary:
@@ -137,6 +138,50 @@ def mean_interval(
         mean = low  # the mean of equal floats may be an ulp off
         low, high, method = _constant(mean, n_clusters, confidence)
     return Interval(mean, low, high, len(values_N), n_clusters, confidence, method)
+
+
+def sums_interval(
+    rows_NK: ArrayLike,
+    score: Callable[[np.ndarray], float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 1999,
+    rng: Rng = 0,
+) -> Interval:
+    """Score of N rows of counts together, such as corpus BLEU, with a bootstrap over clusters.
+
+    The interval is BCa or percentile as for ``mean_interval``. A score that is the same in every
+    resample gets an interval of width 0, or of 0 or 1 Wilson's, each cluster taken as one try.
+
+    Args:
+        rows_NK: (N, K) finite counts.
+        score: From the sums of some rows, (K,), to their score; it need not be a mean.
+        clusters: N labels; rows of one label are resampled together. None: each for itself.
+        confidence: Coverage, in (0, 1).
+        resamples: Bootstrap resamples.
+        rng: Seed or generator.
+
+    Returns:
+        The interval; its ``mean`` is the score of all rows.
+
+    Raises:
+        DataError: The shape is not (N, K) with N >= 1, or the lengths differ.
+    """
+    counts_NK = np.asarray(rows_NK, dtype=np.float64)
+    if counts_NK.ndim != 2 or not len(counts_NK):
+        raise DataError(f"counts of shape {counts_NK.shape}: expected one row for each response.")
+    index_N, n_clusters = cluster_index(clusters, len(counts_NK))
+    sums_KC = np.stack([np.bincount(index_N, weights=column) for column in counts_NK.T])
+
+    def scores(sums: np.ndarray) -> np.ndarray:
+        return np.apply_along_axis(score, 0, sums)
+
+    value = float(score(counts_NK.sum(0)))
+    low, high, method = sums_bootstrap(sums_KC, scores, confidence, resamples, rng)
+    if low == high == value:
+        low, high, method = _constant(value, n_clusters, confidence)
+    return Interval(value, low, high, len(counts_NK), n_clusters, confidence, method)
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
@@ -186,13 +231,13 @@ def paired_difference(
             "and at least one; match the two evaluations by instruction id first."
         )
     differences_N = a_N - b_N
-    index_N, n_clusters = _cluster_index(clusters, len(a_N))
+    index_N, n_clusters = cluster_index(clusters, len(a_N))
     low, high, method = _ratio_bootstrap(differences_N, index_N, confidence, resamples, rng)
     return Difference(
         mean=float(differences_N.mean()),
         low=low,
         high=high,
-        p=_sign_flip_p(np.bincount(index_N, weights=differences_N), resamples, rng),
+        p=sign_flip_p(np.bincount(index_N, weights=differences_N), resamples, rng),
         mean_a=float(a_N.mean()),
         mean_b=float(b_N.mean()),
         n=len(a_N),
@@ -237,10 +282,10 @@ def two_level_bootstrap(
             "numbers, two or more rows (seeds), one column for each item."
         )
     num_seeds, num_items = matrix_SN.shape
-    index_N, n_clusters = _cluster_index(clusters, num_items)
+    index_N, n_clusters = cluster_index(clusters, num_items)
     if n_clusters < 2:
         raise DataError(f"{n_clusters} cluster of items: expected at least 2 to resample.")
-    low, high, method = _two_way_bootstrap(matrix_SN, index_N, confidence, resamples, rng)
+    low, high, method = two_way_bootstrap(matrix_SN, index_N, confidence, resamples, rng)
     if method == "constant" and not differences:
         low, high, method = _constant(low, n_clusters, confidence)
     return SeedInterval(
@@ -272,17 +317,6 @@ def _finite(values: ArrayLike, what: str) -> np.ndarray:
     return values_N
 
 
-def _cluster_index(clusters: Sequence[Hashable] | None, n: int) -> tuple[np.ndarray, int]:
-    """Returns the number of each value's cluster, (N,) ints, and how many clusters there are."""
-    if clusters is None:
-        return np.arange(n), n
-    if len(clusters) != n:
-        raise DataError(f"{len(clusters)} cluster labels for {n} values: expected one for each.")
-    numbers: dict[Any, int] = {}
-    index_N = np.array([numbers.setdefault(label, len(numbers)) for label in clusters], dtype=int)
-    return index_N, len(numbers)
-
-
 def _constant(value: float, n_clusters: int, confidence: float) -> tuple[float, float, str]:
     """Interval where all values are equal; of right or wrong answers, Wilson's over clusters."""
     if value not in (0.0, 1.0):
@@ -295,85 +329,7 @@ def _ratio_bootstrap(
     values_N: np.ndarray, index_N: np.ndarray, confidence: float, resamples: int, rng: Rng
 ) -> tuple[float, float, str]:
     """Interval of the mean of all values when clusters are drawn: a ratio of two cluster sums."""
-    sizes_C = np.bincount(index_N).astype(np.float64)
-    if len(sizes_C) < 2:
-        return float("nan"), float("nan"), "none"
-    if np.ptp(values_N) == 0:
+    if len(values_N) and index_N.max() > 0 and np.ptp(values_N) == 0:
         return float(values_N[0]), float(values_N[0]), "constant"
-    sums_C = np.bincount(index_N, weights=values_N)
-
-    def statistic(sums: np.ndarray, sizes: np.ndarray, axis: int = -1) -> np.ndarray:
-        return sums.sum(axis) / sizes.sum(axis)
-
-    methods = ("bca", "percentile") if len(sizes_C) <= _BCA_MAX else ("percentile",)
-    for method in methods:
-        with warnings.catch_warnings():
-            # scipy warns of degenerate data where BCa is undefined; percentile answers then.
-            warnings.simplefilter("ignore")
-            interval = stats.bootstrap(
-                (sums_C, sizes_C),
-                statistic,
-                paired=True,
-                vectorized=True,
-                n_resamples=resamples,
-                batch=max(1, _BATCH_ELEMENTS // len(sizes_C)),
-                confidence_level=confidence,
-                method=method,
-                rng=np.random.default_rng(rng),
-            ).confidence_interval
-        if np.isfinite(interval.low) and np.isfinite(interval.high):
-            break
-    return float(interval.low), float(interval.high), method
-
-
-def _two_way_bootstrap(
-    matrix_SN: np.ndarray, index_N: np.ndarray, confidence: float, resamples: int, rng: Rng
-) -> tuple[float, float, str]:
-    """Interval of the mean of all entries when rows and clusters of columns are drawn."""
-    if np.ptp(matrix_SN) == 0:
-        return float(matrix_SN[0, 0]), float(matrix_SN[0, 0]), "constant"
-    sizes_C = np.bincount(index_N).astype(np.float64)
-    num_seeds, n_clusters = len(matrix_SN), len(sizes_C)
-    member_NC = np.zeros((len(index_N), n_clusters))
-    member_NC[np.arange(len(index_N)), index_N] = 1.0
-    sums_SC = matrix_SN @ member_NC
-
-    def statistic(seeds: np.ndarray, items: np.ndarray, axis: int = -1) -> np.ndarray:
-        drawn = sums_SC[seeds[..., :, None], items[..., None, :]]
-        return drawn.sum((-1, -2)) / (num_seeds * sizes_C[items].sum(-1))
-
-    # Seeds and clusters are two independent samples of numbers, which scipy draws for us.
-    interval = stats.bootstrap(
-        (np.arange(num_seeds), np.arange(n_clusters)),
-        statistic,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, _BATCH_ELEMENTS // (num_seeds * n_clusters)),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(rng),
-    ).confidence_interval
-    return float(interval.low), float(interval.high), "percentile"
-
-
-def _sign_flip_p(sums_C: np.ndarray, resamples: int, rng: Rng) -> float:
-    """Two-sided p-value of "a and b are exchangeable within clusters"; 1 when nothing differs."""
-    if not sums_C.any():
-        return 1.0
-
-    def statistic(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-        return (a - b).sum(axis)
-
-    if len(sums_C) < 2:
-        return 1.0  # one cluster: both of its two signs are as far from 0 as what was seen
-    return float(
-        stats.permutation_test(
-            (sums_C, np.zeros_like(sums_C)),
-            statistic,
-            permutation_type="samples",
-            vectorized=True,
-            n_resamples=resamples,
-            batch=max(1, _BATCH_ELEMENTS // len(sums_C)),
-            rng=np.random.default_rng(rng),
-        ).pvalue
-    )
+    sums_2C = np.stack([np.bincount(index_N, weights=values_N), np.bincount(index_N)])
+    return sums_bootstrap(sums_2C, lambda sums: sums[0] / sums[1], confidence, resamples, rng)

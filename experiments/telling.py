@@ -114,6 +114,8 @@ def conclude(
     if "speed/limit_frac" in summary:
         lines.append(_speed(summary))
     shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
+    corpus = [key for key in summary if key.startswith("eval/corpus/") and key.endswith("/score")]
+    shown += [key.removeprefix("eval/").removesuffix("/score") for key in corpus]
     lines += [line for name in shown if (line := measured(name, summary))]
     if "eval/first_turn" in summary:
         lines.append(
@@ -155,7 +157,7 @@ def _speed(summary: Mapping[str, Any]) -> str:
 
 def measured(name: str, summary: Mapping[str, Any]) -> str:
     """One line for a reward measured on held-out instructions; empty when it was not."""
-    mean = summary.get(f"eval/{name}/mean")
+    mean = summary.get(f"eval/{name}/mean", summary.get(f"eval/{name}/score"))
     if mean is None:
         return ""
     low, high = summary.get(f"eval/{name}/ci_low"), summary.get(f"eval/{name}/ci_high")

@@ -22,6 +22,7 @@ from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
+from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.recording import Recorder, open_record
@@ -349,6 +350,9 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         batch_size=config.batch_size,
         limit=limit,
         episodes=run.config.task.episodes,
+        corpus=CorpusMetrics(
+            config.corpus_metrics if split == "test" else (), config.corpus_references
+        ),
         out=file,
     )
     return evaluation.metrics(), file

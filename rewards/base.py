@@ -133,8 +133,10 @@ class RewardBatch:
     """Wall time of each component, in seconds."""
     normalised: np.ndarray | None = None
     """(B,) float64: the weighted sum of normalised scores; None where nothing is normalised."""
-    cached: dict[str, list[bool]] = field(default_factory=dict)
-    """Whether a score came from the cache, by component (those that have one) and sample."""
+    flags: dict[str, dict[str, list[bool]]] = field(default_factory=dict)
+    """What else is known of the samples, by component and then by flag: ``cache_hit`` (the score
+    came from the component's cache) and ``truncated`` (its model read the text only in part). A
+    component without cache or without such a limit lacks the flag."""
 
     def __len__(self) -> int:
         return len(self.total)
@@ -149,6 +151,11 @@ class RewardBatch:
         """(B,) bool: True where the sample has a total and may be trained on."""
         return np.isfinite(self.total)
 
+    @property
+    def cached(self) -> dict[str, list[bool]]:
+        """Whether a score came from the cache, by component (those that have one) and sample."""
+        return {k: flags["cache_hit"] for k, flags in self.flags.items() if "cache_hit" in flags}
+
     @classmethod
     def joined(cls, batches: Sequence[RewardBatch]) -> RewardBatch:
         """One batch of several that were scored side by side by the same rewards.
@@ -156,18 +163,39 @@ class RewardBatch:
         Args:
             batches: At least one; the time of a component is the longest among them.
         """
-        names = list(batches[0].parts)
-        return cls(
-            total=np.concatenate([batch.total for batch in batches]),
-            parts={k: np.concatenate([batch.parts[k] for batch in batches]) for k in names},
-            status={k: [s for batch in batches for s in batch.status[k]] for k in names},
-            messages={k: [m for batch in batches for m in batch.messages[k]] for k in names},
-            seconds={k: max(batch.seconds[k] for batch in batches) for k in names},
+        rows = [(batch, i) for batch in batches for i in range(len(batch))]
+        seconds = {k: max(batch.seconds[k] for batch in batches) for k in batches[0].seconds}
+        return batches[0].with_rows(rows, seconds)
+
+    def with_rows(
+        self, rows: Sequence[tuple[RewardBatch, int]], seconds: dict[str, float]
+    ) -> RewardBatch:
+        """A batch of samples from several batches that were scored by the same rewards as this one.
+
+        Args:
+            rows: Of each sample, its batch and its place in it.
+            seconds: Wall time by component.
+        """
+        flags: dict[str, dict[str, list[bool]]] = {}
+        for name, flag in {
+            (n, f) for batch, _ in rows for n, own in batch.flags.items() for f in own
+        }:
+            flags.setdefault(name, {})[flag] = [batch._has(name, flag, i) for batch, i in rows]
+        return RewardBatch(
+            total=np.array([batch.total[i] for batch, i in rows]),
+            parts={k: np.array([batch.parts[k][i] for batch, i in rows]) for k in self.parts},
+            status={k: [batch.status[k][i] for batch, i in rows] for k in self.status},
+            messages={k: [batch.messages[k][i] for batch, i in rows] for k in self.messages},
+            seconds=seconds,
             normalised=None
-            if batches[0].normalised is None
-            else np.concatenate([batch.earned for batch in batches]),
-            cached={k: [c for b in batches for c in b.cached[k]] for k in batches[0].cached},
+            if self.normalised is None
+            else np.array([batch.earned[i] for batch, i in rows]),
+            flags=flags,
         )
+
+    def _has(self, name: str, flag: str, i: int) -> bool:
+        values = self.flags.get(name, {}).get(flag)
+        return values is not None and values[i]
 
     def sample_status(self, i: int) -> Literal["scored", "not_applicable", "failed"]:
         """Says what became of sample ``i`` as a whole.

@@ -90,7 +90,7 @@ class ScoreCache:
             score = known.get(key)
             if score is not None:
                 result.scores[i], result.status[i] = score, Status.SCORED
-        result.cached = [key in known for key in keys]
+        result.flags["cache_hit"] = [key in known for key in keys]
         return result
 
     def close(self) -> None:

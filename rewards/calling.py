@@ -118,6 +118,18 @@ class BoundReward:
         if inner is not None:
             inner(available)
 
+    def last_truncated(self, size: int) -> list[bool] | None:
+        """Which of ``size`` responses its model read only in part, in the call before.
+
+        None for a function without the attribute ``last_truncated``, a list of one bool for each.
+        """
+        flags = getattr(self.function, "last_truncated", None)
+        if flags is None:
+            return None
+        if len(flags) != size:  # it had nothing to read
+            return [False] * size
+        return [bool(flag) for flag in flags]
+
     def state_dict(self) -> dict[str, Any]:
         """State of a reward that keeps some (has ``state_dict`` itself); empty otherwise."""
         state = getattr(self.function, "state_dict", None)

@@ -26,7 +26,8 @@ class ClassifierReward(ModelReward):
             default it reads the response alone.
         batch_size: Responses per forward pass.
         max_length: Longest text in tokens, at most what the model can read (the default). Longer
-            responses lose their end, and are counted in ``truncated``.
+            responses lose their end, and are counted in ``truncated`` and
+            ``reward/<name>/truncated_frac``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:

@@ -175,7 +175,7 @@ class CombinedReward:
             messages={name: part.messages for name, part in flat.items()},
             seconds={name: part.seconds for name, part in flat.items()},
             normalised=learned_from,
-            cached={name: part.cached for name, part in flat.items() if part.cached},
+            flags={name: part.flags for name, part in flat.items() if part.flags},
         )
 
     def _learn(self, scored: Mapping[str, PartScores], prompts: Sequence[Any]) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, Literal, TypeVar
 
 from instructrec.errors import ConfigError, DataError, unknown_name
-from instructrec.rewards.language_codes import detected_language
+from instructrec.rewards.language import detected_language
 from instructrec.rewards.options import bind
 from instructrec.rewards.sentences import num_sentences as _num_sentences
 

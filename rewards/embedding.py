@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, Literal
 
 from instructrec.rewards.local_models import ModelReward, TextModel
@@ -24,7 +25,8 @@ class EmbeddingSimilarity(ModelReward):
         scale: ``shift`` or ``clip``.
         batch_size: Texts per forward pass.
         max_length: Longest text in tokens, at most what the model can read (the default). Longer
-            texts lose their end, and are counted in ``truncated``.
+            texts lose their end, and are counted in ``truncated`` and
+            ``reward/<name>/truncated_frac``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
 
     Raises:
@@ -81,7 +83,12 @@ class EmbeddingSimilarity(ModelReward):
             if text.strip()
         ]
         scores: list[float | None] = [0.0 if listed else None for listed in answers]
-        vectors = self._vectors(sorted({t for i, a in pairs for t in (texts[i], a)}))
+        distinct = sorted({t for i, a in pairs for t in (texts[i], a)})
+        vectors = self._vectors(distinct)
+        cut = {*compress(distinct, self.last_truncated)}
+        self.last_truncated = [
+            not cut.isdisjoint([text, *listed]) for text, listed in zip(texts, answers, strict=True)
+        ]
         for i, answer in pairs:
             known, one, other = scores[i] or 0.0, vectors[texts[i]], vectors[answer]
             cosine = sum(x * y for x, y in zip(one, other, strict=True))
@@ -94,6 +101,7 @@ class EmbeddingSimilarity(ModelReward):
 
     def _vectors(self, texts: Sequence[str]) -> dict[str, list[float]]:
         """Texts -> embeddings of length 1."""
+        self.last_truncated = []
         if not texts:
             return {}
         if self._loaded is None:

@@ -14,12 +14,15 @@ import threading
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instructrec.errors import ConfigError, DataError, did_you_mean, unknown_name
 from instructrec.rewards.base import FailedScore, Status
 from instructrec.rewards.scoring import describe_error
 from instructrec.rewards.text import completion_text, reference_texts
+
+if TYPE_CHECKING:
+    from instructrec.corpus_metrics.common import Tally
 
 SHIPPED = ("bleu", "chrf", "exact_match", "rouge")
 """Metrics that come with this package and work without a network."""
@@ -132,10 +135,7 @@ def corpus_metrics(
         ConfigError: When ``evaluate`` is not installed or a name is unknown.
         DataError: When the lengths differ, a reference is not text, or no text has one.
     """
-    _require_evaluate()
-    for name in names:
-        if name not in SHIPPED:
-            raise ConfigError(unknown_name("corpus metric", name, SHIPPED))
+    check_corpus_names(names)
     if len(predictions) != len(references):
         raise DataError(
             f"corpus_metrics: {len(predictions)} predictions and {len(references)} references; "
@@ -155,6 +155,42 @@ def corpus_metrics(
             )
         values |= {key: float(value) for key, value in result.items() if _is_number(value)}
     return values
+
+
+def corpus_tallies(
+    predictions: Sequence[str], references: Sequence[Sequence[str]], names: Sequence[str]
+) -> dict[str, Tally]:
+    """What each text adds to the corpus metrics, so that the values of any of them can be told.
+
+    Args:
+        predictions: N texts.
+        references: N lists of one or more expected texts.
+        names: As for ``corpus_metrics``.
+
+    Returns:
+        As ``corpus_metrics``, with a ``Tally`` of N rows for each value.
+
+    Raises:
+        ConfigError: When ``evaluate`` is not installed or a name is unknown.
+    """
+    check_corpus_names(names)
+    texts, answers = [*map(_clean, predictions)], [[*map(_clean, r)] for r in references]
+    tallies: dict[str, Tally] = {}
+    for name in names:
+        tallies |= _load(name).tally(texts, answers)
+    return tallies
+
+
+def check_corpus_names(names: Sequence[str]) -> None:
+    """Raises ConfigError when there is no such corpus metric, or ``evaluate`` is not installed."""
+    for name in names:
+        if name not in SHIPPED:
+            raise ConfigError(
+                unknown_name("corpus metric", name, SHIPPED)
+                + " They come with this package; those of a hub are not loaded."
+            )
+    if names:
+        _require_evaluate()
 
 
 def _require_evaluate() -> None:

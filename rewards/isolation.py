@@ -37,8 +37,6 @@ from instructrec.rewards.registry import spec_text
 from instructrec.rewards.scoring import PartScores, judge_score
 from instructrec.rewards.worker import FATAL, receive_frame, send_frame
 
-CHUNK = 64
-"""Most responses in one call of a worker."""
 GIVE_UP = 8
 """Responses in a row that may hang, one by one, before the others of a call are not asked."""
 START_SECONDS = 120.0
@@ -54,7 +52,8 @@ _BOOTSTRAP = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from instructrec.rewards.worker import main; main(*map(int, sys.argv[2:]))"
 )
-_Judged = tuple[float, Status, str]
+_LONGEST = 10**8  # seconds that a timer may be set to
+_Judged = tuple[float, Status, str, bool | None]  # the last: whether its text was read in part
 
 
 @dataclass(frozen=True)
@@ -69,6 +68,8 @@ class WorkerSettings:
     """Most address space of a process in MiB; None for no limit."""
     environment: tuple[str, ...] = ()
     """Environment variables that it gets beside ``ENVIRONMENT``."""
+    chunk: int = 64
+    """Most responses in one call of a process."""
 
 
 class Workers:
@@ -90,6 +91,7 @@ class Workers:
         self._crew: list[_Worker] = []
         self._pool: ThreadPoolExecutor | None = None
         self._finalizer: Any = None
+        self._owner = 0  # process that started them: a fork inherits what it may not use
 
     def score(
         self,
@@ -106,7 +108,7 @@ class Workers:
         self.reward.check_columns(columns)
         self.reward.check_extras(columns)
         used = {name: columns[name] for name in self.reward.used_columns(columns)}
-        size = max(1, min(CHUNK, math.ceil(len(completions) / self.settings.workers)))
+        size = max(1, min(self.settings.chunk, math.ceil(len(completions) / self.settings.workers)))
 
         def call(first: int) -> list[_Judged]:
             worker = idle.get()
@@ -124,18 +126,21 @@ class Workers:
                 self.close()
                 raise
         judged = [one for piece in pieces for one in piece]
+        truncated = [cut for *_, cut in judged]
+        tells = any(cut is not None for cut in truncated)
         return PartScores(
-            scores=np.array([score for score, _, _ in judged], dtype=np.float64),
-            status=[status for _, status, _ in judged],
-            messages=[message for _, _, message in judged],
+            scores=np.array([score for score, *_ in judged], dtype=np.float64),
+            status=[status for _, status, *_ in judged],
+            messages=[message for *_, message, _ in judged],
             seconds=time.perf_counter() - start,
+            flags={"truncated": [bool(cut) for cut in truncated]} if tells else {},
         )
 
     def close(self) -> None:
         """Ends the processes; they start again when something is scored."""
         if self._finalizer is not None:
             self._finalizer()
-        self._crew, self._pool, self._finalizer = [], None, None
+        self._pool, self._finalizer = None, None
 
     def _judge(
         self,
@@ -152,12 +157,13 @@ class Workers:
             {name: [values[i] for i in rows] for name, values in columns.items()},
         )
         try:
-            scores = worker.ask(pickle.dumps(data))
+            scores, truncated = worker.ask(pickle.dumps(data))
         except _Failure as failure:
             if len(rows) == 1:
-                return [(math.nan, failure.status, str(failure))]
+                return [(math.nan, failure.status, str(failure), None)]
             return self._one_by_one(worker, rows, prompts, completions, columns)
-        return [judge_score(score, self.reward.info.range) for score in scores]
+        limits = self.reward.info.range
+        return [(*judge_score(s, limits), cut) for s, cut in zip(scores, truncated, strict=True)]
 
     def _one_by_one(
         self,
@@ -173,20 +179,21 @@ class Workers:
         for i in rows:
             if hung == GIVE_UP:
                 message = f"not asked: the {GIVE_UP} responses before it hung"
-                outcomes.append((math.nan, Status.TIMEOUT, message))
+                outcomes.append((math.nan, Status.TIMEOUT, message, None))
                 continue
             outcomes += self._judge(worker, range(i, i + 1), prompts, completions, columns)
             hung = hung + 1 if outcomes[-1][1] is Status.TIMEOUT else 0
         return outcomes
 
     def _ready(self) -> tuple[ThreadPoolExecutor, queue.SimpleQueue[_Worker]]:
-        if self._pool is None:
+        if self._pool is None or self._owner != os.getpid():
             # The threads live as long as the workers: the kernel ends a worker together with the
             # thread, not only with the process, that started it.
             count = self.settings.workers
             self._pool = ThreadPoolExecutor(count, thread_name_prefix="reward-worker")
             self._crew = [_Worker(self._order, self.settings) for _ in range(count)]
-            self._finalizer = weakref.finalize(self, _dismiss, self._crew, self._pool)
+            self._owner = os.getpid()
+            self._finalizer = weakref.finalize(self, _dismiss, self._crew, self._pool, self._owner)
         idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._crew:
             idle.put(worker)
@@ -213,8 +220,8 @@ class _Worker:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: socket.socket | None = None
 
-    def ask(self, message: bytes) -> list[float | None]:
-        """Has one batch scored.
+    def ask(self, message: bytes) -> tuple[list[float | None], Sequence[bool | None]]:
+        """Has one batch scored; returns the scores, and which texts were read only in part.
 
         Raises:
             _Failure: It raised, hung, or died.
@@ -241,7 +248,7 @@ class _Worker:
         scores: list[float | None] = answer["scores"]
         for place, (status, reason) in answer["failed"].items():
             scores[int(place)] = FailedScore(Status(status), reason)
-        return scores
+        return scores, answer["truncated"] or [None] * len(scores)
 
     def dismiss(self) -> None:
         """Ends the process for good: a thread that still asks does not start another one."""
@@ -281,6 +288,7 @@ class _Worker:
                 [
                     *(sys.executable, "-c", _BOOTSTRAP, json.dumps(sys.path)),
                     *(str(there.fileno()), str(os.getpid()), str(self._settings.memory_mb or 0)),
+                    str(min(math.ceil(2 * self._settings.timeout) + 5, _LONGEST)),
                 ],
                 env={name: os.environ[name] for name in inherited if name in os.environ},
                 stdin=subprocess.DEVNULL,
@@ -308,7 +316,9 @@ class _Worker:
         return answer
 
 
-def _dismiss(crew: list[_Worker], pool: ThreadPoolExecutor) -> None:
+def _dismiss(crew: list[_Worker], pool: ThreadPoolExecutor, owner: int) -> None:
+    if os.getpid() != owner:
+        return
     for worker in crew:
         worker.dismiss()
     pool.shutdown(wait=False, cancel_futures=True)

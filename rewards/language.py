@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,10 +12,14 @@ from instructrec.rewards.options import check_option
 from instructrec.rewards.text import completion_texts
 
 if TYPE_CHECKING:
+    from langdetect.detector_factory import DetectorFactory
     from py3langid.langid import LanguageIdentifier
 
 Score = Literal["match", "probability"]
 """Whether the language is right, or how probable it is that it is."""
+
+
+_loading = threading.Lock()
 
 
 class Language:
@@ -122,13 +127,64 @@ def language_probabilities(text: str, among: tuple[str, ...] | None = None) -> d
     return dict(_identifier(among).rank(text))
 
 
-@lru_cache(maxsize=16)
+def detected_language(text: str) -> str | None:
+    """Returns the language of a text as IFEval tells it: the most probable one of langdetect.
+
+    Args:
+        text: Any string.
+
+    Returns:
+        The code as langdetect has it (``zh-cn``); None for a text without a letter or the like.
+
+    Raises:
+        ConfigError: When langdetect is not installed.
+    """
+    try:
+        from langdetect import LangDetectException
+    except ImportError as error:
+        raise ConfigError(
+            "constraints on the language of a response need the package langdetect: "
+            "pip install 'instructrec[ifeval]'."
+        ) from error
+    detector = _detectors().create()
+    detector.append(text)
+    try:
+        return str(detector.detect())
+    except LangDetectException:
+        return None
+
+
+# langdetect's own loading is not safe in threads: a second one works with what is read so far.
+# Both models are loaded behind one lock, once.
+
+
 def _identifier(among: tuple[str, ...] | None) -> LanguageIdentifier:
+    with _loading:
+        return _load_identifier(among)
+
+
+def _detectors() -> DetectorFactory:
+    with _loading:
+        return _load_detectors()
+
+
+@lru_cache(maxsize=16)
+def _load_identifier(among: tuple[str, ...] | None) -> LanguageIdentifier:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     identifier.set_languages(among)
     return identifier
+
+
+@lru_cache(maxsize=1)
+def _load_detectors() -> DetectorFactory:
+    from langdetect.detector_factory import PROFILES_DIRECTORY, DetectorFactory
+
+    factory = DetectorFactory()
+    factory.load_profile(PROFILES_DIRECTORY)
+    factory.set_seed(0)  # it draws at random; unseeded, one text can get two answers
+    return factory
 
 
 def _code(language: Any) -> str:

@@ -34,7 +34,7 @@ class LearnedReward(ModelReward):
         batch_size: Responses per forward pass.
         max_length: Longest text in tokens, at most what the model can read (the default). Longer
             texts lose their beginning (of a text pair: the end of the longer text), and are
-            counted in ``truncated``.
+            counted in ``truncated`` and ``reward/<name>/truncated_frac``.
         label: Whose logit is the score, as a name or an index; needed when the model has several.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
         normalise: Whether to use the mean and std that ``record_normalisation`` wrote beside the
@@ -105,17 +105,15 @@ class PairClassifier(TextModel):
         Raises:
             ValueError: When a pair holds no tokens.
         """
-        encoded, cut = [], 0
+        encoded, cut = [], []
         for prompt, completion in pairs:
             features = self._features(prompt, completion)
             size = len(features["input_ids"])
             if not size:
                 raise ValueError("the instruction and the response hold no tokens.")
-            if size > self.max_length:
-                features = self._shortened(features, prompt, completion)
-                cut += 1
-            encoded.append(features)
-        self.reward.count_truncated(cut, len(pairs), self.max_length)
+            cut.append(size > self.max_length)
+            encoded.append(self._shortened(features, prompt, completion) if cut[-1] else features)
+        self.reward.count_truncated(cut, self.max_length)
         return encoded
 
     def _features(self, prompt: Any, completion: Any, **settings: Any) -> Features:

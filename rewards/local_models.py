@@ -52,26 +52,28 @@ class ModelReward:
         self.device = device
         self.truncated = 0
         """Texts that were cut so far."""
+        self.last_truncated: list[bool] = []
+        """Which texts (of an embedding: responses) of the last call were cut."""
         self._loaded: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
-    def count_truncated(self, cut: int, size: int, limit: int) -> None:
+    def count_truncated(self, cut: list[bool], limit: int) -> None:
         """Counts texts that were cut, with a warning the first time.
 
         Args:
-            cut: How many of this batch.
-            size: Texts in the batch.
+            cut: Which texts of this batch.
             limit: The longest text, in tokens.
         """
-        if cut and not self.truncated:
+        if any(cut) and not self.truncated:
             warnings.warn(
-                f"reward {self.__name__!r}: {cut} of {size} texts are longer than {limit} tokens "
-                "and were cut.",
+                f"reward {self.__name__!r}: {sum(cut)} of {len(cut)} texts are longer than {limit} "
+                "tokens and were cut.",
                 stacklevel=3,
             )
-        self.truncated += cut
+        self.truncated += sum(cut)
+        self.last_truncated = cut
 
     def _check_path(self, path: str) -> str:
         folder = Path(path).expanduser()
@@ -117,15 +119,15 @@ class TextModel:
 
     def encode_texts(self, texts: Sequence[str]) -> list[Features]:
         """Tokenises single texts; those that are too long lose their end and are counted."""
-        encoded, cut = [], 0
+        encoded, cut = [], []
         for text in texts:
             text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
             features = self.tokenizer(text, verbose=False)
-            if len(features["input_ids"]) > self.max_length:
+            cut.append(len(features["input_ids"]) > self.max_length)
+            if cut[-1]:
                 features = self.tokenizer(text, truncation=True, max_length=self.max_length)
-                cut += 1
             encoded.append({name: list(values) for name, values in features.items()})
-        self.reward.count_truncated(cut, len(texts), self.max_length)
+        self.reward.count_truncated(cut, self.max_length)
         return encoded
 
     def run(

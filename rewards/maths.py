@@ -1,20 +1,26 @@
 """Mathematical equality of answers, decided by the math-verify library in a process of its own.
 
 Comparing two expressions can take for ever (``10^{10^{10}}`` is a legal answer), and the library's
-own time limit uses ``signal.alarm``, which does not work in threads. So each comparison has a
-deadline after which its process is killed.
+own time limit uses ``signal.alarm``, which does not work in threads. So each comparison is a call
+of a worker, with a deadline after which its process is killed.
 """
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from instructrec.errors import ConfigError
-from instructrec.rewards.base import FailedScore
-from instructrec.rewards.helper_process import HelperProcess
-from instructrec.rewards.text import completion_text, reference_texts
+from instructrec.errors import ConfigError, RewardError
+from instructrec.rewards.base import FailedScore, Status
+from instructrec.rewards.isolation import Workers, WorkerSettings
+from instructrec.rewards.registry import make_reward
+from instructrec.rewards.text import completion_texts, reference_texts
+
+MEMORY_MB = 4096
+"""Most address space of the process that compares, where the system can limit it."""
 
 _MARKS = ("$", "\\(", "\\[", "\\boxed")
 
@@ -48,10 +54,10 @@ class MathVerify:
                 "reward 'math_verify' needs the package math-verify: "
                 "pip install 'instructrec[maths]'."
             )
-        self.timeout_s = timeout_s
-        self.float_rounding = float_rounding
-        self._helper = HelperProcess(
-            "instructrec.rewards.maths:_compare", warm_up=[["$\\frac{1}{2}$"], "$0.5$", 6]
+        memory_mb = MEMORY_MB if sys.platform == "linux" else None
+        self._workers = Workers(
+            make_reward("instructrec.rewards.maths:Comparison", float_rounding=float_rounding),
+            WorkerSettings(timeout=timeout_s, memory_mb=memory_mb, chunk=1),
         )
 
     def __call__(
@@ -75,39 +81,66 @@ class MathVerify:
             DataError: When a reference is not text.
             ConfigError: When the process that compares cannot be started.
         """
-        return [
-            self._score(completion_text(completion), reference_texts(expected, "math_verify", i))
-            for i, (completion, expected) in enumerate(zip(completions, reference, strict=True))
+        texts = completion_texts(completions)
+        golds = [
+            (answers := reference_texts(expected, "math_verify", i)) and [*map(_as_latex, answers)]
+            for i, (_, expected) in enumerate(zip(texts, reference, strict=True))
         ]
+        try:
+            scored = self._workers.score([""] * len(texts), texts, {"reference": golds})
+        except RewardError as error:  # no sample is to blame
+            raise ConfigError(f"reward 'math_verify': {error}") from error
+        outcomes: list[float | None] = scored.scores.tolist()
+        for i, status in enumerate(scored.status):
+            if status.failed:
+                outcomes[i] = FailedScore(status, scored.messages[i])
+            elif status is Status.NOT_APPLICABLE:
+                outcomes[i] = None
+        return outcomes
 
-    def _score(self, response: str, answers: list[str] | None) -> float | None:
-        if answers is None:
-            return None
-        question = [[_as_latex(answer) for answer in answers], response, self.float_rounding]
-        answer = self._helper.ask(question, self.timeout_s)
-        return answer if answer is None or isinstance(answer, FailedScore) else float(answer)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_helper"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def close(self) -> None:
+        """Ends the process; the next batch starts another."""
+        self._workers.close()
 
 
 def _as_latex(answer: str) -> str:
     return answer if any(mark in answer for mark in _MARKS) else f"\\boxed{{{answer}}}"
 
 
-def _compare(question: list[Any]) -> bool | None:
-    """Runs in the helper process: whether a response equals one of the expected answers."""
-    from math_verify import parse
+class Comparison:
+    """The reward that runs in the process of ``MathVerify``: no deadline, no limit of memory.
 
-    answers, response, rounding = question
-    golds = [gold for answer in answers if (gold := parse(answer, parsing_timeout=None))]
-    if not golds:
-        return None
-    found = parse(response, parsing_timeout=None)
-    return any(_equal(gold, found, rounding) for gold in golds)
+    Args:
+        float_rounding: Decimal places to which numbers must agree.
+    """
+
+    __name__ = "comparison"
+
+    def __init__(self, *, float_rounding: int) -> None:
+        self.float_rounding = float_rounding
+
+    def warm_up(self) -> None:
+        """Imports and builds what the first comparison needs."""
+        logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of having no deadline
+        self(["$0.5$"], [["$\\frac{1}{2}$"]])
+
+    def __call__(
+        self, completions: Sequence[str], reference: Sequence[list[str] | None], **columns: Any
+    ) -> list[float | None]:
+        """Scores B responses against expected answers in LaTeX; None where there is none."""
+        return [
+            None if answers is None else self._score(response, answers)
+            for response, answers in zip(completions, reference, strict=True)
+        ]
+
+    def _score(self, response: str, answers: list[str]) -> float | None:
+        from math_verify import parse
+
+        golds = [gold for answer in answers if (gold := parse(answer, parsing_timeout=None))]
+        if not golds:
+            return None
+        found = parse(response, parsing_timeout=None)
+        return float(any(_equal(gold, found, self.float_rounding) for gold in golds))
 
 
 def _equal(gold: list[Any], found: list[Any], rounding: int) -> bool:

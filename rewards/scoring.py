@@ -32,8 +32,8 @@ class PartScores:
     """Wall time."""
     parts: dict[str, PartScores] = field(default_factory=dict)
     """Of a combinator, what its own parts scored, by name."""
-    cached: list[bool] = field(default_factory=list)
-    """Whether each score came from a cache; empty without one."""
+    flags: dict[str, list[bool]] = field(default_factory=dict)
+    """As in ``RewardBatch``, by flag and sample."""
 
     def spread(self, rows: Sequence[int], size: int) -> PartScores:
         """The same as the given rows of a larger batch, not applicable to its other rows.
@@ -48,10 +48,11 @@ class PartScores:
         for place, row in enumerate(rows):
             status[row], messages[row] = self.status[place], self.messages[place]
         parts = {name: part.spread(rows, size) for name, part in self.parts.items()}
-        cached = [False] * size if self.cached else []
-        for place, row in enumerate(rows if self.cached else []):
-            cached[row] = self.cached[place]
-        return PartScores(scores, status, messages, self.seconds, parts, cached)
+        flags = {flag: [False] * size for flag in self.flags}
+        for flag, values in self.flags.items():
+            for place, row in enumerate(rows):
+                flags[flag][row] = values[place]
+        return PartScores(scores, status, messages, self.seconds, parts, flags)
 
 
 def score_part(
@@ -82,22 +83,20 @@ def score_part(
         scored.seconds = time.perf_counter() - start
         return scored
     try:
-        result = reward.raw(list(prompts), list(completions), _rows(columns, slice(None)))
+        result = reward.raw(list(prompts), list(completions), _rows(columns, None))
     except _NOT_THE_SAMPLES_FAULT:
         raise
     except Exception as error:
         if len(completions) == 1:
-            judged = [(math.nan, Status.RAISED, describe_error(error))]
+            part = _collect([(math.nan, Status.RAISED, describe_error(error))])
         else:
-            judged = [
-                _score_single(reward, prompts, completions, columns, i)
-                for i in range(len(completions))
-            ]
-        part = _collect(judged)
+            part = _one_by_one(reward, prompts, completions, columns)
     else:
         part = judge_scores(
             check_scores(reward.__name__, result, len(completions)), reward.info.range
         )
+        if (truncated := reward.last_truncated(len(completions))) is not None:
+            part.flags["truncated"] = truncated
     part.seconds = time.perf_counter() - start
     return part
 
@@ -155,23 +154,22 @@ def _collect(judged: Sequence[tuple[float, Status, str]]) -> PartScores:
     )
 
 
-def _score_single(
+def _one_by_one(
     reward: BoundReward,
     prompts: Sequence[Any],
     completions: Sequence[Any],
     columns: Mapping[str, Sequence[Any]],
-    i: int,
-) -> tuple[float, Status, str]:
-    one = slice(i, i + 1)
-    try:
-        result = reward.raw(list(prompts[one]), list(completions[one]), _rows(columns, one))
-    except _NOT_THE_SAMPLES_FAULT:
-        raise
-    except Exception as error:
-        return math.nan, Status.RAISED, describe_error(error)
-    return judge_score(check_scores(reward.__name__, result, 1)[0], reward.info.range)
+) -> PartScores:
+    singles = [
+        score_part(reward, prompts[i : i + 1], completions[i : i + 1], _rows(columns, i, i + 1))
+        for i in range(len(completions))
+    ]
+    part = _collect([(s.scores[0], s.status[0], s.messages[0]) for s in singles])
+    for flag in {flag for single in singles for flag in single.flags}:
+        part.flags[flag] = [single.flags.get(flag, [False])[0] for single in singles]
+    return part
 
 
-def _rows(columns: Mapping[str, Sequence[Any]], rows: slice) -> dict[str, list[Any]]:
+def _rows(columns: Mapping[str, Sequence[Any]], *bounds: int | None) -> dict[str, list[Any]]:
     # Fresh lists each time: a reward that sorts its arguments must not disturb the next one.
-    return {name: list(values[rows]) for name, values in columns.items()}
+    return {name: list(values[slice(*bounds)]) for name, values in columns.items()}

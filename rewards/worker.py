@@ -7,6 +7,7 @@ own process; what goes out is JSON, so that nothing a reward leaves behind is ex
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import os
 import pickle
@@ -79,18 +80,21 @@ def _left(deadline: float | None) -> float | None:
     return left
 
 
-def main(descriptor: int, parent: int, memory_mb: int) -> None:
+def main(descriptor: int, parent: int, memory_mb: int, patience: int) -> None:
     """Serves one reward until the connection closes.
 
     Args:
         descriptor: File descriptor of the connected socket.
         parent: Id of the process that asks.
         memory_mb: Most address space in MiB; 0 for no limit.
+        patience: Seconds after which an answer is for nobody: should the asking process be gone,
+            nobody else ends a computation that never ends.
     """
     _die_with(parent)
-    if memory_mb:
-        import resource  # Windows has none
+    import resource  # Windows has none
 
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if memory_mb:
         limit = memory_mb << 20
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     connection = socket.socket(fileno=descriptor)
@@ -98,16 +102,24 @@ def main(descriptor: int, parent: int, memory_mb: int) -> None:
         reward = _load(connection)
         while reward is not None:
             message = receive_frame(connection)
-            send_frame(connection, json.dumps(_answer(reward, message)).encode())
+            faulthandler.dump_traceback_later(patience, exit=True)
+            answer = _answer(reward, message)
+            faulthandler.cancel_dump_traceback_later()
+            send_frame(connection, json.dumps(answer).encode())
     except (EOFError, ConnectionError):
         return
 
 
 def _load(connection: socket.socket) -> BoundReward | None:
-    """Makes the reward that the first message describes; None when it cannot be made."""
+    """Makes the reward that the first message describes; None when it cannot be made.
+
+    What its method ``warm_up`` loads, where it has one, does not count against a deadline.
+    """
     info, options = pickle.loads(receive_frame(connection))
     try:
         reward = BoundReward(RewardInfo(**info), options)
+        if (warm_up := getattr(reward.function, "warm_up", None)) is not None:
+            warm_up()
     except InstructRecError as error:
         send_frame(connection, json.dumps(_fatal(error)).encode())
         return None
@@ -132,7 +144,8 @@ def _answer(reward: BoundReward, message: bytes) -> dict[str, Any]:
         for i, score in enumerate(scores)
         if isinstance(score, FailedScore)  # JSON knows it as a NaN alone
     }
-    return {"scores": scores, "failed": reasons}
+    truncated = reward.last_truncated(len(completions))
+    return {"scores": scores, "failed": reasons, "truncated": truncated}
 
 
 def _fatal(error: InstructRecError) -> dict[str, Any]:

@@ -99,9 +99,8 @@ def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, 
         for reason, count in Counter(s for s in statuses if s.failed).items():
             metrics[f"{prefix}/{reason}_frac"] = count / len(statuses)
         metrics[f"{prefix}/seconds"] = rollout.rewards.seconds[name]
-        if name in rollout.rewards.cached:
-            hits = rollout.rewards.cached[name]
-            metrics[f"{prefix}/cache_hit_frac"] = float(np.mean(hits))
+        for flag, marked in rollout.rewards.flags.get(name, {}).items():
+            metrics[f"{prefix}/{flag}_frac"] = float(np.mean(marked))
         if name in weights:
             metrics[f"{prefix}/weight"] = weights[name]
     return metrics

@@ -222,15 +222,5 @@ def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> Re
     if len(batches) == 1:
         return first
     last = {i: (batch, row) for going, batch in batches for row, i in enumerate(going)}
-    order = [last[i] for i in range(size)]
-    return RewardBatch(
-        total=np.array([batch.total[row] for batch, row in order]),
-        parts={k: np.array([batch.parts[k][row] for batch, row in order]) for k in first.parts},
-        status={k: [batch.status[k][row] for batch, row in order] for k in first.status},
-        messages={k: [batch.messages[k][row] for batch, row in order] for k in first.messages},
-        seconds={k: sum(batch.seconds[k] for _, batch in batches) for k in first.seconds},
-        normalised=np.array([batch.earned[row] for batch, row in order])
-        if first.normalised is not None
-        else None,
-        cached={k: [batch.cached[k][row] for batch, row in order] for k in first.cached},
-    )
+    seconds = {k: sum(batch.seconds[k] for _, batch in batches) for k in first.seconds}
+    return first.with_rows([last[i] for i in range(size)], seconds)

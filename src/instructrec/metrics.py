@@ -3,7 +3,8 @@
 Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and
 nowhere else; ``python -m instructrec.metrics`` prints the page ``docs/metrics.md``. In a pattern,
 ``<reward>`` stands for the name of a reward (``total`` is the weighted sum, ``outer.inner`` a
-reward inside another), ``<reason>`` for a way to fail and ``<k>`` for a whole number.
+reward inside another), ``<reason>`` for a way to fail, ``<metric>`` for a value of a corpus metric
+and ``<k>`` for a whole number.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from instructrec.errors import ConfigError, unknown_name
 _PLACEHOLDERS = {
     "<reward>": r"[a-z0-9_]+(\.[a-z0-9_]+)*",
     "<reason>": "(raised|timeout|nonfinite|out_of_range|worker_died)",
+    "<metric>": "(bleu|chrf|exact_match|rouge1|rouge2|rougeL|rougeLsum)",
     "<k>": "[1-9][0-9]*",
 }
 
@@ -122,6 +124,12 @@ METRICS: tuple[Metric, ...] = (
         "1",
         "Share of the episodes whose score came from its cache; absent without one.",
     ),
+    Metric(
+        "reward/<reward>/truncated_frac",
+        "1",
+        "Share of the episodes whose (last) response the reward's model read only in part, because "
+        "the text is longer than its max_length; absent for rewards without such a limit.",
+    ),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(
@@ -219,6 +227,17 @@ METRICS: tuple[Metric, ...] = (
     Metric("eval/<reward>/na_frac", "1", "Share of the responses to which it does not apply."),
     Metric("eval/<reward>/error_frac", "1", "Share of the responses on which the reward failed."),
     Metric(
+        "eval/corpus/<metric>/score",
+        "1",
+        "Corpus metric of all (last) responses that have a reference, together; 0 to 1.",
+    ),
+    Metric(
+        "eval/corpus/<metric>/ci_low",
+        "1",
+        "Lower end of its 95 % interval: the metric of items that are drawn again.",
+    ),
+    Metric("eval/corpus/<metric>/ci_high", "1", "Upper end of that interval."),
+    Metric(
         "eval/response_len",
         "tokens",
         "Mean length of a response, end token included; of several turns, all together.",
@@ -292,7 +311,8 @@ def markdown_page() -> str:
         "update with these keys; W&B shows the same numbers under the same names, with\n"
         "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
         "the name of a reward, or `total` for their weighted sum (a reward inside another is\n"
-        "called `outer.inner`), `<reason>` for a way to fail. At the end of a run,\n"
+        "called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a value of a corpus\n"
+        "metric. At the end of a run,\n"
         "`final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()

@@ -17,7 +17,7 @@ from instructrec.rewards.constraint_checks import (
     register_constraint,
 )
 from instructrec.rewards.constraints import check_constraints, constraints, loose_forms
-from instructrec.rewards.language_codes import detected_language
+from instructrec.rewards.language import detected_language
 from instructrec.rewards.sentences import num_sentences
 
 IFEVAL = 25

@@ -227,6 +227,14 @@ def test_long_texts_are_cut_counted_and_named_once(encoder, mood):
         with pytest.warns(UserWarning, match=r"2 of \d texts are longer than 32 tokens"):
             reward(["p"] * 3, ["sky", "sky " * 40, "sky " * 50], reference=["blue"] * 3)
         assert reward.function.truncated == 2
+        assert reward.function.last_truncated == [False, True, True]
+
+
+def test_a_response_counts_as_cut_where_a_reference_is(encoder):
+    reward = make_reward("embedding_similarity", path=str(encoder), device="cpu")
+    with pytest.warns(UserWarning, match="were cut"):
+        reward(["p"] * 3, ["sky", "sky", ""], reference=["blue", ["blue", "sky " * 40], "blue"])
+    assert reward.function.last_truncated == [False, True, False]
 
 
 def test_they_pickle_without_their_models(encoder, mood):

@@ -101,19 +101,6 @@ def score(combined, texts, columns=None, extras=None):
     return combined.score(["p"] * len(texts), texts, columns or {}, extras)
 
 
-def gone(pid):
-    """Whether a process has ended, within some seconds."""
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.1)
-    return False
-
-
 @pytest.mark.slow
 def test_every_fault_is_counted_once_and_the_others_keep_their_scores(isolated):
     texts = [str(i % 7) for i in range(150)]
@@ -186,7 +173,7 @@ def test_a_worker_sees_only_the_environment_that_it_was_given(isolated, monkeypa
     assert score(given, ["a"]).total.tolist() == [1.0]
 
 
-def test_workers_stay_work_side_by_side_and_end_when_closed(isolated):
+def test_workers_stay_work_side_by_side_and_end_when_closed(isolated, gone):
     combined = isolated("of_process", workers=2)
     first = score(combined, ["a"] * 8).parts["r"].astype(int).tolist()
     again = score(combined, ["a"] * 8).parts["r"].astype(int).tolist()
@@ -230,7 +217,7 @@ make_rewards({"r": spec}).score(["p"], ["hang"], {})
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal to orphans is Linux's")
-def test_no_worker_outlives_a_parent_that_is_killed(file, tmp_path):
+def test_no_worker_outlives_a_parent_that_is_killed(file, tmp_path, gone):
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
     parent = subprocess.Popen([sys.executable, script, file], stdout=subprocess.PIPE, text=True)
@@ -327,7 +314,7 @@ def test_the_reason_of_a_single_failure_comes_out_of_the_worker(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_worker_that_died_while_nobody_asked_costs_no_sample(isolated):
+def test_a_worker_that_died_while_nobody_asked_costs_no_sample(isolated, gone):
     combined = isolated("of_process")
     pid = int(score(combined, ["a", "b"]).parts["r"][1])
     os.kill(pid, signal.SIGKILL)

@@ -164,6 +164,14 @@ def test_long_texts_lose_their_beginning_and_are_counted(llama):
     assert reward.function.truncated == 2
 
 
+def test_the_samples_whose_text_was_cut_are_known_by_component(llama):
+    learned = {"use": "learned", "options": {"path": str(llama), "max_length": 6, "device": "cpu"}}
+    parts = {"model": learned, "whole": {"use": "weighted", "options": {"parts": {"in": learned}}}}
+    with pytest.warns(UserWarning, match=r"1 of 2 texts"):
+        batch = make_rewards(parts).score(["what ?", "?"], ["red " * 30, "."], {})
+    assert batch.flags == {name: {"truncated": [True, False]} for name in ("model", "whole.in")}
+
+
 def test_an_encoder_reads_a_text_pair(tmp_path):
     torch.manual_seed(0)
     config = BertConfig(

@@ -110,6 +110,19 @@ def test_it_passes_the_check_of_rewards():
     check_reward("math_verify", data).require()
 
 
+def test_it_can_be_scored_in_a_worker_of_its_own(reward):
+    rewards = make_rewards({"math_verify": {"use": "math_verify", "isolation": "worker"}})
+    batch = rewards.score(["p"] * 2, ["0.5", "3"], {"reference": ["1/2", "1/2"]})
+    rewards.close()
+    assert batch.total.tolist() == [1.0, 0.0]
+
+
+def test_it_ends_its_process_when_closed_and_starts_another(reward):
+    assert score(reward, KNOWN[:1]) == [1.0]
+    make_rewards({"m": reward}).close()
+    assert score(reward, KNOWN[:1]) == [1.0]
+
+
 def test_it_pickles_without_its_process(reward):
     score(reward, KNOWN[:1])
     copy = pickle.loads(pickle.dumps(reward))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.rewards import Status, make_reward, make_rewards, register_reward
+from instructrec.rewards import RewardBatch, Status, make_reward, make_rewards, register_reward
 
 CALLS: list[str] = []
 
@@ -51,6 +51,13 @@ def test_known_scores_are_not_asked_for_again(cached):
     np.testing.assert_equal(second.parts["r"], [2.0, 3.0, math.nan, 1.0])
     assert second.status["r"][2] is Status.NOT_APPLICABLE
     assert score(cached(), ["1", "2"]).cached["r"] == [True, True]
+
+
+def test_a_batch_that_is_known_joins_one_that_was_asked(cached):
+    old = score(cached(), ["1"])
+    old.flags["r"]["truncated"] = [True]
+    both = RewardBatch.joined([old, score(cached(), ["1"])])
+    assert both.flags == {"r": {"cache_hit": [False, True], "truncated": [True, False]}}
 
 
 def test_failures_are_asked_about_every_time(cached):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -201,6 +203,30 @@ def test_each_sample_may_have_its_own_language():
     assert Language()(texts, language=["de-AT", "EN", None]) == [1.0, 0.0, None]
     reward = make_reward("language", language_column="lang")
     assert reward(["p"], [SAMPLES["fr"]], lang=["fr"]) == [1.0]
+
+
+THREADS = """
+import threading
+from instructrec.rewards.language import detected_language, language_probabilities
+texts = ["Der Zug kommt heute leider zu spät an.", "The train is late again today, sadly."]
+found, start = [], threading.Barrier(8)
+
+def work():
+    start.wait()
+    first = [next(iter(language_probabilities(text))) for text in texts]
+    found.append((first, [detected_language(text) for text in texts]))
+
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert found == [(["de", "en"], ["de", "en"])] * 8, found
+"""
+
+
+def test_threads_may_ask_for_the_first_language_at_the_same_time():
+    pytest.importorskip("langdetect")
+    run = subprocess.run([sys.executable, "-c", THREADS], capture_output=True, text=True)
+    assert (run.returncode, run.stderr) == (0, "")
 
 
 def test_wrong_languages_are_refused():

@@ -15,6 +15,7 @@ from instructrec.policies.base import Responses, StopReason
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import tensors_of
+from instructrec.rl.reporting import reward_metrics
 from instructrec.rl.rollout import collect
 
 
@@ -122,6 +123,20 @@ def test_the_seconds_of_all_turns_count():
 
     rollout, _ = scripted_rollout(*THREE, reward=slow_for_some)
     assert rollout.rewards.seconds["slow_for_some"] >= 0.1
+
+
+class Reading:
+    """Reads three characters."""
+
+    def __call__(self, completions, **columns):
+        self.last_truncated = [len(text) > 3 for text in completions]
+        return numbers(completions)
+
+
+def test_the_share_of_last_answers_that_a_reward_read_in_part_is_logged():
+    rollout, _ = scripted_rollout(*THREE, reward={"reading": {"use": Reading}})
+    metrics = reward_metrics(rollout, {})
+    assert metrics["reward/reading/truncated_frac"] == pytest.approx(1 / 3)  # "0.75" of three
 
 
 def test_a_failed_reward_in_any_turn_leaves_the_episode_out():

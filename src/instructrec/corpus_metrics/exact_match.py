@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-import datasets
-import evaluate
+import numpy as np
+
+from instructrec.corpus_metrics import common
 
 
-class ExactMatch(evaluate.Metric):
+class ExactMatch(common.CorpusMetric):
     """Exact match of a corpus."""
 
-    def _info(self) -> evaluate.MetricInfo:
-        text = datasets.Value("string")
-        return evaluate.MetricInfo(
-            description="The share of texts that equal one of their references, outer white space "
-            "apart.",
-            citation="",
-            inputs_description="predictions: texts. references: texts or lists of texts. "
-            "Options: ignore_case.",
-            features=[
-                datasets.Features({"predictions": text, "references": datasets.List(text)}),
-                datasets.Features({"predictions": text, "references": text}),
-            ],
-        )
+    description = "The share of texts that equal one of their references, outer white space apart."
+    citation = ""
+    options = "ignore_case"
 
-    def _compute(
-        self, predictions: list[str], references: list[Any], ignore_case: bool = False
-    ) -> dict[str, Any]:
+    def tally(  # type: ignore[override]
+        self,
+        predictions: Sequence[str],
+        references: Sequence[Sequence[str]],
+        ignore_case: bool = False,
+    ) -> dict[str, common.Tally]:
+        """See ``CorpusMetric.tally``."""
+
         def key(text: str) -> str:
             return text.strip().casefold() if ignore_case else text.strip()
 
-        listed = [[r] if isinstance(r, str) else r for r in references]
-        hits = [key(p) in map(key, r) for p, r in zip(predictions, listed, strict=True)]
-        return {"exact_match": sum(hits) / len(hits)}
+        hits = [key(p) in map(key, r) for p, r in zip(predictions, references, strict=True)]
+        return {"exact_match": common.Tally(np.array(hits, dtype=np.float64))}
