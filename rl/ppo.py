@@ -86,11 +86,12 @@ class PPOTrainer(RolloutTrainer):
         clock = Clock()
         self.policy.sync()
         self.collect(indices)
-        assert self.rollout.rewards is not None
-        score_seconds = sum(self.rollout.rewards.seconds[name] for name in self.weights)
         clock.lap("time/rollout_s")
-        clock.laps["time/rollout_s"] -= score_seconds
-        clock.laps["time/score_s"] = score_seconds
+        assert self.rollout.rewards is not None
+        scoring = sum(self.rollout.rewards.seconds[name] for name in self.weights)
+        # Of each reward the slowest process counts, and not in each the same one may be that.
+        clock.laps["time/score_s"] = min(scoring, clock.laps["time/rollout_s"])
+        clock.laps["time/rollout_s"] -= clock.laps["time/score_s"]
         self.clock = clock
         stats = self.learner.update(self.rollout)
         clock.laps |= {name: value for name, value in stats.items() if name.startswith("time/")}
