@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
 
@@ -30,6 +30,10 @@ class Problem:
     """The bare word or number, e.g. ``"animal"``."""
     item: str
     """The word or number that the problem is about: intervals are clustered by it."""
+    family: str | None = None
+    """What kind of problem it is; None is the task's name."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns, which the task lists in its ``columns``."""
 
 
 class ProceduralTask(ABC):
@@ -89,8 +93,9 @@ class ProceduralTask(ABC):
             prompt=problem.prompt,
             columns={
                 "reference": problem.reference,
-                "family": self.name,
+                "family": problem.family or self.name,
                 "item": problem.item,
+                **problem.more,
             },
         )
 
