@@ -52,18 +52,29 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
                 "as many whole groups and minibatches. Change one of them, or start another number "
                 "of processes."
             )
+    check_stateless(reward)
     for name, part in reward.parts.items():
-        if part.reward.state_dict():
-            raise ConfigError(
-                f"the reward {name!r} keeps a state, which would come to differ between {count} "
-                "processes, as each scores its own episodes: expected rewards without state_dict. "
-                "Train in one process, or make the reward stateless."
-            )
         if part.spec.normalise in ("batch", "running"):
             raise ConfigError(
                 f"rewards.{name}.normalise = {part.spec.normalise!r} with {count} processes, each "
                 "of which sees its own scores alone: expected none, clip or group. Advantages are "
                 "scaled over the episodes of all in any case (ppo.whiten_advantages)."
+            )
+
+
+def check_stateless(reward: CombinedReward) -> None:
+    """Refuses rewards that remember, to several processes.
+
+    Raises:
+        ConfigError: A reward has a state.
+    """
+    count = processes.world_size()
+    for name, part in reward.parts.items():
+        if count > 1 and part.reward.state_dict():
+            raise ConfigError(
+                f"the reward {name!r} keeps a state, which would come to differ between {count} "
+                "processes, as each scores its own episodes: expected rewards without state_dict. "
+                "Use one process, or make the reward stateless."
             )
 
 

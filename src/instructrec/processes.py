@@ -240,6 +240,22 @@ def on_main(work: Callable[[], T]) -> T | None:
     return together(lambda: work() if is_main() else None)
 
 
+def from_main(work: Callable[[], T]) -> T:
+    """Runs the work in the main process alone; returns its result in every process (pickled).
+
+    Raises:
+        InstructRecError: See ``together``.
+        RuntimeError: See ``together``.
+    """
+    return cast("T", broadcast(on_main(work)))
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """The neighbouring items that fall to this process: as many as to the others, or one more."""
+    number, count, size = rank(), world_size(), len(items)
+    return items[size * number // count : size * (number + 1) // count]
+
+
 def _portable(error: BaseException) -> tuple[type[BaseException], str]:
     """Class and message of an error, as another process can raise it."""
     if isinstance(error, InstructRecError | KeyboardInterrupt):
