@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import timedelta
 
 import pytest
 import torch
@@ -64,19 +63,6 @@ def test_two_processes_share_values_tensors_and_failures(in_two_processes, monke
     assert (main["error"], other["error"]) == ("no rows (process 1 of 2)", "no rows")
     assert main["other"] == "ZeroDivisionError('division by zero')"
     assert "ZeroDivisionError: division by zero (process 0 of 2)" in other["other"]
-
-
-def test_a_process_that_fails_on_its_own_says_why_and_ends(in_two_processes, monkeypatch) -> None:
-    monkeypatch.setattr(processes, "TELLING", timedelta(seconds=1))
-
-    def work():
-        if processes.rank() == 1:
-            fail("mine")
-        processes.gather(0)
-
-    main, other = in_two_processes(work)
-    assert isinstance(other, DataError) and str(other) == "mine"
-    assert isinstance(main, RuntimeError)  # whom it waited for has gone
 
 
 @pytest.mark.parametrize(
