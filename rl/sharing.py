@@ -35,7 +35,7 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
 
     Raises:
         ConfigError: An equal share would split a group, a minibatch or a micro-batch, or a reward
-            depends on the other episodes that are scored.
+            keeps a state.
     """
     count = processes.world_size()
     if count == 1:
@@ -53,13 +53,6 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
                 "of processes."
             )
     check_stateless(reward)
-    for name, part in reward.parts.items():
-        if part.spec.normalise in ("batch", "running"):
-            raise ConfigError(
-                f"rewards.{name}.normalise = {part.spec.normalise!r} with {count} processes, each "
-                "of which sees its own scores alone: expected none, clip or group. Advantages are "
-                "scaled over the episodes of all in any case (ppo.whiten_advantages)."
-            )
 
 
 def check_stateless(reward: CombinedReward) -> None:
