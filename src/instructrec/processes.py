@@ -130,16 +130,18 @@ def _check_launch(device: str) -> None:
             "--multi_gpu instead of --cpu (that is its name for torchrun, no GPU is needed), or "
             "with torchrun --nproc-per-node 2."
         )
-    if launched() == 1:
-        return
     for variable, engine in _OTHER_ENGINES.items():
         if environment.get(variable, "false").lower() in ("true", "1"):
             raise ConfigError(
-                f"the launcher asks for {engine}: expected plain data parallelism, because the "
-                "critic and the rollouts live outside of the module that such an engine would "
-                "split up. Use distributed_type MULTI_GPU, with adapters (policy.train = 'lora') "
-                "where a model is too large for that."
+                f"the launcher asks for {engine} ({variable}): expected plain data parallelism. "
+                "With weights that are split up, every forward pass needs all processes, and "
+                "processes whose responses end earlier would leave the others waiting. Launch "
+                "with torchrun, or with accelerate launch --multi_gpu (distributed_type "
+                "MULTI_GPU), and train adapters (policy.train = 'lora') where the model is too "
+                "large for that."
             )
+    if launched() == 1:
+        return
     missing = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if v not in environment]
     if missing:
         raise ConfigError(

@@ -74,6 +74,16 @@ def test_accelerate_launch_writes_one_run(tmp_path: Path, root: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_launcher_that_would_split_the_weights_is_refused(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp"]
+    launch += ["--num_processes", "2", "--main_process_port", "0", *TRAIN[1:]]
+    done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode != 0
+    assert "instructrec: error: the launcher asks for FSDP (ACCELERATE_USE_FSDP)" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_a_reward_that_fails_in_one_process_ends_all_with_its_code(
     tmp_path: Path, launcher: Launcher
 ) -> None:
