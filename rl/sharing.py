@@ -17,6 +17,7 @@ from torch import nn
 
 from instructrec import processes
 from instructrec.errors import ConfigError, DataError, NumericsError, PolicyError
+from instructrec.phases import phase
 from instructrec.rl.checkpoint import Snapshot, read_checkpoint
 from instructrec.rl.config import PPOConfig
 
@@ -161,16 +162,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     listed = list(parameters)
     if processes.world_size() == 1 or not listed:
         return
-    device = listed[0].device
-    present = torch.tensor([p.grad is not None for p in listed], dtype=torch.int32, device=device)
-    processes.sum_([present])
-    gradients = []
-    for parameter, number in zip(listed, present.tolist(), strict=True):
-        if number and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        if parameter.grad is not None:
-            gradients.append(parameter.grad)
-    processes.sum_(gradients)
+    with phase("reduce"):
+        device = listed[0].device
+        present = torch.tensor([p.grad is not None for p in listed], dtype=torch.int32).to(device)
+        processes.sum_([present])
+        gradients = []
+        for parameter, number in zip(listed, present.tolist(), strict=True):
+            if number and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        processes.sum_(gradients)
 
 
 def read_shared(folder: Path) -> Snapshot:
