@@ -37,6 +37,8 @@ class Command:
     """Runs with the parsed arguments and the command line as it was given."""
     takes_recipe: bool = False
     """Whether leading arguments are recipes."""
+    shared: bool = False
+    """Whether a launcher may start it in several processes."""
 
 
 def _add_folder_flags(parser: ArgumentParser) -> None:
@@ -181,10 +183,12 @@ def _list_envs(values: Namespace, command: list[str]) -> None:
 
 
 COMMANDS = {
-    "train": Command("Train a policy, with PPO by default.", _build_train, _run_train, True),
+    "train": Command(
+        "Train a policy, with PPO by default.", _build_train, _run_train, True, shared=True
+    ),
     "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
     "evaluate": Command(
-        "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate
+        "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate, shared=True
     ),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
@@ -330,7 +334,7 @@ def _dispatch(arguments: list[str]) -> None:
         command_line.parse(full_parser(), arguments)
     else:
         command, rest = COMMANDS[arguments[0]], arguments[1:]
-        if arguments[0] != "train":
+        if not command.shared:
             processes.refuse_several(f"instructrec {arguments[0]}")
         if command.takes_recipe:
             rest = command_line.recipes_to_config(rest)

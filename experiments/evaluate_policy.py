@@ -1,4 +1,4 @@
-"""``instructrec evaluate``: one policy, one task, one table."""
+"""``instructrec evaluate``: one policy, one task, one table; by one process or several."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from instructrec.envs.tasks.base import make_task
+from instructrec import processes
+from instructrec.envs.tasks.base import Task, make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
@@ -21,7 +22,7 @@ from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
 from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
-from instructrec.rewards.combine import make_rewards
+from instructrec.rewards.combine import CombinedReward, make_rewards
 
 SCRIPTED = ("oracle", "random", "empty")
 """Policies without a model: the bounds of every comparison."""
@@ -61,8 +62,44 @@ def run_evaluation(
         overwrite: Delete an earlier evaluation in the same place.
         command: The command line after the program's name, for the record.
         say: Receives lines for people.
+
+    Raises:
+        InstructRecError: Policy, data or rewards cannot be used, or not by several processes.
+        SystemExit: The same, in another process than the main one of several.
     """
-    run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
+    if _is_scripted(policy):
+        processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
+    with processes.joined(config.device):
+        say = say if processes.is_main() else telling.say_nothing
+        run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
+        plan, task, reward, answering = processes.together(lambda: _prepare(policy, config, run))
+        _share(answering, task, reward, config.seed)
+        own, file = processes.from_main(
+            lambda: _place(policy, plan, config, run, overwrite, command)
+        )
+        evaluation = evaluate(
+            answering,
+            task,
+            reward,
+            sampling=plan.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            limit=config.limit,
+            episodes=plan.episodes,
+            corpus=plan.corpus,
+            out=file,
+        )
+        if own is not None:
+            summary = {**evaluation.metrics(), "eval_file": f"eval/{file.name}"}
+            processes.on_main(lambda: own.finish("finished", summary))
+    say(f"{report(policy, evaluation)}\n\nresponses    {file}")
+    return evaluation
+
+
+def _prepare(
+    policy: str, config: EvaluateConfig, run: RunFolder | None
+) -> tuple[_Plan, Task, CombinedReward, Policy]:
+    """What is measured, on what, by which rewards, and who answers."""
     plan = _plan(policy, config, run)
     task = make_task(plan.task, split=plan.split, **plan.options)
     reward = make_rewards(plan.rewards)
@@ -73,35 +110,41 @@ def run_evaluation(
         with_weights: Any = answering  # a run's policy has weights
         verification.check_loaded(with_weights.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
+    return plan, task, reward, answering
+
+
+def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
+    """Makes sure that several processes measure the same, each with draws of its own."""
+    if processes.world_size() > 1:
+        from instructrec.rl import sharing
+
+        sharing.check_stateless(reward)
+        sharing.check_same_task(task)
+        sharing.share_start(policy, [policy.model])
+        sharing.seed_own_draws(policy, seed)
+
+
+def _place(
+    policy: str,
+    plan: _Plan,
+    config: EvaluateConfig,
+    run: RunFolder | None,
+    overwrite: bool,
+    command: Sequence[str] | None,
+) -> tuple[RunFolder | None, Path]:
+    """Makes room for the rows; returns the evaluation's own run folder, if any, and their file."""
     decoding = telling.decoding(
         plan.sampling, config.samples, config.limit, config.seed, plan.episodes
     )
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command)
-        file = folder.eval_path(plan.task, plan.split, decoding, 0)
-    else:
-        folder = run
-        update = int(run.summary().get("best_update", 0))
-        file = run.eval_path(plan.task, plan.split, decoding, update)
-        if overwrite:
-            file.unlink(missing_ok=True)
-            file.with_suffix(".json").unlink(missing_ok=True)
-    evaluation = evaluate(
-        answering,
-        task,
-        reward,
-        sampling=plan.sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        limit=config.limit,
-        episodes=plan.episodes,
-        corpus=plan.corpus,
-        out=file,
-    )
-    if folder is not run:
-        folder.finish("finished", {**evaluation.metrics(), "eval_file": f"eval/{file.name}"})
-    say(f"{report(policy, evaluation)}\n\nresponses    {file}")
-    return evaluation
+        return folder, folder.eval_path(plan.task, plan.split, decoding, 0)
+    update = int(run.summary().get("best_update", 0))
+    file = run.eval_path(plan.task, plan.split, decoding, update)
+    if overwrite:
+        file.unlink(missing_ok=True)
+        file.with_suffix(".json").unlink(missing_ok=True)
+    return None, file
 
 
 def report(policy: str, evaluation: Evaluation) -> str:

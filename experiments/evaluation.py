@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
@@ -217,13 +219,15 @@ def evaluate(
 ) -> Evaluation:
     """Lets a policy play the instructions of a task and scores its responses.
 
+    Several processes call this alike and share the work; the main one writes, all get all rows.
+
     Args:
         policy: Who answers.
         task: The instructions, taken in order from the first.
         reward: How responses are scored.
         sampling: How responses are drawn.
         samples: Responses (episodes) per instruction.
-        batch_size: Responses asked for at once.
+        batch_size: Responses that a process asks for at once.
         limit: Most instructions; None takes all.
         episodes: What an episode is; a single response by default.
         corpus: Metrics of all responses together; no part of the rows, so they may change.
@@ -242,21 +246,22 @@ def evaluate(
     instructions = _instructions(task, limit)
     reward.check_columns(task.columns)
     references = corpus.read(task, instructions)
-    slots = [(instruction, s) for instruction in instructions for s in range(samples)]
-    header = _header(policy, task, reward, sampling, samples, len(slots), with_hash=out is not None)
-    header["episodes"] = episodes.header()
-    rows = [] if out is None else _kept_rows(out, header, slots)
-    with nullcontext() if out is None else JsonlWriter(out) as writer:
-        while len(rows) < len(slots):
-            numbers = range(len(rows), min(len(rows) + batch_size, len(slots)))
-            batch = [divmod(number, samples) for number in numbers]
-            new = play_rows(policy, task, reward, sampling, episodes, batch)
-            if writer is not None:
-                writer.write(*new)
-            rows += new
-            if on_progress is not None:
-                on_progress(len(rows), len(slots))
-    measured = corpus.intervals(rows, [*map(cluster_of, rows)], references)
+    places = [(i, s) for i in range(len(instructions)) for s in range(samples)]
+    slots = [(instructions[i], s) for i, s in places]
+
+    def begin() -> tuple[Row, list[Row]]:
+        draws = {"sampling": asdict(sampling), "samples": samples, "rows": len(slots)}
+        header = _header(policy, task, reward, draws, episodes, with_hash=out is not None)
+        return header, [] if out is None else _kept_rows(out, header, slots)
+
+    header, rows = processes.from_main(begin)
+    play = partial(play_rows, policy, task, reward, sampling, episodes)
+    for new in _batches(places[len(rows) :], batch_size, play, out):
+        rows += new
+        if on_progress is not None:
+            on_progress(len(rows), len(slots))
+    clusters = [*map(cluster_of, rows)]
+    measured = processes.from_main(lambda: corpus.intervals(rows, clusters, references))
     return Evaluation(rows, header, time.perf_counter() - start, out, measured)
 
 
@@ -301,13 +306,36 @@ def _instructions(task: Task, limit: int | None) -> list[Instruction]:
     return [task[i] for i in range(min(len(task), limit or len(task)))]
 
 
+def _batches(
+    places: Sequence[tuple[int, int]],
+    batch_size: int,
+    play: Callable[[Sequence[tuple[int, int]]], list[Row]],
+    out: Path | None,
+) -> Iterator[list[Row]]:
+    """Plays a batch in each process at a time; the main one writes the rows of all."""
+    writer = None if out is None else processes.on_main(lambda: JsonlWriter(out))
+    size = batch_size * processes.world_size()
+    with writer or nullcontext():
+        for first in range(0, len(places), size):
+            own = processes.own_share(places[first : first + size])
+            work: Callable[[], list[Row]] = partial(play, own) if own else list
+            played = processes.together(work)
+            rows = [row for share in processes.gather(played) for row in share]
+            processes.on_main(partial(_write, writer, rows))
+            yield rows
+
+
+def _write(writer: JsonlWriter | None, rows: list[Row]) -> None:
+    if writer is not None:
+        writer.write(*rows)
+
+
 def _header(
     policy: Policy,
     task: Task,
     reward: CombinedReward,
-    sampling: Sampling,
-    samples: int,
-    rows: int,
+    draws: Row,
+    episodes: Episodes,
     *,
     with_hash: bool,
 ) -> Row:
@@ -322,9 +350,8 @@ def _header(
             "weights_hash": weights_hash() if with_hash and weights_hash else None,
             "reward": reward.spec,
             "weights": reward.weights,
-            "sampling": asdict(sampling),
-            "samples": samples,
-            "rows": rows,
+            **draws,
+            "episodes": episodes.header(),
         }
     )
 

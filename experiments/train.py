@@ -107,8 +107,7 @@ def run_training(
     with processes.joined(config.policy.device):
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
-        continued = processes.on_main(lambda: _continued(config.resolved(), resume, say))
-        config, resume = processes.broadcast(continued) or (config, resume)
+        config, resume = processes.from_main(lambda: _continued(config.resolved(), resume, say))
         materials = processes.together(lambda: _materials(config))
         with StopRequest() as stop:
             config, policy, info = processes.together(
@@ -179,14 +178,14 @@ def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[Tra
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
     """Trains and evaluates; returns the summary and where the mirror is (of the main process)."""
     start = time.perf_counter()
-    found = processes.on_main(lambda: latest_checkpoint(run.folder.checkpoints) if resume else None)
-    checkpoint = processes.broadcast(found)
+    checkpoint = processes.from_main(
+        lambda: latest_checkpoint(run.folder.checkpoints) if resume else None
+    )
     record = processes.on_main(
         lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )
     if record is None:
-        _ppo(run, checkpoint, train_ppo)
-        processes.on_main(dict)  # however the main process ends
+        _finish(run, _ppo(run, checkpoint, train_ppo), telling.say_nothing)
         return {}, ""
     recorder, progress = record
     with recorder:
@@ -196,8 +195,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
-        recorder.summary = processes.on_main(lambda: _finish(run, trained, recorder.on_warning))
-    assert recorder.summary is not None
+        recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
 
@@ -208,7 +206,7 @@ def _ppo(
     train_ppo: TrainPPO | None,
     recorder: Recorder | None = None,
 ) -> dict[str, Any]:
-    """Trains; only the main process has a recorder, and only its callbacks are called."""
+    """Trains; only the main process has a recorder, to which updates are told."""
     config = run.config
     env = setup_run.training_env(config, run.materials)
     done = update_of(checkpoint)
@@ -219,7 +217,7 @@ def _ppo(
         assert recorder is not None
         recorder.on_update(metrics, rows)
 
-    def validate() -> dict[str, float]:
+    def validate() -> dict[str, float]:  # the main process alone knows, and needs, the number
         return _evaluate(run, "validation", done + 1)[0]
 
     with run.stop.attended():
@@ -290,16 +288,19 @@ def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
 
 
 def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
-    """Final evaluation, export and summary."""
+    """Final evaluation by all processes; export and summary by the main one."""
     start = time.perf_counter()
     policy_hash, best = run.policy.weights_hash(), trained["best_update"]
-    chosen = _eval_path(run, "validation", best)
-    verification.check_evaluated(policy_hash, chosen, f"those of number {best}, the best one")
-    if message := verification.unchanged(run.start_hash, policy_hash, trained):
-        warn(message)
+
+    def check() -> None:
+        chosen = _eval_path(run, "validation", best)
+        verification.check_evaluated(policy_hash, chosen, f"those of number {best}, the best one")
+        if message := verification.unchanged(run.start_hash, policy_hash, trained):
+            warn(message)
+
+    processes.on_main(check)
     run.say("evaluating on the test split ...")
     metrics, file = _evaluate(run, "test", best)
-    verification.check_evaluated(policy_hash, file, "the trained ones")
     summary = {
         **metrics,
         **trained,
@@ -307,9 +308,14 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         "eval_file": str(file.relative_to(run.folder.path)),
         "policy_hash": policy_hash,
     }
-    if run.config.output.export_policy:
-        _export(run.policy, run.folder.policy)
-    run.folder.finish("finished", summary)
+
+    def conclude() -> None:
+        verification.check_evaluated(policy_hash, file, "the trained ones")
+        if run.config.output.export_policy:
+            _export(run.policy, run.folder.policy)
+        run.folder.finish("finished", summary)
+
+    processes.on_main(conclude)  # the others leave when all is written
     return summary
 
 

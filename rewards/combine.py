@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from instructrec.rewards.base import RewardBatch, Status
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.parts import Part, RewardSpec, make_part
 from instructrec.rewards.registry import find_reward
+from instructrec.rewards.scaling import RELATIVE
 from instructrec.rewards.scoring import PartScores
 
 __all__ = ["CombinedReward", "RewardSpec", "make_rewards", "weighted_total"]
@@ -86,6 +86,8 @@ class CombinedReward:
         at = math.inf if update is None else update
         self.weights = {part.name: part.schedule.at(at) for part in parts}
         """Factor of each part in the total."""
+        self.defers = False
+        """Whether a training normalises later, when it has the scores of several processes."""
 
     @property
     def changes(self) -> bool:
@@ -96,6 +98,11 @@ class CombinedReward:
     def normalises(self) -> list[str]:
         """Names of the parts whose scores training normalises."""
         return [name for name, p in self.parts.items() if p.spec.normalise != "none"]
+
+    @property
+    def compares(self) -> list[str]:
+        """Those of them whose scores are held against the other scores of a batch."""
+        return [name for name in self.normalises if self.parts[name].spec.normalise in RELATIVE]
 
     @property
     def failing_batches(self) -> dict[str, int]:
@@ -166,27 +173,40 @@ class CombinedReward:
                 name: part.score(prompts, completions, given) for name, part in self.parts.items()
             }
         total = weighted_total(scored, self.weights, renormalise=self.renormalise)
-        learned_from = self._learn(scored, prompts) if self.update is not None else None
         flat = _flat(scored)
-        return RewardBatch(
+        batch = RewardBatch(
             total=total,
             parts={name: part.scores for name, part in flat.items()},
             status={name: part.status for name, part in flat.items()},
             messages={name: part.messages for name, part in flat.items()},
             seconds={name: part.seconds for name, part in flat.items()},
-            normalised=learned_from,
             flags={name: part.flags for name, part in flat.items() if part.flags},
         )
+        if self.update is not None:  # a batch of the training is remembered
+            for name, part in self.parts.items():
+                part.note_failures(scored[name])
+            if self.normalises and not self.defers:
+                batch.normalised = self.normalised(batch, prompts)
+        return batch
 
-    def _learn(self, scored: Mapping[str, PartScores], prompts: Sequence[Any]) -> np.ndarray | None:
-        """Remembers a batch of the training; returns its normalised totals where there are any."""
-        for name, part in self.parts.items():
-            part.note_failures(scored[name])
-        if not self.normalises:
-            return None
+    def normalised(self, batch: RewardBatch, prompts: Sequence[Any]) -> np.ndarray:
+        """Totals of a batch by the normalised scores of its parts, of which ``running`` takes note.
+
+        Args:
+            batch: Raw scores of B responses; a total that is not finite marks its parts as failed.
+            prompts: B instructions.
+
+        Returns:
+            (B,) float64, NaN where a sample has no total.
+        """
         scaled = {
-            name: replace(s, scores=self.parts[name].normalised(s.scores, prompts))
-            for name, s in scored.items()
+            name: PartScores(
+                part.normalised(batch.parts[name], prompts),
+                batch.status[name],
+                batch.messages[name],
+                0.0,
+            )
+            for name, part in self.parts.items()
         }
         return weighted_total(scaled, self.weights, renormalise=self.renormalise)
 

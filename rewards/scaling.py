@@ -16,6 +16,9 @@ Scaling = Literal["none", "clip", "batch", "running", "group"]
 SCALINGS: tuple[str, ...] = ("none", "clip", "batch", "running", "group")
 """Every way to normalise."""
 
+RELATIVE: tuple[str, ...] = ("batch", "running", "group")
+"""Those in which a score depends on the other scores."""
+
 _SMALLEST_STD = 1e-8
 """Scores that spread less than this are taken for equal."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.processes import agree_any, broadcast, on_main, world_size
+from instructrec.processes import agree_any, broadcast, on_main, together, world_size
 from instructrec.rl import reporting, training_state
 from instructrec.rl.checkpoint import Snapshot
 from instructrec.rl.config import PPOConfig
@@ -127,8 +127,7 @@ class PPOTrainer(RolloutTrainer):
             last or (config.eval_every and update % config.eval_every == 0)
         ):
             self.policy.sync()
-            evaluated = broadcast(on_main(self.hooks.evaluate))
-            metrics |= evaluated or {}
+            metrics |= broadcast(together(self.hooks.evaluate))
             self.progress.note_score(self.hooks.score(metrics))
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
@@ -187,7 +186,7 @@ def train_ppo(
     """Trains a policy with PPO.
 
     Inside of ``instructrec.processes.joined`` several processes train one policy: all call this
-    alike and end with the same weights; the main one alone evaluates, reports and writes.
+    alike and end with the same weights; the main one alone reports and writes.
 
     Args:
         policy: The policy as it starts, on a resumed run too: the KL reference is a copy of this
@@ -198,7 +197,7 @@ def train_ppo(
         seed: Seed of the instruction order and of the shuffles.
         on_update: Called after each update.
         evaluate: Scores the current policy; called every ``config.eval_every`` updates and after
-            the last one.
+            the last one, in every process; what it returns in the main one counts.
         best_metric: The evaluation's key that chooses the best update (larger is better).
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.

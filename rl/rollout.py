@@ -16,7 +16,7 @@ import numpy as np
 
 from instructrec import processes
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import DataError, RewardError
+from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.policies.tape import TokenStates
@@ -129,12 +129,17 @@ def collect(
 
     Raises:
         PolicyError: A prompt does not fit into the window, or the chat template forbids turns.
+        ConfigError: Rewards are held against those of other processes, and the environment pays
+            something else than the reward.
         RewardError: Too many rewards failed, one is out of all bounds, or no response is left.
     """
+    env.reward.defers = _compares_over_processes(env)
     own = processes.together(lambda: _play(policy, env, indices, config))
     states, own.states = own.states, []  # large, and of use to this process alone
     rollout = _joined(processes.gather(own))
     rollout.states = states
+    if env.reward.defers:
+        _pay_normalised(rollout, env.reward, config)
     _agree_on_failures(env.reward)
     _check(rollout, config)
     _check_failing(env.reward.failing_batches, config)
@@ -210,6 +215,35 @@ def _joined(parts: Sequence[Rollout]) -> Rollout:
 def _rewards_of(rollout: Rollout) -> RewardBatch:
     assert rollout.rewards is not None, "a rollout that was played has rewards"
     return rollout.rewards
+
+
+def _compares_over_processes(env: InstructionVectorEnv) -> bool:
+    """Whether rewards are to be normalised when those of all processes are there."""
+    reward = env.reward
+    if processes.world_size() == 1 or reward.update is None or not reward.compares:
+        return False
+    if type(env).judge is not InstructionVectorEnv.judge:
+        name = reward.compares[0]
+        raise ConfigError(
+            f"rewards.{name}.normalise = {reward.parts[name].spec.normalise!r} with "
+            f"{processes.world_size()} processes and {type(env).__name__}, which pays by a rule of "
+            "its own before the scores of all are known: expected normalise none or clip. "
+            "Normalise otherwise, or train in one process."
+        )
+    return True
+
+
+def _pay_normalised(rollout: Rollout, reward: CombinedReward, config: PPOConfig) -> None:
+    """Normalises the rewards of all processes together, and pays each episode by the result."""
+    rewards = _rewards_of(rollout)
+    rewards.normalised = reward.normalised(rewards, rollout.prompts)
+    rollout.returns = rewards.normalised.tolist()
+    penalty = config.missing_eos_penalty or 0.0
+    for i, total in enumerate(rollout.returns):
+        is_cut = rollout.stop_reasons[i] is StopReason.LENGTH
+        rollout.turn_rewards[i] = [
+            (end, total - penalty * is_cut) for end, _ in rollout.turn_rewards[i]
+        ]
 
 
 def _agree_on_failures(reward: CombinedReward) -> None:

@@ -17,6 +17,7 @@ from torch import nn
 
 from instructrec import processes
 from instructrec.errors import ConfigError, DataError, NumericsError, PolicyError
+from instructrec.phases import phase
 from instructrec.rl.checkpoint import Snapshot, read_checkpoint
 from instructrec.rl.config import PPOConfig
 
@@ -35,7 +36,7 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
 
     Raises:
         ConfigError: An equal share would split a group, a minibatch or a micro-batch, or a reward
-            depends on the other episodes that are scored.
+            keeps a state.
     """
     count = processes.world_size()
     if count == 1:
@@ -52,18 +53,22 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
                 "as many whole groups and minibatches. Change one of them, or start another number "
                 "of processes."
             )
+    check_stateless(reward)
+
+
+def check_stateless(reward: CombinedReward) -> None:
+    """Refuses rewards that remember, to several processes.
+
+    Raises:
+        ConfigError: A reward has a state.
+    """
+    count = processes.world_size()
     for name, part in reward.parts.items():
-        if part.reward.state_dict():
+        if count > 1 and part.reward.state_dict():
             raise ConfigError(
                 f"the reward {name!r} keeps a state, which would come to differ between {count} "
                 "processes, as each scores its own episodes: expected rewards without state_dict. "
-                "Train in one process, or make the reward stateless."
-            )
-        if part.spec.normalise in ("batch", "running"):
-            raise ConfigError(
-                f"rewards.{name}.normalise = {part.spec.normalise!r} with {count} processes, each "
-                "of which sees its own scores alone: expected none, clip or group. Advantages are "
-                "scaled over the episodes of all in any case (ppo.whiten_advantages)."
+                "Use one process, or make the reward stateless."
             )
 
 
@@ -157,16 +162,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     listed = list(parameters)
     if processes.world_size() == 1 or not listed:
         return
-    device = listed[0].device
-    present = torch.tensor([p.grad is not None for p in listed], dtype=torch.int32, device=device)
-    processes.sum_([present])
-    gradients = []
-    for parameter, number in zip(listed, present.tolist(), strict=True):
-        if number and parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        if parameter.grad is not None:
-            gradients.append(parameter.grad)
-    processes.sum_(gradients)
+    with phase("reduce"):
+        device = listed[0].device
+        present = torch.tensor([p.grad is not None for p in listed], dtype=torch.int32).to(device)
+        processes.sum_([present])
+        gradients = []
+        for parameter, number in zip(listed, present.tolist(), strict=True):
+            if number and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        processes.sum_(gradients)
 
 
 def read_shared(folder: Path) -> Snapshot:

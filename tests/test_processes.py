@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from datetime import timedelta
 
 import pytest
 import torch
@@ -66,24 +65,13 @@ def test_two_processes_share_values_tensors_and_failures(in_two_processes, monke
     assert "ZeroDivisionError: division by zero (process 0 of 2)" in other["other"]
 
 
-def test_a_process_that_fails_on_its_own_says_why_and_ends(in_two_processes, monkeypatch) -> None:
-    monkeypatch.setattr(processes, "TELLING", timedelta(seconds=1))
-
-    def work():
-        if processes.rank() == 1:
-            fail("mine")
-        processes.gather(0)
-
-    main, other = in_two_processes(work)
-    assert isinstance(other, DataError) and str(other) == "mine"
-    assert isinstance(main, RuntimeError)  # whom it waited for has gone
-
-
 @pytest.mark.parametrize(
     ("environment", "device", "message"),
     [
-        ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "asks for FSDP"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "cpu", "asks for FSDP .*torchrun, or with accelerate"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "cpu", "asks for DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "cpu", "asks for Megatron-LM"),
+        ({"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}, "cpu", "asks for a parallelism config"),
         ({}, "cuda:1", "a device of its own"),
         ({"RANK": ""}, "cpu", "RANK is not set"),
     ],
@@ -97,6 +85,12 @@ def test_launches_that_cannot_work_are_refused(
             monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match=message), processes.joined(device):
         raise AssertionError("a group was joined")
+
+
+def test_engines_that_split_weights_are_refused_to_one_process_too(monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="asks for FSDP"), processes.joined("cpu"):
+        raise AssertionError("it went on without")
 
 
 def test_a_launcher_that_starts_one_process_instead_of_several_is_refused(monkeypatch) -> None:

@@ -59,6 +59,10 @@ class CheckpointError(InstructRecError, RuntimeError):
     exit_code = 8
 
 
+class ProcessError(InstructRecError, RuntimeError):
+    """Another process of the run failed, so that this one cannot go on."""
+
+
 class RunInterrupted(InstructRecError, RuntimeError):
     """The run was stopped from outside after its state had been saved; resume continues it."""
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from instructrec.devices import pick_device
-from instructrec.errors import ConfigError, InstructRecError
+from instructrec.endings import Ending, portable, relayed
+from instructrec.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +26,9 @@ T = TypeVar("T")
 
 PATIENCE = timedelta(hours=2)
 """How long a process waits for another one, which may be evaluating."""
-TELLING = timedelta(minutes=10)
-"""How long the main process gets to tell of an error before another one tells of its own."""
 BUCKET = 2**26
 """Most numbers that one sum over the processes moves at once (256 MiB in float32)."""
-_TOLD = "the main process has ended"
+_ending: Ending | None = None  # of the group that this process is in
 _OTHER_ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -60,10 +59,10 @@ def refuse_several(what: str) -> None:
 def joined(device: str = "auto") -> Iterator[None]:
     """Joins the processes that a launcher started, if it did; leaves them when the block ends.
 
-    Inside of a group already, nothing happens. An ``InstructRecError`` that ends the block is left
-    to the main process to tell; the others exit with its code and without a word. One that hears
-    nothing of the main process failed on its own, and tells itself: whoever still waits for it is
-    ended by the launcher.
+    Inside of a group already, nothing happens. An error that ends the block in one process ends it
+    in all as soon as they notice, in its own class or as a ``ProcessError``. The main one raises
+    it; the others exit with its code and without a word, but for the traceback of an error that is
+    not ours. One that hears nothing of the main process tells itself.
 
     Args:
         device: The policy's device as configured: ``auto``, ``cpu`` or ``cuda``.
@@ -71,7 +70,9 @@ def joined(device: str = "auto") -> Iterator[None]:
     Raises:
         ConfigError: The launcher asks for an engine or a device that does not work with several
             processes, or has not said which process this is.
+        ProcessError: Another process failed, or has gone without a word.
     """
+    global _ending
     _check_launch(device)
     if launched() == 1 or _dist():
         yield
@@ -85,34 +86,37 @@ def joined(device: str = "auto") -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    _ending = ending = Ending(store, number, count)
     try:
-        if number == 0:
-            yield
-        else:
-            with warnings.catch_warnings():
+        with nullcontext() if number == 0 else warnings.catch_warnings():
+            if number > 0:
                 warnings.simplefilter("ignore")
-                yield
-    except InstructRecError as error:
-        if number == 0:
-            raise
+            yield
+        ending.well()
+    except (Exception, KeyboardInterrupt) as error:
         # A launcher ends all as soon as one has ended: the main one shall have told its story.
-        if not _hears(store, _TOLD):
-            raise
-        raise SystemExit(error.exit_code) from error
+        end = ending.of_main if number == 0 else ending.of_other
+        end(error, dist.destroy_process_group)
     finally:
-        if number == 0:
-            with suppress(RuntimeError):
-                store.set(_TOLD, "")
-        dist.destroy_process_group()
+        _ending = None
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
-def _hears(store: Any, key: str) -> bool:
-    """Whether another process sets a key of the store within ``TELLING``."""
+@contextmanager
+def _in_touch() -> Iterator[None]:
+    """Raises what ended another process where a call that needs it broke off."""
     try:
-        store.wait([key], TELLING)
-    except RuntimeError:  # too late, or the store has gone
-        return False
-    return True
+        yield
+    except RuntimeError as error:
+        import torch
+
+        if _ending is None or isinstance(error, torch.OutOfMemoryError):
+            raise
+        cause = _ending.cause(error)
+        if cause is error:
+            raise
+        raise cause from error
 
 
 def _check_launch(device: str) -> None:
@@ -126,16 +130,18 @@ def _check_launch(device: str) -> None:
             "--multi_gpu instead of --cpu (that is its name for torchrun, no GPU is needed), or "
             "with torchrun --nproc-per-node 2."
         )
-    if launched() == 1:
-        return
     for variable, engine in _OTHER_ENGINES.items():
         if environment.get(variable, "false").lower() in ("true", "1"):
             raise ConfigError(
-                f"the launcher asks for {engine}: expected plain data parallelism, because the "
-                "critic and the rollouts live outside of the module that such an engine would "
-                "split up. Use distributed_type MULTI_GPU, with adapters (policy.train = 'lora') "
-                "where a model is too large for that."
+                f"the launcher asks for {engine} ({variable}): expected plain data parallelism. "
+                "With weights that are split up, every forward pass needs all processes, and "
+                "processes whose responses end earlier would leave the others waiting. Launch "
+                "with torchrun, or with accelerate launch --multi_gpu (distributed_type "
+                "MULTI_GPU), and train adapters (policy.train = 'lora') where the model is too "
+                "large for that."
             )
+    if launched() == 1:
+        return
     missing = [v for v in ("RANK", "MASTER_ADDR", "MASTER_PORT") if v not in environment]
     if missing:
         raise ConfigError(
@@ -181,7 +187,8 @@ def gather(value: T) -> list[T]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    _dist().all_gather_object(values, value)
+    with _in_touch():
+        _dist().all_gather_object(values, value)
     return values
 
 
@@ -190,7 +197,8 @@ def broadcast(value: T) -> T:
     if world_size() == 1:
         return value
     values = [value]
-    _dist().broadcast_object_list(values, src=0)
+    with _in_touch():
+        _dist().broadcast_object_list(values, src=0)
     return values[0]
 
 
@@ -203,11 +211,11 @@ def together(work: Callable[[], T]) -> T:
     """Runs the work in every process; returns this process's result.
 
     Where one process raises, all raise, so that none waits for what never comes: the failing
-    process its own error, the others one of the same class that names the process.
+    process its own error, the others one that names the process.
 
     Raises:
         InstructRecError: An error of ours in any process, by its own class.
-        RuntimeError: Any other error in another process.
+        ProcessError: Any other error in another process.
     """
     if world_size() == 1:
         return work()
@@ -217,13 +225,12 @@ def together(work: Callable[[], T]) -> T:
         result = work()
     except (Exception, KeyboardInterrupt) as error:
         own = error
-    failures = gather(None if own is None else _portable(own))
+    failures = gather(None if own is None else portable(own))
     if own is not None:
         raise own
     for number, failure in enumerate(failures):
         if failure is not None:
-            kind, message = failure
-            raise kind(f"{message} (process {number} of {world_size()})")
+            raise relayed(*failure, number, world_size())
     return cast("T", result)
 
 
@@ -235,16 +242,25 @@ def on_main(work: Callable[[], T]) -> T | None:
 
     Raises:
         InstructRecError: See ``together``.
-        RuntimeError: See ``together``.
+        ProcessError: See ``together``.
     """
     return together(lambda: work() if is_main() else None)
 
 
-def _portable(error: BaseException) -> tuple[type[BaseException], str]:
-    """Class and message of an error, as another process can raise it."""
-    if isinstance(error, InstructRecError | KeyboardInterrupt):
-        return type(error), str(error)
-    return RuntimeError, f"{type(error).__name__}: {error}"
+def from_main(work: Callable[[], T]) -> T:
+    """Runs the work in the main process alone; returns its result in every process (pickled).
+
+    Raises:
+        InstructRecError: See ``together``.
+        ProcessError: See ``together``.
+    """
+    return cast("T", broadcast(on_main(work)))
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """The neighbouring items that fall to this process: as many as to the others, or one more."""
+    number, count, size = rank(), world_size(), len(items)
+    return items[size * number // count : size * (number + 1) // count]
 
 
 def sum_(tensors: Sequence[torch.Tensor]) -> None:
@@ -262,7 +278,8 @@ def sum_(tensors: Sequence[torch.Tensor]) -> None:
         bucket.append(tensor)
         if i + 1 == len(tensors) or sum(t.numel() for t in bucket) >= BUCKET:
             flat = torch.cat([t.reshape(-1) for t in bucket])
-            _dist().all_reduce(flat)
+            with _in_touch():
+                _dist().all_reduce(flat)
             for t, part in zip(bucket, flat.split([t.numel() for t in bucket]), strict=True):
                 t.copy_(part.view_as(t))
             bucket = []
@@ -271,7 +288,8 @@ def sum_(tensors: Sequence[torch.Tensor]) -> None:
 def broadcast_(tensors: Sequence[torch.Tensor]) -> None:
     """Overwrites tensors with those of the main process."""
     for tensor in tensors if world_size() > 1 else ():
-        _dist().broadcast(tensor, src=0)
+        with _in_touch():
+            _dist().broadcast(tensor, src=0)
 
 
 def broadcast_tensors(tensors: Mapping[str, torch.Tensor] | None) -> dict[str, torch.Tensor]:

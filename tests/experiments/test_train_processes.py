@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
-from instructrec.errors import ConfigError
+from instructrec import processes
+from instructrec.errors import ConfigError, ProcessError
 from instructrec.experiments.cli import main
-from instructrec.experiments.config import TaskConfig, TrainConfig
+from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.runfolder import RunFolder, read_metrics
+from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.train import run_training
-from instructrec.policies.config import PolicyConfig
+from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
+from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import PPOConfig
 
 TRAIN = [sys.executable, "-m", "instructrec.experiments.train", "tiny_smoke"]
@@ -67,6 +71,16 @@ def test_accelerate_launch_writes_one_run(tmp_path: Path, root: Path) -> None:
     assert len(samples) == 16 and len({row["id"] for row in samples}) == 16
     assert (folder.policy / "model.safetensors").is_file()
     assert folder.config()["ppo"]["episodes_per_update"] == 8
+
+
+@pytest.mark.slow
+def test_a_launcher_that_would_split_the_weights_is_refused(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--use_fsdp"]
+    launch += ["--num_processes", "2", "--main_process_port", "0", *TRAIN[1:]]
+    done = subprocess.run(launch, cwd=tmp_path, capture_output=True, text=True, timeout=280)
+    assert done.returncode != 0
+    assert "instructrec: error: the launcher asks for FSDP (ACCELERATE_USE_FSDP)" in done.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
@@ -138,6 +152,49 @@ def test_a_share_that_does_not_come_out_even_makes_no_folder(
     assert isinstance(said, ConfigError) and "shared by 2 processes" in str(said)
     assert isinstance(other, SystemExit) and other.code == 2
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_that_runs_out_of_memory_ends_both_and_the_run_says_which(
+    number: int,
+    tmp_path: Path,
+    in_two_processes: Callable[..., list[Any]],
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    from instructrec.rl.ppo import train_ppo  # once, before the processes part
+
+    def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:
+        policy = load_policy(config, seed=seed, sampling=sampling)
+
+        def no_memory(*_: Any) -> None:
+            if torch.is_grad_enabled() and processes.rank() == number:
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        policy.model.get_input_embeddings().register_forward_pre_hook(no_memory)
+        return policy
+
+    small = PPOConfig(num_updates=1, episodes_per_update=4, num_mini_batches=1, response_length=4)
+    config = TrainConfig(
+        task=TaskConfig("parity", options={"size": 40}),
+        rewards={"exact_match": 1.0},
+        policy=PolicyConfig(model="tiny", device="cpu", dtype="float32"),
+        ppo=small,
+        tracking=TrackingConfig(mode="disabled"),
+        output=OutputConfig(dir=str(tmp_path)),
+    )
+    main, other = in_two_processes(
+        lambda: run_training(config, load_policy=load, train_ppo=train_ppo)
+    )
+    said = "OutOfMemoryError: CUDA out of memory."
+    record = RunFolder.open(config.resolved().folder).record()
+    assert record["status"] == "failed" and said in record["error"]
+    assert isinstance(other, SystemExit) and other.code == 1
+    if number == 1:
+        assert isinstance(main, ProcessError) and f"{said} (process 1 of 2)" in str(main)
+        assert capfd.readouterr().err.count(said) == 1
+    else:
+        assert isinstance(main, torch.OutOfMemoryError)
 
 
 def test_the_launch_files_name_the_launcher_that_works(root: Path) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import torch
 
 from instructrec import processes
+from instructrec.envs.refine import RefineVectorEnv
 from instructrec.errors import CheckpointError, ConfigError, PolicyError
 from instructrec.policies.base import StopReason
 from instructrec.policies.generation import Decoded
+from instructrec.rewards.combine import make_rewards
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.raft import RaftLearner
-from instructrec.rl.rollout import instruction_order
+from instructrec.rl.rollout import collect, instruction_order, rewarded_by
+from instructrec.rl.sharing import own_rows
 
 SETTINGS = {
     "full": {},
@@ -124,6 +128,58 @@ def test_rejection_sampling_takes_the_gradient_of_one_process_on_the_union(
     assert_one_and_two_processes_agree(alone, both)
 
 
+def normalised_twice(toy, how):
+    """What two rollouts of repeated instructions pay, and what the rewards remember then."""
+    config = whole_batch(toy, num_generations=2, on_length="penalty", missing_eos_penalty=0.3)
+    policy = toy.policy()
+    policy.decoder = Scripted(policy, 2)
+    rewards = {
+        "scaled": {"use": foreseeable, "weight": 2.0, "normalise": how},
+        "raw": {"use": toy.reward, "weight": 0.5},
+    }
+    env = toy.env(config, rewards)
+    indices = [i for i in range(16) for _ in range(2)]
+    rows = own_rows(32)
+    paid = []
+    for update in (1, 2):
+        with rewarded_by(env, env.reward.at_update(update)):
+            rollout = collect(policy, env, indices[rows.start : rows.stop], config)
+        paid += [(rollout.turn_rewards, rollout.returns, rollout.totals.tolist())]
+    return paid, env.reward.state_dict()
+
+
+def test_rewards_are_normalised_over_the_episodes_of_all(toy, in_two_processes, tmp_path):
+    file = tmp_path / "repeated.jsonl"  # each prompt several times in either half of a rollout
+    rows = [{"prompt": "write " * (i % 4) + "?", "reference": "a"} for i in range(16)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    repeated = type(toy)(str(file))
+
+    def work():
+        return {how: normalised_twice(repeated, how) for how in ("batch", "running", "group")}
+
+    alone = work()
+    assert in_two_processes(work) == [alone, alone]
+    assert alone["running"][1]["total"]["scaled"]["running"]["count"] == 64
+    first = {how: paid[0][1] for how, (paid, _) in alone.items()}
+    assert first["batch"] == first["running"] != first["group"]
+
+
+def test_an_environment_that_pays_by_its_own_rule_cannot_wait_for_the_scores_of_all(
+    toy, in_two_processes
+):
+    def env(**setting):
+        reward = make_rewards({"exact_match": {"weight": 1.0, **setting}}).at_update(1)
+        options = {"task": toy.task, "split": "all", "autoreset_mode": "DISABLED"}
+        return RefineVectorEnv(1, reward=reward, **options)
+
+    batch, clip = env(normalise="batch"), env(normalise="clip", clip=[0.0, 0.5])
+    said, _ = in_two_processes(lambda: collect(toy.policy(), batch, [0], toy.fast))
+    assert isinstance(said, ConfigError)
+    assert "normalise = 'batch' with 2 processes and RefineVectorEnv" in str(said)
+    for rollout in in_two_processes(lambda: collect(toy.policy(), clip, [0], toy.fast)):
+        assert len(rollout) == 2
+
+
 def test_together_they_play_the_episodes_of_one_process(toy, in_two_processes):
     config = whole_batch(toy, num_generations=2, advantage="rloo")
     rows = in_two_processes(lambda: scripted_run(toy, config))[0][3]
@@ -199,15 +255,15 @@ def test_the_best_weights_end_up_in_every_process(toy, in_two_processes, tmp_pat
     config = dataclasses.replace(toy.fast, eval_every=1, num_updates=3)
 
     def train():
-        scores = iter([0.1, 0.9, 0.5])
+        scores = iter([0.1, 0.9, 0.5] if processes.is_main() else [0.8, 0.1, 0.9])
         policy, result, _ = toy.train(
             config, evaluate=lambda: {"eval/total/mean": next(scores)}, checkpoint_dir=tmp_path
         )
         return policy.weights_hash(), result.best_update, len(list(scores))
 
     main, other = in_two_processes(train)
-    assert main[:2] == other[:2] and main[1] == 2
-    assert (main[2], other[2]) == (0, 3)  # the main process alone evaluates
+    assert main[:2] == other[:2] and main[1] == 2  # by what the main one found
+    assert (main[2], other[2]) == (0, 0)  # all evaluate
 
 
 def test_what_cannot_be_shared_is_refused_and_what_fails_in_one_fails_in_all(toy, in_two_processes):
