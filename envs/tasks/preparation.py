@@ -1,0 +1,147 @@
+"""From a row of data to something to ask: columns renamed, shape recognised, template filled in."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from instructrec.envs.tasks.base import Prompt
+from instructrec.envs.tasks.filters import Filters
+from instructrec.envs.tasks.partition import SPLITS, stable_hash
+from instructrec.envs.tasks.rows import excerpt
+from instructrec.envs.tasks.shapes import map_columns, read_sample
+from instructrec.envs.tasks.templates import FewShotStyle, Template
+from instructrec.errors import DataError, did_you_mean
+
+_SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How rows become instructions, and which of them stay."""
+
+    columns: tuple[tuple[str, str], ...] = ()
+    """New name -> the file's name."""
+    template: Template | None = None
+    """What makes the instruction; None takes the row's own."""
+    filters: Filters = Filters()
+    """Which rows are left out."""
+    split_by: str = "prompt"
+    """What the split is hashed from: ``prompt``, ``id`` or a column."""
+    fractions: tuple[float, float] = (0.1, 0.1)
+    """Shares of validation and test."""
+    few_shot: int = 0
+    """Solved examples in front of every instruction."""
+    few_shot_style: FewShotStyle = "text"
+    """How they are shown."""
+    skip_bad_rows: bool = False
+    """Leave rows out that cannot be used, instead of refusing the file."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One row, ready to be asked."""
+
+    prompt: Prompt
+    """The instruction, after the template."""
+    columns: dict[str, Any]
+    """What the rewards see; ``reference`` where the row has one."""
+    given_id: str | None
+    """The row's own id."""
+    made_id: int
+    """A hash (64 bits) of the instruction before the template, and the reference."""
+    prompt_hash: int
+    """A hash (64 bits) of the instruction before the template, letter case and space ignored."""
+    fields: Mapping[str, Any]
+    """The row's columns after renaming."""
+    shape: str
+    """How the row was read: one of `SHAPES`, or ``template``."""
+
+    @property
+    def reference(self) -> str | list[str] | None:
+        """The expected answer or answers."""
+        return self.columns.get("reference")
+
+
+def prepare(
+    fields: dict[str, Any], preparation: Preparation, *, text_cells: bool = False
+) -> Prepared:
+    """Reads one row.
+
+    Args:
+        fields: Column -> value, as the file has them.
+        preparation: What becomes of them.
+        text_cells: All values are text; lists are written as JSON.
+
+    Raises:
+        DataError: The row cannot be used; the message does not say which row it is.
+    """
+    fields = map_columns(fields, dict(preparation.columns))
+    template = preparation.template
+    makes_prompt = template is not None and not template.takes_prompt
+    sample = read_sample(fields, text_cells=text_cells, without_prompt=makes_prompt)
+    prompt = sample.prompt if template is None else template.render(sample.prompt, fields)
+    assert prompt is not None, "read_sample gives a prompt, or the template makes one"
+    asked: Any = sample.prompt
+    if makes_prompt and template is not None:
+        asked = tuple(str(fields[name]) for name in sorted(template.variables))
+    columns = dict(sample.others)
+    if sample.reference is not None:
+        columns["reference"] = sample.reference
+    given = fields.get("id")
+    return Prepared(
+        prompt=prompt,
+        columns=columns,
+        given_id=None if given is None else str(given),
+        made_id=stable_hash(asked, sample.reference),
+        prompt_hash=stable_hash("split", *map(canonical_text, _texts_of(asked))),
+        fields=fields,
+        shape=sample.shape or "template",
+    )
+
+
+def canonical_text(text: str) -> str:
+    """Returns a text by which equal instructions are known: NFKC, no letter case, single spaces."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def split_of(row: Prepared, preparation: Preparation) -> int:
+    """Returns the number of a row's split, in `SPLITS`: the one it names, or by a hash.
+
+    Raises:
+        DataError: It names an unknown split, or lacks what the split is hashed from.
+    """
+    given = row.fields.get("split")
+    if given is not None:
+        split = _SPLIT_NAMES.get(str(given), given)
+        if split not in SPLITS:
+            raise DataError(
+                f"the split is {excerpt(repr(given))}; expected one of {', '.join(SPLITS)} in "
+                "every row (or no 'split' column: rows are then split by a hash of the prompt)"
+            )
+        return SPLITS.index(split)
+    by = preparation.split_by
+    position = row.prompt_hash
+    if by != "prompt":
+        if row.fields.get(by) is None:
+            raise DataError(
+                f"split_by is {by!r}, but the row has no value there."
+                f"{did_you_mean(by, row.fields)} Its columns are {list(row.fields)}"
+            )
+        position = stable_hash("split", row.fields[by])
+    validation, test = preparation.fractions
+    share = position / 2**64
+    if share < test:
+        return SPLITS.index("test")
+    return SPLITS.index("validation" if share < test + validation else "train")
+
+
+def _texts_of(asked: Any) -> tuple[str, ...]:
+    """The texts of a prompt, of a conversation, or of the columns that a template names."""
+    if isinstance(asked, str):
+        return (asked,)
+    return tuple(part if isinstance(part, str) else part["content"] for part in asked)
