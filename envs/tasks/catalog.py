@@ -168,9 +168,13 @@ class Catalog:
         """Refuses ids that come twice; returns the number of each copy, None without any."""
         usable = self.positions(None)
         copies, suspects = count_copies(ids[usable], flags[usable] & _GIVEN_ID != 0)
+        if copies is None:
+            return None
+        numbers = np.ones(len(self), dtype=np.uint32)
+        numbers[usable] = copies
         seen: dict[str, int] = {}
         for position in usable[suspects].tolist():
-            id_ = _name(self.prepared(position), 1)
+            id_ = _name(self.prepared(position), int(numbers[position]))
             if id_ in seen:
                 place, before = self._where(position), self._where(seen[id_])
                 self._refuse(
@@ -179,10 +183,6 @@ class Catalog:
                 )
                 self.splits[position] = _BAD
             seen.setdefault(id_, position)
-        if copies is None:
-            return None
-        numbers = np.ones(len(self), dtype=np.uint32)
-        numbers[usable] = copies
         return numbers
 
     def _where(self, position: int) -> str:

@@ -29,7 +29,6 @@ from instructrec.envs.tasks.rows import (
 )
 from instructrec.errors import ConfigError, DataError, did_you_mean
 
-
 KEPT_BYTES = 8 * 2**20
 """Text files up to this size are held in memory; rows of larger ones are read when asked for."""
 

@@ -92,6 +92,8 @@ def read_sample(
     if given is not None and shape in ("alpaca", "completion", "preference"):
         own -= {"output", "completion", "chosen"}  # an explicit reference is the answer
     others = {name: value for name, value in fields.items() if name not in own}
+    if shape == "preference":
+        others["rejected"] = _answer_text(fields["rejected"], "rejected")
     return Sample(prompt, given if given is not None else answer, others, shape)
 
 
@@ -152,7 +154,6 @@ def _take(
     if shape == "completion":
         return prompt, _answer_text(fields["completion"], "completion")
     if shape == "preference":
-        _answer_text(fields["rejected"], "rejected")
         return prompt, _answer_text(fields["chosen"], "chosen")
     if isinstance(prompt, tuple):
         return _split_last(prompt, fields)
@@ -242,7 +243,6 @@ def _common_prompt(fields: dict[str, Any]) -> tuple[tuple[Message, ...], str]:
             "chosen and rejected must be alike up to their last message, which is the answer, and "
             "begin with the instruction"
         )
-    _answer_text(fields["rejected"], "rejected")
     return chosen[:-1], _answer_text(fields["chosen"], "chosen")
 
 
