@@ -141,6 +141,15 @@ def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
     return factory(*leading, split=split, **options)
 
 
+def names_data(spec: str) -> bool:
+    """Returns whether a spec of `make_task` names a data file, a folder or a data set of the hub."""
+    if spec.startswith("hf:") or Path(spec).suffix.lower() in DATA_SUFFIXES:
+        return True
+    # A registered name wins over a folder that happens to have it.
+    known = spec in _REGISTRY or spec in _BUILTIN
+    return not known and Path(spec).expanduser().is_dir()
+
+
 def check_split(split: str, known: tuple[str, ...]) -> str:
     """Returns the split if it is known.
 
@@ -170,7 +179,7 @@ def _place(factory: TaskFactory) -> tuple[str | None, str | None]:
 
 def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
     """Returns what makes the task, and the positional arguments that it takes."""
-    if _is_data(spec):
+    if names_data(spec):
         from instructrec.envs.tasks.dataset import DatasetTask
 
         return DatasetTask, (spec,)
@@ -185,15 +194,6 @@ def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
             )
         importlib.import_module(_BUILTIN[spec])
     return _REGISTRY[spec], ()
-
-
-def _is_data(spec: str) -> bool:
-    """Whether a spec names a data file, a folder or a data set of the hub."""
-    if spec.startswith("hf:") or Path(spec).suffix.lower() in DATA_SUFFIXES:
-        return True
-    # A registered name wins over a folder that happens to have it.
-    known = spec in _REGISTRY or spec in _BUILTIN
-    return not known and Path(spec).expanduser().is_dir()
 
 
 def _check_options(

@@ -53,7 +53,7 @@ class DatasetTask:
         filters: Which rows are left out: keys of `Filters`.
         split_by: What the split is hashed from: ``prompt``, ``id`` or a column, whose equal values
             then stay together.
-        on_bad_row: ``raise``, or ``skip`` rows that cannot be used (``num_bad`` counts them).
+        on_bad_row: ``raise``, or ``skip`` rows that cannot be used; ``catalog`` counts them.
         subset: Configuration of a data set of the hub.
         revision: Branch, tag or commit of a data set of the hub.
 
@@ -93,10 +93,10 @@ class DatasetTask:
             skip_bad_rows=_check_choice("on_bad_row", on_bad_row, get_args(OnBadRow)) == "skip",
         )
         self.name = _name_of(str(path))
-        self._catalog = _open(str(path), self.preparation, subset, revision)
-        self._positions = self._catalog.positions(None if split == ALL else split)
+        self.catalog = _open(str(path), self.preparation, subset, revision)
+        self._positions = self.catalog.positions(None if split == ALL else split)
         self._kept: dict[int, Instruction] = {}
-        self.columns = self._catalog.columns
+        self.columns = self.catalog.columns
         if not len(self._positions):
             raise DataError(self._why_empty())
 
@@ -107,8 +107,8 @@ class DatasetTask:
         index = check_index(index, len(self._positions), self.name)
         item = self._kept.get(index)
         if item is None:
-            item = self._catalog.instruction(int(self._positions[index]))
-            if self._catalog.source.num_bytes <= KEPT_BYTES:
+            item = self.catalog.instruction(int(self._positions[index]))
+            if self.catalog.source.num_bytes <= KEPT_BYTES:
                 self._kept[index] = item
         return item
 
@@ -121,36 +121,22 @@ class DatasetTask:
             # The rows that filters left, since a tokenizer's name does not say what it counts.
             facts["rows"] = hashlib.sha256(self._positions.tobytes()).hexdigest()
             facts["preparation"] = repr(preparation)
-        return fingerprint_of(data=self._catalog.digest, **facts)
-
-    @property
-    def num_bad(self) -> int:
-        """Rows of the whole data set that were skipped because they cannot be used."""
-        return self._catalog.num_bad
-
-    @property
-    def bad_rows(self) -> list[str]:
-        """What is wrong with the first of them, with their places."""
-        return list(self._catalog.bad_rows)
-
-    @property
-    def filtered(self) -> dict[str, int]:
-        """Reason -> rows of the whole data set that were left out for it."""
-        return dict(self._catalog.filtered)
+        return fingerprint_of(data=self.catalog.digest, **facts)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self  # immutable
 
     def _why_empty(self) -> str:
-        catalog = self._catalog
+        catalog = self.catalog
         found = ", ".join(f"{number} {name}" for name, number in catalog.counts.items())
         left_out = {"unusable": catalog.num_bad} | dict(catalog.filtered)
         for reason, number in left_out.items():
             found += f", {number} left out ({reason})" if number else ""
         return (
             f"{catalog.source.origin}: the split {self.split!r} is empty; the {len(catalog)} rows "
-            f"are {found}. Add rows, change validation_fraction and test_fraction, or use "
-            "split='all'."
+            f"are {found}. "
+            + "".join(f"The first unusable one: {message}. " for message in catalog.bad_rows[:1])
+            + "Add rows, change validation_fraction and test_fraction, or use split='all'."
         )
 
 

@@ -29,7 +29,7 @@ def test_rows_are_left_out_by_length_in_tokens(tmp_path, counter):
     limits = {"min_prompt_tokens": 2, "max_prompt_tokens": 6, "max_reference_tokens": 4}
     task = load(tmp_path, rows, filters={"tokenizer": counter, **limits})
     assert [len(i.prompt.split()) for i in iterate(task)] == [2, 3, 4]
-    assert task.filtered == {
+    assert task.catalog.filtered == {
         "min_prompt_tokens": 1,
         "max_prompt_tokens": 1,
         "max_reference_tokens": 2,
@@ -50,10 +50,12 @@ def test_a_tokenizer_folder_counts_tokens(tmp_path):
 
 
 def test_copies_are_left_out_and_the_first_stays(tmp_path):
-    rows = [{"prompt": p, "reference": str(n)} for n, p in enumerate(["A b", "c", "a  B", "\uff43"])]
+    rows = [
+        {"prompt": p, "reference": str(n)} for n, p in enumerate(["A b", "c", "a  B", "\uff43"])
+    ]
     task = load(tmp_path, rows, filters={"drop_duplicates": True})
     assert [i.columns["reference"] for i in iterate(task)] == ["0", "1"]
-    assert task.filtered == {"drop_duplicates": 2}
+    assert task.catalog.filtered == {"drop_duplicates": 2}
     assert len(load(tmp_path, rows)) == 4
 
 
@@ -119,8 +121,10 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted_on_request(tmp_path):
     ]
     task = load(tmp_path, rows, on_bad_row="skip")
     assert [i.prompt for i in iterate(task)] == ["a", "d"]
-    assert task.num_bad == 4
-    found = sorted(message.split("data.jsonl ")[1].split(":")[0] for message in task.bad_rows)
+    assert task.catalog.num_bad == 4
+    found = sorted(
+        message.split("data.jsonl ")[1].split(":")[0] for message in task.catalog.bad_rows
+    )
     assert found == ["line 2", "line 3", "line 4", "line 5"]
     with pytest.raises(DataError, match="line 2"):
         load(tmp_path, rows)
@@ -128,7 +132,7 @@ def test_rows_that_cannot_be_used_are_skipped_and_counted_on_request(tmp_path):
 
 def test_many_unusable_rows_are_counted_and_the_first_listed(tmp_path):
     task = load(tmp_path, [{"prompt": "a"}, *["[]"] * 50], on_bad_row="skip")
-    assert task.num_bad == 50 and len(task.bad_rows) == 20
+    assert task.catalog.num_bad == 50 and len(task.catalog.bad_rows) == 20
 
 
 def test_all_rows_unusable_is_an_error_that_counts_them(tmp_path):

@@ -70,7 +70,7 @@ def test_a_byte_order_mark_blank_lines_and_crlf_are_read(tmp_path, streamed):
 def test_the_splits_of_a_file_share_one_reading(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": f"p{n}"} for n in range(200)])
     tasks = [DatasetTask(path, split=name) for name in NAMES]
-    assert len({id(task._catalog) for task in tasks}) == 1
+    assert len({id(task.catalog) for task in tasks}) == 1
     assert sum(map(len, tasks)) == 200
     path.write_bytes(path.read_bytes().replace(b"p1", b"q1"))
     assert "q1" in {i.prompt for name in NAMES for i in iterate(DatasetTask(path, split=name))}

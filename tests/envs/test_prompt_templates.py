@@ -110,7 +110,7 @@ def test_examples_stand_in_front_and_leave_the_training_split(tmp_path):
     plain = {i.id: i for i in iterate(load(tmp_path, ROWS, split="train"))}
     task = load(tmp_path, ROWS, split="train", few_shot=2, template="question")
     items = list(iterate(task))
-    assert len(items) == len(plain) - 2 and task.filtered == {"few_shot": 2}
+    assert len(items) == len(plain) - 2 and task.catalog.filtered == {"few_shot": 2}
     shown = {i.columns["reference"] for i in plain.values()} - {
         i.columns["reference"] for i in items
     }
