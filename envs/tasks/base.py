@@ -142,7 +142,7 @@ def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
 
 
 def names_data(spec: str) -> bool:
-    """Returns whether a spec of `make_task` names a data file, a folder or a data set of the hub."""
+    """Returns whether a spec of `make_task` names a data file, folder or data set of the hub."""
     if spec.startswith("hf:") or Path(spec).suffix.lower() in DATA_SUFFIXES:
         return True
     # A registered name wins over a folder that happens to have it.

@@ -101,7 +101,8 @@ class Catalog:
         preparation = self.preparation
         try:
             prepared = prepare(row.fields, preparation, text_cells=self.source.text_cells)
-            split = split_of(prepared, preparation)
+            lacks_validation = self.source.lacks_validation
+            split = split_of(prepared, preparation, lacks_validation=lacks_validation)
         except DataError as error:
             return self._refuse(f"{row.where}: {error}")
         self.shapes[prepared.shape] += 1

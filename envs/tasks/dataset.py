@@ -56,6 +56,7 @@ class DatasetTask:
         on_bad_row: ``raise``, or ``skip`` rows that cannot be used; ``catalog`` counts them.
         subset: Configuration of a data set of the hub.
         revision: Branch, tag or commit of a data set of the hub.
+        splits: Our split -> the name of the data set's, for those of the hub and saved folders.
 
     Raises:
         DataError: The data cannot be read, a row is malformed (file and line are named), or the
@@ -79,6 +80,7 @@ class DatasetTask:
         on_bad_row: OnBadRow = "raise",
         subset: str | None = None,
         revision: str | None = None,
+        splits: Mapping[str, str] | None = None,
     ) -> None:
         self.split = check_split(split, (*SPLITS, ALL))
         self.fractions = _check_fractions(validation_fraction, test_fraction)
@@ -93,7 +95,7 @@ class DatasetTask:
             skip_bad_rows=_check_choice("on_bad_row", on_bad_row, get_args(OnBadRow)) == "skip",
         )
         self.name = _name_of(str(path))
-        self.catalog = _open(str(path), self.preparation, subset, revision)
+        self.catalog = _open(str(path), self.preparation, subset, revision, splits)
         self._positions = self.catalog.positions(None if split == ALL else split)
         self._kept: dict[int, Instruction] = {}
         self.columns = self.catalog.columns
@@ -140,12 +142,12 @@ class DatasetTask:
         )
 
 
-def _open(path: str, preparation: Preparation, subset: str | None, revision: str | None) -> Catalog:
+def _open(path: str, preparation: Preparation, *hub_options: Any) -> Catalog:
     if path.startswith(HUB_PREFIX) or Path(path).expanduser().is_dir():
-        source = HubDataset(path, subset, revision)
+        source = HubDataset(path, *hub_options)
         return Catalog(source, preparation, source.digest())
-    if subset or revision:
-        raise ConfigError(f"{path} is a file: subset and revision belong to {HUB_PREFIX} ids")
+    if any(option is not None for option in hub_options):
+        raise ConfigError(f"{path} is a file: subset, revision and splits are for other data sets")
     return load_catalog(Path(path).expanduser(), preparation)
 
 

@@ -42,6 +42,8 @@ class Source(Protocol):
     """Its size."""
     text_cells: bool
     """Whether all values are text, as in CSV files: lists are then written as JSON."""
+    lacks_validation: bool
+    """Whether the rows are in splits of which none is for validation."""
 
     def scan(self) -> Iterator[Row | DataError]:
         """Yields all rows in order, an error in the place of each that cannot be read.
@@ -88,7 +90,7 @@ class IndexedFile(ABC):
     The bytes of a small file are kept as well, so that it may change or vanish later.
     """
 
-    text_cells = False
+    text_cells = lacks_validation = False
 
     def __init__(self, path: Path) -> None:
         self.path, self.origin = path, str(path)
@@ -240,7 +242,7 @@ class _CountedLines:
 class JsonList:
     """A list of objects; held in memory."""
 
-    text_cells = False
+    text_cells = lacks_validation = False
 
     def __init__(self, path: Path) -> None:
         self.path, self.origin = path, str(path)
@@ -274,7 +276,7 @@ class JsonList:
 class Parquet:
     """A table; held in memory in Arrow's form, which takes about as much as its bytes unpacked."""
 
-    text_cells = False
+    text_cells = lacks_validation = False
 
     def __init__(self, path: Path) -> None:
         import pyarrow  # type: ignore[import-untyped]

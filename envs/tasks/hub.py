@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from instructrec.envs.tasks.partition import SPLITS
+from instructrec.envs.tasks.preparation import VALIDATION_NAMES
 from instructrec.envs.tasks.rows import Row, excerpt
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, unknown_name
 
 HUB_PREFIX = "hf:"
 """What an id of the hub is given with, e.g. ``hf:openai/gsm8k``."""
@@ -28,24 +30,37 @@ def is_saved_dataset(path: Path) -> bool:
 class HubDataset:
     """The rows of a data set of the library ``datasets``.
 
-    Of a data set in several splits, each row gets the column ``split``, unless it has one.
+    Of a data set in several splits, each row gets the column ``split``, unless it has one. Where
+    none of them is for validation, a share of the training rows is taken by hash.
 
     Args:
         spec: A folder, or ``hf:`` and what ``load_dataset`` takes: an id of the hub or a folder of
             data files.
         subset: The configuration, for data sets that have several.
         revision: Branch, tag or commit on the hub.
+        splits: Our split -> the data set's, e.g. ``{"train": "train_sft"}``; others are left out.
 
     Raises:
         DataError: It cannot be loaded.
-        ConfigError: The folder is no data set, or a folder is given with subset or revision.
+        ConfigError: The folder is no data set, an option does not belong to it, or a split is
+            unknown.
     """
 
     text_cells = False
 
-    def __init__(self, spec: str, subset: str | None = None, revision: str | None = None) -> None:
+    def __init__(
+        self,
+        spec: str,
+        subset: str | None = None,
+        revision: str | None = None,
+        splits: Mapping[str, str] | None = None,
+    ) -> None:
         self.origin = spec
         self._parts = _load(spec, subset, revision)
+        if splits is not None:
+            self._parts = _chosen(self._parts, splits, spec)
+        names = {name for name, _ in self._parts}
+        self.lacks_validation = len(names) > 1 and not names & VALIDATION_NAMES
         self._starts = [0]
         for _, part in self._parts:
             self._starts.append(self._starts[-1] + len(part))
@@ -77,6 +92,22 @@ class HubDataset:
 
     def _with_split(self, fields: dict[str, Any], name: str) -> dict[str, Any]:
         return {"split": name, **fields} if len(self._parts) > 1 else fields
+
+
+def _chosen(
+    parts: list[tuple[str, Any]], splits: Mapping[str, str], spec: str
+) -> list[tuple[str, Any]]:
+    """Returns the parts that ``splits`` names, under our names."""
+    found = dict(parts)
+    if not isinstance(splits, Mapping) or not splits or not {*splits} <= {*SPLITS}:
+        raise ConfigError(
+            f"splits is {splits!r}; expected {', '.join(SPLITS)} with the data set's names, e.g. "
+            "{train: train_sft}"
+        )
+    for name in splits.values():
+        if name not in found:
+            raise ConfigError(f"{spec}: {unknown_name('split', str(name), found)}")
+    return [(ours, found[theirs]) for ours, theirs in splits.items()]
 
 
 def _load(spec: str, subset: str | None, revision: str | None) -> list[tuple[str, Any]]:

@@ -15,7 +15,8 @@ from instructrec.envs.tasks.shapes import map_columns, read_sample
 from instructrec.envs.tasks.templates import FewShotStyle, Template
 from instructrec.errors import DataError, did_you_mean
 
-_SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+VALIDATION_NAMES = {"validation", "val", "valid", "dev"}
+"""What the split ``validation`` may be called in data."""
 
 
 @dataclass(frozen=True)
@@ -109,35 +110,47 @@ def canonical_text(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def split_of(row: Prepared, preparation: Preparation) -> int:
+def split_of(row: Prepared, preparation: Preparation, *, lacks_validation: bool = False) -> int:
     """Returns the number of a row's split, in `SPLITS`: the one it names, or by a hash.
+
+    Args:
+        row: The row.
+        preparation: What the hash is of, and the shares.
+        lacks_validation: The rows name splits, but none for validation: a share of the training
+            rows is taken by hash.
 
     Raises:
         DataError: It names an unknown split, or lacks what the split is hashed from.
     """
     given = row.fields.get("split")
-    if given is not None:
-        split = _SPLIT_NAMES.get(str(given), given)
-        if split not in SPLITS:
-            raise DataError(
-                f"the split is {excerpt(repr(given))}; expected one of {', '.join(SPLITS)} in "
-                "every row (or no 'split' column: rows are then split by a hash of the prompt)"
-            )
-        return SPLITS.index(split)
-    by = preparation.split_by
-    position = row.prompt_hash
-    if by != "prompt":
-        if row.fields.get(by) is None:
-            raise DataError(
-                f"split_by is {by!r}, but the row has no value there."
-                f"{did_you_mean(by, row.fields)} Its columns are {list(row.fields)}"
-            )
-        position = stable_hash("split", row.fields[by])
-    validation, test = preparation.fractions
-    share = position / 2**64
-    if share < test:
-        return SPLITS.index("test")
-    return SPLITS.index("validation" if share < test + validation else "train")
+    if given is None:
+        validation, test = preparation.fractions
+        position = _position(row, preparation.split_by)
+        if position < test:
+            return SPLITS.index("test")
+        return SPLITS.index("validation" if position < test + validation else "train")
+    split = "validation" if str(given) in VALIDATION_NAMES else given
+    if split not in SPLITS:
+        raise DataError(
+            f"the split is {excerpt(repr(given))}; expected one of {', '.join(SPLITS)} in "
+            "every row (or no 'split' column: rows are then split by a hash of the prompt)"
+        )
+    if lacks_validation and split == "train":
+        position = _position(row, preparation.split_by)
+        split = "validation" if position < preparation.fractions[0] else "train"
+    return SPLITS.index(split)
+
+
+def _position(row: Prepared, by: str) -> float:
+    """Where a row's hash lies, in [0, 1)."""
+    if by == "prompt":
+        return row.prompt_hash / 2**64
+    if row.fields.get(by) is None:
+        raise DataError(
+            f"split_by is {by!r}, but the row has no value there.{did_you_mean(by, row.fields)} "
+            f"Its columns are {list(row.fields)}"
+        )
+    return stable_hash("split", row.fields[by]) / 2**64
 
 
 def _texts_of(asked: Any) -> tuple[str, ...]:

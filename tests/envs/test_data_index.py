@@ -197,6 +197,28 @@ def test_a_saved_data_set_is_read_with_its_splits(tmp_path):
         make_task(str(tmp_path / "one"), template="{x} {prompt}")
 
 
+def test_splits_of_a_data_set_are_chosen_and_validation_comes_out_of_training(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    parts = {
+        name: datasets.Dataset.from_list([{"prompt": f"{name} {n}"} for n in range(100)])
+        for name in ("train_sft", "test_sft", "train_gen")
+    }
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "data")
+    splits = {"train": "train_sft", "test": "test_sft"}
+    tasks = {s: make_task(str(tmp_path / "data"), split=s, splits=splits) for s in NAMES}
+    prompts = {name: set(_prompts(task)) for name, task in tasks.items()}
+    assert prompts["test"] == {f"test_sft {n}" for n in range(100)}
+    assert prompts["train"] | prompts["validation"] == {f"train_sft {n}" for n in range(100)}
+    assert 2 <= len(prompts["validation"]) <= 25
+    assert len(tasks["train"]) + len(tasks["validation"]) == 100
+    with pytest.raises(DataError, match="the split is 'train_sft'; expected one of"):
+        make_task(str(tmp_path / "data"))
+    with pytest.raises(ConfigError, match=r"unknown split 'test_stf'\. Did you mean 'test_sft'"):
+        make_task(str(tmp_path / "data"), splits={"test": "test_stf"})
+    with pytest.raises(ConfigError, match=r"splits is .*expected train, validation, test"):
+        make_task(str(tmp_path / "data"), splits={"tests": "test_sft"})
+
+
 def test_the_hub_prefix_loads_what_the_library_loads(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
@@ -219,5 +241,5 @@ def test_data_sets_that_cannot_be_had_say_what_to_do(tmp_path):
     with pytest.raises(ConfigError, match="subset and revision belong"):
         make_task(str(tmp_path / "folder"), subset="x")
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a"}])
-    with pytest.raises(ConfigError, match="is a file: subset and revision"):
+    with pytest.raises(ConfigError, match="is a file: subset, revision"):
         make_task(str(path), revision="main")
