@@ -16,7 +16,7 @@ import numpy as np
 
 from instructrec.envs.tasks.base import Instruction, Prompt
 from instructrec.envs.tasks.files import Source, file_digest, open_file
-from instructrec.envs.tasks.identities import count_copies, first_of_each, id_hash
+from instructrec.envs.tasks.identities import count_copies, first_of_each, id_hash, is_among
 from instructrec.envs.tasks.partition import SPLITS
 from instructrec.envs.tasks.preparation import Preparation, Prepared, prepare, split_of
 from instructrec.envs.tasks.rows import Row
@@ -62,9 +62,10 @@ class Catalog:
         )
         self._check_complete(flags)
         self._leave_out_duplicates(prompts)
+        self._examples = self._choose_examples(prompts)
+        del scanned, prompts  # before the next arrays of their size
         self._copies = self._check_ids(ids, flags)
         self.columns = self._check_columns()
-        self._examples = self._choose_examples(prompts)
 
     def __len__(self) -> int:
         return len(self.splits)
@@ -156,11 +157,12 @@ class Catalog:
     def _leave_out_duplicates(self, prompts: Any) -> None:
         """Counts the rows whose instruction came before, and leaves them out where asked."""
         usable = self.positions(None)
-        again = usable[~first_of_each(prompts[usable])]
+        again = usable[~first_of_each(self._usable(prompts))]
         self.num_duplicates = len(again)
         train = self.splits == SPLITS.index("train")
-        held_out = prompts[(self.splits < _BAD) & ~train]
-        self.num_leaked = int(np.isin(held_out, prompts[train]).sum())
+        self.num_leaked = int(
+            is_among(prompts[(self.splits < _BAD) & ~train], prompts[train]).sum()
+        )
         if self.preparation.filters.drop_duplicates and len(again):
             self.splits[again] = _FILTERED
             self.filtered["drop_duplicates"] = len(again)
@@ -168,7 +170,8 @@ class Catalog:
     def _check_ids(self, ids: Any, flags: Any) -> Any:
         """Refuses ids that come twice; returns the number of each copy, None without any."""
         usable = self.positions(None)
-        copies, suspects = count_copies(ids[usable], flags[usable] & _GIVEN_ID != 0)
+        given = self._usable(flags) & _GIVEN_ID != 0
+        copies, suspects = count_copies(self._usable(ids), given)
         if copies is None:
             return None
         numbers = np.ones(len(self), dtype=np.uint32)
@@ -185,6 +188,11 @@ class Catalog:
                 self.splits[position] = _BAD
             seen.setdefault(id_, position)
         return numbers
+
+    def _usable(self, column: Any) -> Any:
+        """The entries of the usable rows; no copy where that is all of them."""
+        wanted = self.splits < _BAD
+        return column if wanted.all() else column[wanted]
 
     def _where(self, position: int) -> str:
         """Names the place of a row, for which everything before it is read again."""
@@ -213,8 +221,9 @@ class Catalog:
         if not wanted:
             return []
         train = self.splits == SPLITS.index("train")
+        candidates = np.unique(prompts[train])
         others = prompts[(self.splits < _BAD) & ~train]
-        candidates = np.setdiff1d(prompts[train], others)  # sorted, each once
+        candidates = candidates[~is_among(candidates, others)]
         chosen = candidates[-wanted:]
         if len(chosen) < wanted or "reference" not in self._names:
             raise DataError(

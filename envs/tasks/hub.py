@@ -57,10 +57,11 @@ class HubDataset:
     ) -> None:
         self.origin = spec
         self._parts = _load(spec, subset, revision)
+        self._named = splits is not None or len(self._parts) > 1
         if splits is not None:
             self._parts = _chosen(self._parts, splits, spec)
         names = {name for name, _ in self._parts}
-        self.lacks_validation = len(names) > 1 and not names & VALIDATION_NAMES
+        self.lacks_validation = self._named and not names & VALIDATION_NAMES
         self._starts = [0]
         for _, part in self._parts:
             self._starts.append(self._starts[-1] + len(part))
@@ -91,7 +92,7 @@ class HubDataset:
         raise IndexError(position)
 
     def _with_split(self, fields: dict[str, Any], name: str) -> dict[str, Any]:
-        return {"split": name, **fields} if len(self._parts) > 1 else fields
+        return {"split": name, **fields} if self._named else fields
 
 
 def _chosen(

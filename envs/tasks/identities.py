@@ -32,10 +32,18 @@ def id_hash(given: str | None, made: int) -> int:
 def first_of_each(hashes: Any) -> Any:
     """Returns (N,) booleans: True where a hash is the first of its value."""
     first = np.ones(len(hashes), dtype=bool)
-    order, again = _sorted_copies(hashes)
-    if order is not None:
-        first[order[1:][again]] = False
+    order, begins = _sharing(hashes)
+    first[order[~begins]] = False
     return first
+
+
+def is_among(hashes: Any, others: Any) -> Any:
+    """Returns (N,) booleans: True where a hash is one of the others."""
+    others = np.sort(others)
+    if not len(others):
+        return np.zeros(len(hashes), dtype=bool)
+    places = np.searchsorted(others, hashes)
+    return others[np.minimum(places, len(others) - 1)] == hashes
 
 
 def count_copies(hashes: Any, given: Any) -> tuple[Any, Any]:
@@ -49,25 +57,23 @@ def count_copies(hashes: Any, given: Any) -> tuple[Any, Any]:
         (N,) uint32: 1 for the first row with a hash, 2 for the next..., or None where all differ;
         and the indices, increasing, of rows whose hash is shared with a row that brought its id.
     """
-    order, again = _sorted_copies(hashes)
-    if order is None:
-        return None, np.empty(0, dtype=np.int64)
-    starts = np.flatnonzero(np.concatenate([[True], ~again]))
-    group = np.cumsum(np.concatenate([[True], ~again])) - 1
-    numbers = np.empty(len(hashes), dtype=np.uint32)
-    numbers[order] = np.arange(len(hashes)) - starts[group] + 1
-    sizes = np.diff(np.append(starts, len(hashes)))
-    suspect = (sizes > 1) & np.logical_or.reduceat(given[order], starts)
+    order, begins = _sharing(hashes)
+    if not len(order):
+        return None, order
+    starts, group = np.flatnonzero(begins), np.cumsum(begins) - 1
+    numbers = np.ones(len(hashes), dtype=np.uint32)
+    numbers[order] = np.arange(len(order)) - starts[group] + 1
+    suspect = np.logical_or.reduceat(given[order], starts)
     return numbers, np.sort(order[suspect[group]])
 
 
-def _sorted_copies(hashes: Any) -> tuple[Any, Any]:
-    """Returns the stable order of the hashes and, from the second on, which equal the one before.
-
-    The order is None where all hashes differ, which a sort in place tells with half the memory.
-    """
+def _sharing(hashes: Any) -> tuple[Any, Any]:
+    """Returns the rows that share their hash, group by group, and True where a group begins."""
     ordered = np.sort(hashes)
     again = ordered[1:] == ordered[:-1]
+    del ordered  # before the next array of this size
     if not again.any():
-        return None, again
-    return np.argsort(hashes, kind="stable"), again
+        return np.empty(0, dtype=np.int64), np.empty(0, dtype=bool)
+    repeats = np.concatenate([[False], again])
+    shared = repeats | np.concatenate([again, [False]])
+    return np.argsort(hashes, kind="stable")[shared], ~repeats[shared]

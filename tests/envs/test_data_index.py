@@ -243,3 +243,56 @@ def test_data_sets_that_cannot_be_had_say_what_to_do(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl", [{"prompt": "a"}])
     with pytest.raises(ConfigError, match="is a file: subset, revision"):
         make_task(str(path), revision="main")
+
+
+message_keys = st.sampled_from(["role", "content", "from", "value", "text"])
+plain_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(message_keys, inner, max_size=3),
+    max_leaves=6,
+)
+column_names = st.sampled_from(
+    [
+        "prompt",
+        "messages",
+        "reference",
+        "references",
+        "id",
+        "split",
+        "chosen",
+        "rejected",
+        "completion",
+        "instruction",
+        "input",
+        "output",
+        "conversations",
+        "prompts",
+        "x",
+    ]
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.dictionaries(column_names, plain_values, max_size=5), min_size=1, max_size=4),
+    st.sampled_from([{}, {"template": "{x} {prompt}"}, {"template": "{x}"}, {"few_shot": 1}]),
+    st.sampled_from(["raise", "skip"]),
+    st.booleans(),
+)
+def test_whatever_a_row_holds_the_errors_are_ours(tmp_path_factory, rows, options, bad, as_csv):
+    path = tmp_path_factory.mktemp("any") / ("data.csv" if as_csv else "data.jsonl")
+    if as_csv:
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        cells = [[json.dumps(row.get(name)) for name in names] for row in rows]
+        with path.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([names, *cells])
+    else:
+        write_jsonl(path, rows)
+    try:
+        task = DatasetTask(path, split="all", on_bad_row=bad, **options)
+    except DataError as error:
+        assert str(path) in str(error)
+        return
+    ids = [item.id for item in iterate(task)]
+    assert len(set(ids)) == len(ids) == len(task)
+    assert all(item.columns.keys() == {*task.columns} for item in iterate(task))
