@@ -60,6 +60,7 @@ def measure(path: Path, seed: int = 0) -> dict[str, Any]:
     task = DatasetTask(path, split="all")
     loaded = time.perf_counter()
     found: dict[str, Any] = {"rows": len(task), "load_s": loaded - start}
+    found["load_mib"] = _memory("VmHWM") - before
     digests = []
     for _ in range(2):
         digest = hashlib.sha256()
