@@ -128,7 +128,7 @@ def profile(
     Args:
         task: The data set with split ``all``.
         count_tokens: From a text to its number of tokens; None leaves tokens out.
-        languages: Rows whose language is told (about a millisecond each), evenly spread.
+        languages: Rows whose language is told (a tenth of a millisecond each), evenly spread.
     """
     catalog = task.catalog
     found = Profile(
