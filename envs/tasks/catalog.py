@@ -180,11 +180,7 @@ class Catalog:
         for position in usable[suspects].tolist():
             id_ = _name(self.prepared(position), int(numbers[position]))
             if id_ in seen:
-                place, before = self._where(position), self._where(seen[id_])
-                self._refuse(
-                    f"{place}: the id {id_!r} was used before, in {before}; ids must be unique "
-                    "(leave them out to have them made)"
-                )
+                self._refuse(self._same_id(id_, position, seen[id_]))
                 self.splits[position] = _BAD
             seen.setdefault(id_, position)
         return numbers
@@ -194,12 +190,20 @@ class Catalog:
         wanted = self.splits < _BAD
         return column if wanted.all() else column[wanted]
 
-    def _where(self, position: int) -> str:
-        """Names the place of a row, for which everything before it is read again."""
+    def _same_id(self, id_: str, position: int, before: int) -> str:
+        """Says where an id came twice, for which the data is read again."""
+        if len(self.bad_rows) == LISTED:
+            return ""  # counted, not told
+        places = {}
         for i, row in enumerate(self.source.scan()):
-            if i == position and isinstance(row, Row):
-                return row.where
-        return f"{self.source.origin} row {position}"
+            if i in (position, before) and isinstance(row, Row):
+                places[i] = row.where
+            if i == position:
+                break
+        return (
+            f"{places[position]}: the id {id_!r} was used before, in {places[before]}; ids must be "
+            "unique (leave them out to have them made)"
+        )
 
     def _check_columns(self) -> tuple[str, ...]:
         """Returns the names of the columns that the rewards will see."""

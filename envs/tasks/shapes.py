@@ -89,8 +89,8 @@ def read_sample(
     prompt, answer = _take(fields, shape)
     given = _given_reference(fields)
     own = {*_OWN, *_TAKEN.get(shape or "", ())}
-    if given is not None and shape in ("alpaca", "completion", "preference"):
-        own -= {"output", "completion", "chosen"}  # an explicit reference is the answer
+    if given is not None:
+        own -= {"output"}  # it is not the answer then
     others = {name: value for name, value in fields.items() if name not in own}
     if shape == "preference":
         others["rejected"] = _answer_text(fields["rejected"], "rejected")

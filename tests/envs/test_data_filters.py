@@ -138,3 +138,11 @@ def test_many_unusable_rows_are_counted_and_the_first_listed(tmp_path):
 def test_all_rows_unusable_is_an_error_that_counts_them(tmp_path):
     with pytest.raises(DataError, match=r"is empty.*2 left out \(unusable\)"):
         load(tmp_path, ["[]", "3"], on_bad_row="skip")
+
+
+def test_many_ids_that_come_twice_are_counted_and_the_first_listed(tmp_path):
+    rows = [{"prompt": f"p{n}", "id": n % 5} for n in range(500)]
+    task = load(tmp_path, rows, on_bad_row="skip")
+    assert len(task) == 5 and task.catalog.num_bad == 495
+    assert len(task.catalog.bad_rows) == 20
+    assert "line 6: the id '0' was used before, in" in task.catalog.bad_rows[0]
