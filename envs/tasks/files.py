@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from instructrec.envs.tasks.base import DATA_SUFFIXES
 from instructrec.envs.tasks.rows import (
@@ -107,7 +107,7 @@ class IndexedFile(ABC):
             yield from self._scan(io.BytesIO(self._content), offsets)
         else:
             with self.path.open("rb") as file:
-                self._version = _version_of(file.fileno())
+                self._keep_open(os.dup(file.fileno()))  # it may be moved or removed meanwhile
                 yield from self._scan(file, offsets)
         self._offsets = offsets
 
@@ -121,15 +121,21 @@ class IndexedFile(ABC):
     def _bytes(self, start: int, end: int) -> bytes:
         if self._content is not None:
             return self._content[start:end]
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY)
-            weakref.finalize(self, os.close, self._descriptor)
-        if _version_of(self._descriptor) != self._version:
+        if self._descriptor is None:  # in a process that got this as a copy
+            version = self._version
+            self._keep_open(os.open(self.path, os.O_RDONLY))
+            self._version = version
+        descriptor = cast(int, self._descriptor)
+        if _version_of(descriptor) != self._version:
             raise DataError(
                 f"{self.path} was changed after it had been read: leave data files as they are "
                 "while they are in use, and start again"
             )
-        return os.pread(self._descriptor, end - start, start)  # no position: fit for forks
+        return os.pread(descriptor, end - start, start)  # no position: fit for forks
+
+    def _keep_open(self, descriptor: int) -> None:
+        self._descriptor, self._version = descriptor, _version_of(descriptor)
+        weakref.finalize(self, os.close, descriptor)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_descriptor": None}  # another process opens the file itself

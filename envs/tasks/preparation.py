@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from instructrec.envs.tasks.base import Prompt
@@ -51,14 +52,22 @@ class Prepared:
     """What the rewards see; ``reference`` where the row has one."""
     given_id: str | None
     """The row's own id."""
-    made_id: int
-    """A hash (64 bits) of the instruction before the template, and the reference."""
-    prompt_hash: int
-    """A hash (64 bits) of the instruction before the template, letter case and space ignored."""
+    asked: Prompt | tuple[str, ...]
+    """The instruction before the template, or the columns that the template makes it of."""
     fields: Mapping[str, Any]
     """The row's columns after renaming."""
     shape: str
     """How the row was read: one of `SHAPES`, or ``template``."""
+
+    @property
+    def made_id(self) -> int:
+        """A hash (64 bits) of what is asked and the reference."""
+        return stable_hash(self.asked, self.reference)
+
+    @cached_property
+    def prompt_hash(self) -> int:
+        """A hash (64 bits) of what is asked, letter case and white space ignored."""
+        return stable_hash("split", *map(canonical_text, _texts_of(self.asked)))
 
     @property
     def reference(self) -> str | list[str] | None:
@@ -85,7 +94,7 @@ def prepare(
     sample = read_sample(fields, text_cells=text_cells, without_prompt=makes_prompt)
     prompt = sample.prompt if template is None else template.render(sample.prompt, fields)
     assert prompt is not None, "read_sample gives a prompt, or the template makes one"
-    asked: Any = sample.prompt
+    asked: Prompt | tuple[str, ...] = sample.prompt or ()
     if makes_prompt and template is not None:
         asked = tuple(str(fields[name]) for name in sorted(template.variables))
     columns = dict(sample.others)
@@ -96,8 +105,7 @@ def prepare(
         prompt=prompt,
         columns=columns,
         given_id=None if given is None else str(given),
-        made_id=stable_hash(asked, sample.reference),
-        prompt_hash=stable_hash("split", *map(canonical_text, _texts_of(asked))),
+        asked=asked,
         fields=fields,
         shape=sample.shape or "template",
     )
@@ -153,7 +161,7 @@ def _position(row: Prepared, by: str) -> float:
     return stable_hash("split", row.fields[by]) / 2**64
 
 
-def _texts_of(asked: Any) -> tuple[str, ...]:
+def _texts_of(asked: Prompt | tuple[str, ...]) -> tuple[str, ...]:
     """The texts of a prompt, of a conversation, or of the columns that a template names."""
     if isinstance(asked, str):
         return (asked,)
