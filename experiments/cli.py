@@ -170,6 +170,18 @@ def _run_rewards(values: Namespace, command: list[str]) -> None:
     reward_commands.run(values, command)
 
 
+def _build_data(parser: ArgumentParser) -> None:
+    from instructrec.experiments import data_commands
+
+    data_commands.build(parser)
+
+
+def _run_data(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import data_commands
+
+    data_commands.run(values, command)
+
+
 def _list_tasks(values: Namespace, command: list[str]) -> None:
     from instructrec.experiments.listing import tasks
 
@@ -203,6 +215,7 @@ COMMANDS = {
         True,
     ),
     "rewards": Command("List, show, check and score rewards.", _build_rewards, _run_rewards),
+    "data": Command("Check a data set, or show what is in it.", _build_data, _run_data),
     "tasks": Command("List the built-in tasks.", _build_list, _list_tasks),
     "envs": Command("List the registered environments.", _build_list, _list_envs),
 }

@@ -60,7 +60,7 @@ class TaskConfig:
     """The instructions to train on, and the names of their splits."""
 
     name: str = "closed_answers"
-    """A registered task, a .jsonl/.json/.csv/.parquet file, module:attr or file.py:attr."""
+    """A registered task, a data file or folder, hf:ID, module:attr or file.py:attr."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the task, e.g. --task.options.families '[category, parity]'."""
     train_split: str = "train"
@@ -215,7 +215,8 @@ class TrainConfig:
     @property
     def resolved_variant(self) -> str:
         """The variant, derived from algorithm, task and environment when none was given."""
-        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(self.task.name.split(":")[0]).stem)
+        name = self.task.name.removeprefix("hf:").split(":")[0]
+        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem)
         env = "" if self.task.env == "instruction" else f"-{self.task.env}"
         return self.variant or f"{self.algorithm}-{task.replace('_', '-').strip('-')}{env}"
 

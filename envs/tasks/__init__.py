@@ -4,6 +4,8 @@ from instructrec.lazy import lazy_exports
 _exports = {
     "ClosedAnswers": "instructrec.envs.tasks.mixture",
     "DatasetTask": "instructrec.envs.tasks.dataset",
+    "list_templates": "instructrec.envs.tasks.templates",
+    "register_template": "instructrec.envs.tasks.templates",
     "Instruction": "instructrec.envs.tasks.base",
     "ProceduralTask": "instructrec.envs.tasks.procedural",
     "Task": "instructrec.envs.tasks.base",

@@ -124,10 +124,11 @@ def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
 
     Args:
         spec: A registered name (`list_tasks`), the path of a ``.jsonl``, ``.json``, ``.csv`` or
-            ``.parquet`` file, ``"package.module:factory"`` or ``"file.py:factory"``.
+            ``.parquet`` file, a folder that ``datasets`` saved, ``"hf:<id on the hub>"``,
+            ``"package.module:factory"`` or ``"file.py:factory"``.
         split: ``train``, ``validation`` or ``test``; data files know ``all`` as well.
-        options: Passed to the task; procedural tasks take ``seed`` and ``size``, data files
-            ``validation_fraction`` and ``test_fraction``.
+        options: Passed to the task; procedural tasks take ``seed`` and ``size``, data what
+            `DatasetTask` lists.
 
     Raises:
         ConfigError: Unknown name, split or option, or a factory that cannot be imported.
@@ -138,6 +139,15 @@ def make_task(spec: str, *, split: str = "train", **options: Any) -> Task:
     factory, leading = _find_factory(spec)
     _check_options(spec, factory, options, num_leading=len(leading))
     return factory(*leading, split=split, **options)
+
+
+def names_data(spec: str) -> bool:
+    """Returns whether a spec of `make_task` names a data file, folder or data set of the hub."""
+    if spec.startswith("hf:") or Path(spec).suffix.lower() in DATA_SUFFIXES:
+        return True
+    # A registered name wins over a folder that happens to have it.
+    known = spec in _REGISTRY or spec in _BUILTIN
+    return not known and Path(spec).expanduser().is_dir()
 
 
 def check_split(split: str, known: tuple[str, ...]) -> str:
@@ -169,7 +179,7 @@ def _place(factory: TaskFactory) -> tuple[str | None, str | None]:
 
 def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
     """Returns what makes the task, and the positional arguments that it takes."""
-    if Path(spec).suffix.lower() in DATA_SUFFIXES:
+    if names_data(spec):
         from instructrec.envs.tasks.dataset import DatasetTask
 
         return DatasetTask, (spec,)
@@ -179,8 +189,8 @@ def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
         if spec not in _BUILTIN:
             known = unknown_name("task", spec, list_tasks())
             raise ConfigError(
-                f"{known} A data file ends in {', '.join(DATA_SUFFIXES)}; "
-                "your own task is given as 'module:factory' or 'file.py:factory'."
+                f"{known} A data file ends in {', '.join(DATA_SUFFIXES)}; a data set of the hub is "
+                "given as hf:ID; your own task is given as 'module:factory' or 'file.py:factory'."
             )
         importlib.import_module(_BUILTIN[spec])
     return _REGISTRY[spec], ()
