@@ -8,13 +8,14 @@ not known here: ``PPOTrainer`` runs on this step, and so can a loop of one's own
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from instructrec.errors import ConfigError, NumericsError
+from instructrec.errors import ConfigError, NumericsError, RewardError
 from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
@@ -44,7 +45,13 @@ class PPOLearner:
             while True:
                 policy.sync()
                 answers = policy.respond(prompts)
-                stats = learner.update(rollout_of(answers, score(answers.texts)))
+                rewards = score(answers.texts)
+                stats = learner.update(
+                    rollout_of(answers.prompt_ids, answers.response_ids, rewards)
+                )
+
+    What a rollout is made with is not known here: ``response_length``, ``stop_strings``,
+    ``on_length``, ``prompt_filter`` and the limits on rewards and drift have no effect.
 
     Args:
         policy: The policy; its trained weights change in place. Its state when the learner is
@@ -91,7 +98,8 @@ class PPOLearner:
             its two halves.
 
         Raises:
-            ConfigError: The rollout has another size.
+            ConfigError: The rollout has another size, or other groups.
+            RewardError: No episode of it can be trained on.
             NumericsError: A gradient is not finite; the weights are those before that step.
         """
         config, clock = self.config, Clock()
@@ -150,6 +158,8 @@ class PPOLearner:
 
     def is_worth_a_step(self, minibatch: reporting.LossStats) -> bool:
         """Whether to step with the gradient of a minibatch, whose sums over the loss these are."""
+        if not minibatch.sums.get("tokens"):
+            return False  # momentum alone would move weights
         target = self.config.target_kl
         self.stopped_early |= target is not None and minibatch.approx_kl() > target
         return not self.stopped_early
@@ -166,6 +176,18 @@ class PPOLearner:
             raise ConfigError(
                 f"the rollout has {len(rollout)} episodes: expected ppo.episodes_per_update = "
                 f"{expected}. Collect as many, or make the learner with that number."
+            )
+        in_group = self.config.num_generations
+        if any(count != in_group for count in Counter(rollout.groups).values()):
+            raise ConfigError(
+                f"the rollout has groups of {max(Counter(rollout.groups).values())} answers to one "
+                f"instruction: expected ppo.num_generations = {in_group}. Give the same number to "
+                "whoever makes the rollout."
+            )
+        if not any(rollout.kept):
+            raise RewardError(
+                "no episode of the rollout has a reward and is trained on: expected one at least. "
+                "Check the rewards."
             )
         self.rows = own_rows(expected)
         self.experience = tensors_of(rollout, self.policy.device, self.rows.start)
@@ -199,6 +221,7 @@ class PPOLearner:
     def _learn(self, minibatch: list[list[int]]) -> None:
         """Takes one step with the gradient of a minibatch, given as micro-batches."""
         self.minibatch = reporting.LossStats()
+        self.optimizer.zero_grad()  # an update that was broken off may have left some
         for micro_batch in minibatch:
             if rows := self.trained_rows(micro_batch):
                 self.micro_batch_loss(rows).backward()
@@ -249,7 +272,8 @@ class PPOLearner:
         """Sums the gradients over the processes and clips them; returns their norm before."""
         policy, critic = self.trained_parameters()
         sum_gradients([*policy, *critic])
-        joint = self.config.critic == "shared"
+        # A head that is no baseline learns beside the policy and has no say in its step.
+        joint = self.config.critic == "shared" and self.config.advantage == "gae"
         return clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
 
     def may_step(self) -> bool:

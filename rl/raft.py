@@ -21,7 +21,6 @@ from instructrec.rl.learner import PPOLearner
 from instructrec.rl.losses import nll_loss
 from instructrec.rl.ppo import train_ppo
 from instructrec.rl.rejection import best_of_group, episode_scores, flat_share
-from instructrec.rl.reporting import LossStats
 from instructrec.rl.run_state import TrainingResult
 
 
@@ -64,10 +63,6 @@ class RaftLearner(PPOLearner):
         weights_N = self.weights_B[rows][:, None].expand_as(mask_BT)[mask_BT]
         old_logprobs_N = self.experience.old_logprobs_BT[rows][mask_BT]
         return nll_loss(logprobs_N, weights_N, old_logprobs_N, self.normaliser)
-
-    def is_worth_a_step(self, minibatch: LossStats) -> bool:
-        """A minibatch without a kept response takes no step: momentum alone would move weights."""
-        return bool(minibatch.sums.get("tokens")) and super().is_worth_a_step(minibatch)
 
     def loss_metrics(self) -> dict[str, float]:
         """What is known of a plain likelihood: no values, no clips."""

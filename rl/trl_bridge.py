@@ -56,6 +56,12 @@ def trl_settings(
             f"WORLD_SIZE = {processes.launched()} but {count} process takes part: expected the "
             "call inside of instructrec.processes.joined(), where the processes find each other."
         )
+    if count == 1 and device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"there are {torch.cuda.device_count()} GPUs and one process, which TRL would spread "
+            "over all of them: expected one GPU for each process. Set CUDA_VISIBLE_DEVICES to one "
+            "of them, or launch a process for each (docs/scaling.md)."
+        )
     with quiet_settings():
         settings = GRPOConfig(
             output_dir=str(output_dir),

@@ -115,6 +115,8 @@ def test_a_mistake_in_a_call_is_no_lost_process(in_two_processes: TwoProcesses) 
 def _ends_by(number: int, environment: dict[str, str], file: Path) -> None:
     """Sends itself a signal in the second process; writes how it ends."""
     os.environ |= environment
+    # A shell ignores interruptions on behalf of what it starts in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with processes.joined("cpu"):
             processes.gather(0)

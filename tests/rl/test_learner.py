@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, NumericsError, RewardError
 from instructrec.policies.config import Sampling
 from instructrec.rl import PPOLearner, RaftLearner, rollout_of
 
@@ -82,6 +82,70 @@ def test_a_rollout_of_another_size_is_refused_and_nothing_is_lost(toy):
     with pytest.raises(ConfigError, match="2 episodes: expected ppo"):
         learner.update(rollout_of([[65], [66]], [[67], [68]], [0.0, 1.0]))
     assert policy.weights_hash() == before and learner.updates == 0
+
+
+def test_groups_that_were_not_told_of_are_refused(toy):
+    config = dataclasses.replace(toy.fast, num_generations=4, advantage="rloo")
+    policy = toy.policy()
+    with pytest.raises(ConfigError, match=r"groups of 1 answers .* ppo.num_generations = 4"):
+        PPOLearner(policy, config).update(scored(toy, answer(policy, config)))
+
+
+def test_a_rollout_without_a_reward_is_refused(toy):
+    policy = toy.policy()
+    answers = answer(policy, toy.fast)
+    rollout = rollout_of(answers.prompt_ids, answers.response_ids, [math.nan] * 32)
+    with pytest.raises(RewardError, match="no episode of the rollout has a reward"):
+        PPOLearner(policy, toy.fast).update(rollout)
+
+
+def test_a_minibatch_without_a_reward_takes_no_step(toy):
+    policy = toy.policy()
+    answers = answer(policy, toy.fast)
+    rewards = [1.0, *[math.nan] * 31]
+    learner = PPOLearner(policy, toy.fast)
+    stats = learner.update(rollout_of(answers.prompt_ids, answers.response_ids, rewards))
+    assert stats["ppo/skipped_frac"] == 0.5  # one of two minibatches has the episode
+    assert all(math.isfinite(value) for value in stats.values())
+    assert learner.scheduler.last_epoch == 2
+
+
+@pytest.mark.parametrize("error", [NumericsError, KeyboardInterrupt])
+def test_an_update_that_was_broken_off_leaves_nothing_to_the_next(toy, error):
+    class Breaking(PPOLearner):
+        broken = True
+
+        def clip(self):
+            if self.broken:
+                raise error("now")
+            return super().clip()
+
+    hashes = set()
+    for broken in (True, False):
+        policy = toy.policy()
+        answers = answer(policy, toy.fast)
+        learner = Breaking(policy, toy.fast)
+        if broken:
+            with pytest.raises(error):
+                learner.update(scored(toy, answers))
+        learner.broken = False
+        learner.shuffler.manual_seed(0)
+        learner.update(scored(toy, answers))
+        hashes.add(policy.weights_hash())
+    assert len(hashes) == 1
+
+
+def test_a_head_that_is_no_baseline_has_no_say_in_the_policys_step(toy):
+    hashes = set()
+    for rate in (1e-3, 1e-1):
+        policy = toy.policy()
+        answers = answer(policy, toy.fast)
+        config = dataclasses.replace(
+            toy.fast, critic_learning_rate=rate, advantage="batch_mean", max_grad_norm=0.1
+        )
+        PPOLearner(policy, config).update(scored(toy, answers))
+        hashes.add(policy.weights_hash())
+    assert len(hashes) == 1
 
 
 @pytest.mark.parametrize(
