@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 
 from benchmarks.cost_model import Link, Work, calibrated, check, markdown
 from benchmarks.cost_model import main as cost_model
+from benchmarks.prepare import prepare
 from benchmarks.scaling import environments
 from benchmarks.scaling import main as scaling
-from benchmarks.side_scaling import faults
+from benchmarks.side_scaling import faults, run
 from benchmarks.workload import Workload
 
 LINK = Link(bytes_per_s=100.0, latency_s=0.5)
@@ -108,17 +110,31 @@ def test_processes_apart_do_not_know_of_each_other(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_scaling_is_measured_on_the_tiny_model(tmp_path: Path) -> None:
+def test_one_process_and_two_do_the_work_that_is_timed(
+    tmp_path: Path, in_two_processes: Callable[[Callable[[], Any]], list[Any]]
+) -> None:
+    prepare("tiny", tmp_path, num_prompts=8, response_length=4)
+    folder, prompts = str(tmp_path / "model"), str(tmp_path / "prompts.json")
+    work = Workload(folder, prompts, episodes=4, response_length=4, epochs=2, micro_batch=2)
+    work = replace(work, dtype="float32", updates=2)
+    alone = run(work, tmp_path)
+    together, other = in_two_processes(lambda: run(work, tmp_path))
+    assert (len(alone["updates"]), len(together["updates"]), other["updates"]) == (2, 2, [])
+    assert alone["link"] is None and all(each["reduce_s"] == 0 for each in alone["updates"])
+    for update in together["updates"]:
+        assert 0 < update["reduce_s"] < update["update_s"] < update["seconds"]
+    assert together["link"]["large_bytes"] > 1e5 and together["link"]["small_bytes"] == 4
+    assert together["steps"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)  # five processes, each of which loads the libraries
+def test_the_command_measures_the_tiny_model(tmp_path: Path) -> None:
     given = ["--models", "tiny", "--episodes", "4", "--response-length", "4", "--micro-batch", "2"]
     given += ["--epochs", "2", "--rounds", "1", "--updates", "1", "--out", str(tmp_path)]
     assert scaling(given) == 0
     case = json.loads((tmp_path / "scaling.json").read_text())["cases"]["tiny"]
-    assert {kind: len(case[kind]) for kind in ("alone", "apart", "together")} == {
-        "alone": 1,
-        "apart": 2,
-        "together": 1,
-    }
+    kinds = ("alone", "apart", "together")
+    assert [len(case[kind]) for kind in kinds] == [1, 2, 1]
     (alone,), (together,) = case["alone"], case["together"]
-    assert alone["reduce_s"] == 0 < together["reduce_s"] < together["seconds"]
     assert case["efficiency"]["median"] == alone["seconds"] / together["seconds"]
-    assert case["link"]["large_bytes"] > 1e5 and case["steps"] == 2

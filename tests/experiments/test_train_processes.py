@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.train import run_training
-from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
-from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import PPOConfig
 
 TRAIN = [sys.executable, "-m", "instructrec.experiments.train", "tiny_smoke"]
@@ -162,17 +162,14 @@ def test_a_process_that_runs_out_of_memory_ends_both_and_the_run_says_which(
     in_two_processes: Callable[..., list[Any]],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    from instructrec.rl.ppo import train_ppo  # once, before the processes part
+    from instructrec.rl.learner import PPOLearner  # imported once, before the processes part
+    from instructrec.rl.ppo import train_ppo
 
-    def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:
-        policy = load_policy(config, seed=seed, sampling=sampling)
-
-        def no_memory(*_: Any) -> None:
-            if torch.is_grad_enabled() and processes.rank() == number:
+    class Large(PPOLearner):
+        def micro_batch_loss(self, rows: list[int]) -> torch.Tensor:
+            if processes.rank() == number:
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-
-        policy.model.get_input_embeddings().register_forward_pre_hook(no_memory)
-        return policy
+            return super().micro_batch_loss(rows)
 
     small = PPOConfig(num_updates=1, episodes_per_update=4, num_mini_batches=1, response_length=4)
     config = TrainConfig(
@@ -184,7 +181,7 @@ def test_a_process_that_runs_out_of_memory_ends_both_and_the_run_says_which(
         output=OutputConfig(dir=str(tmp_path)),
     )
     main, other = in_two_processes(
-        lambda: run_training(config, load_policy=load, train_ppo=train_ppo)
+        lambda: run_training(config, train_ppo=partial(train_ppo, learner=Large))
     )
     said = "OutOfMemoryError: CUDA out of memory."
     record = RunFolder.open(config.resolved().folder).record()
