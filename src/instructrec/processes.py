@@ -86,6 +86,7 @@ def joined(device: str = "auto") -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
     store, number, count = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=PATIENCE)
+    dist.all_reduce(torch.zeros(1))  # one that ends at once would leave others half connected
     _ending = ending = Ending(store, number, count)
     try:
         with nullcontext() if number == 0 else warnings.catch_warnings():
