@@ -51,17 +51,7 @@ def trl_settings(
         output_dir: A folder that TRL may name but does not write to.
     """
     count = processes.world_size()
-    if processes.launched() != count:
-        raise ConfigError(
-            f"WORLD_SIZE = {processes.launched()} but {count} process takes part: expected the "
-            "call inside of instructrec.processes.joined(), where the processes find each other."
-        )
-    if count == 1 and device.type == "cuda" and torch.cuda.device_count() > 1:
-        raise ConfigError(
-            f"there are {torch.cuda.device_count()} GPUs and one process, which TRL would spread "
-            "over all of them: expected one GPU for each process. Set CUDA_VISIBLE_DEVICES to one "
-            "of them, or launch a process for each (docs/scaling.md)."
-        )
+    _check_processes(count, device)
     with quiet_settings():
         settings = GRPOConfig(
             output_dir=str(output_dir),
@@ -94,6 +84,21 @@ def trl_settings(
     # and its sampler repeats each index this many times.
     settings.num_generations = 1
     return settings
+
+
+def _check_processes(count: int, device: torch.device) -> None:
+    """Refuses processes that have not found each other, and one process on several GPUs."""
+    if processes.launched() != count:
+        raise ConfigError(
+            f"WORLD_SIZE = {processes.launched()} but {count} process takes part: expected the "
+            "call inside of instructrec.processes.joined(), where the processes find each other."
+        )
+    if count == 1 and device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"there are {torch.cuda.device_count()} GPUs and one process, which TRL would spread "
+            "over all of them: expected one GPU for each process. Set CUDA_VISIBLE_DEVICES to one "
+            "of them, or launch a process for each (docs/scaling.md)."
+        )
 
 
 @contextmanager
