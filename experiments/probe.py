@@ -250,19 +250,28 @@ def _costs(
 
 
 def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, float]:
-    """Bytes that the parts of a run hold for its whole length, from the numbers of weights."""
+    """Bytes that the parts of a run hold for its whole length, from the numbers of weights.
+
+    A critic of its own is counted with its gradients and moments.
+    """
+    from instructrec.policies.critic import make_critic
+
     weights = list(policy.model.parameters())
-    all_bytes = sum(p.numel() * p.element_size() for p in weights)
     trained = sum(p.numel() for p in weights if p.requires_grad)
-    is_lora = config.policy.train == "lora"
-    reference = 0 if config.ppo.kl_coef == 0 or is_lora else 4 * trained
-    is_copy = getattr(policy.decoder, "model", policy.model) is not policy.model
+    ppo = config.ppo
+    has_copy = ppo.kl_coef > 0 and (config.policy.train != "lora" or policy.continues_adapter)
+    own = []
+    if ppo.critic == "separate" and config.algorithm == "ppo":
+        critic = make_critic(policy, "separate", detach=True, source=ppo.critic_model)
+        shared = {id(p) for p in weights}
+        own = [p for p in critic.parameters() if id(p) not in shared]
     return {
-        "weights": all_bytes,
+        "weights": sum(p.nbytes for p in weights),
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
-        "reference": reference,
-        "decode copy": all_bytes / 2 if is_copy else 0,
+        "critic": sum(p.nbytes + 12 * p.numel() * p.requires_grad for p in own),
+        "reference": 4 * trained if has_copy else 0,
+        "decode copy": getattr(policy.decoder, "copy_bytes", 0),
     }
 
 

@@ -23,6 +23,7 @@ from instructrec.experiments import setup_run, telling
 from instructrec.experiments.config import TrainConfig
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.config_rules import OF_THE_CRITIC
 from instructrec.rl.monitors import ENTROPY_COLLAPSE, LARGE_STEP
 
 if TYPE_CHECKING:
@@ -40,6 +41,12 @@ FASTER = 2.0
 """Learning rate, in multiples of the recipe's."""
 NEARLY = 0.95
 """Share of the best reward that counts as learned."""
+_HOLDS_BACK = (
+    *("micro_batch_size", "lr_schedule", "warmup_steps", "target_kl", "prompt_filter"),
+    *("prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon", "eval_every", "save_every"),
+    "early_stopping_patience",
+)
+"""Settings that are put to their defaults: they would slow a policy down, or do nothing here."""
 
 
 class LastInstructions:
@@ -189,6 +196,10 @@ def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) 
 
     Without the bonus, a policy that is quick to settle is soon sure of a wrong answer.
     """
+    default = {field.name: field.default for field in dataclasses.fields(ppo)}
+    freed: dict[str, Any] = {name: default[name] for name in _HOLDS_BACK}
+    if algorithm != "raft":
+        freed |= {name: default[name] for name in OF_THE_CRITIC} | {"advantage": "rloo"}
     return dataclasses.replace(
         ppo,
         num_updates=max_updates,
@@ -196,22 +207,9 @@ def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) 
         num_generations=RESPONSES,
         num_ppo_epochs=1,
         num_mini_batches=2,
-        micro_batch_size=None,
         learning_rate=FASTER * ppo.learning_rate,
-        lr_schedule="constant",
-        warmup_steps=8,
-        target_kl=None,
-        prompt_filter=None,
-        prompt_filter_floor=PPOConfig.prompt_filter_floor,
-        advantage=ppo.advantage if algorithm == "raft" else "rloo",
         kl_coef=0.0,
-        kl_target=None,
-        critic="shared",
-        critic_model=None,
-        critic_warmup_updates=0,
-        eval_every=0,
-        save_every=0,
-        early_stopping_patience=0,
+        **freed,
     )
 
 

@@ -29,7 +29,7 @@ from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
-from instructrec.rl.sharing import check_sharing
+from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -136,7 +136,8 @@ def _materials(config: TrainConfig) -> Materials:
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
     if config.algorithm != "sft":
-        check_sharing(config.ppo, materials.reward)
+        check_shares(config.ppo)
+        check_stateless(materials.reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
     return materials
 

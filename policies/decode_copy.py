@@ -73,6 +73,12 @@ class DecodeCopy:
                     parameter.data = parameter.data.to(dtype)
         self._targets = dict(self.model.named_parameters())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights."""
+        packed = [m.nbytes for m in self.model.modules() if isinstance(m, PackedLinear)]
+        return sum(packed) + sum(p.nbytes for p in self.model.parameters())
+
     def autocast(self) -> AbstractContextManager[Any]:
         """Returns the context in which the copy has to run."""
         kind = next(self.model.parameters()).device.type

@@ -109,6 +109,11 @@ class CachedDecoder:
         """The module that decodes: the copy, or the policy's own model."""
         return self._forward.model
 
+    @property
+    def copy_bytes(self) -> int:
+        """Bytes of the decode copy; 0 without one."""
+        return self._copy.nbytes if self._copy else 0
+
     def sync(self) -> None:
         """Copies the trained weights into the decode copy; nothing to do without one."""
         if self._copy is not None:

@@ -37,6 +37,12 @@ class PackedLinear(nn.Module):
         if bias is not None:
             self.bias = bias.detach().to(self.dtype, copy=True)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weights, which no list of parameters names."""
+        bias = 0 if self.bias is None else self.bias.nbytes
+        return self.in_features * self.out_features * self.dtype.itemsize + bias
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Returns ``inputs @ weight.T + bias`` in the layer's precision."""
         return _multiply(inputs.to(self.dtype), self._packed, self.bias)

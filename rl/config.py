@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError
+from instructrec.rl.config_rules import complaints
 
 
 def _require(condition: bool, field: str, given: object, expected: str) -> None:
@@ -33,7 +34,6 @@ _NOT_NEGATIVE = (
 )
 
 
-_FLOOR = 0.1
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
     *("max_error_frac", "max_error_batches", "max_reward", "max_drift"),
@@ -115,7 +115,7 @@ class PPOConfig:
     """Largest weight that an entropy bonus with a target may reach."""
     prompt_filter: str | None = None
     """Passes over instructions whose rewards hardly vary: id, or a column to judge them by."""
-    prompt_filter_floor: float = _FLOOR
+    prompt_filter_floor: float = 0.1
     """Least chance of an instruction to be played all the same, in (0, 1]."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
@@ -171,8 +171,13 @@ class PPOConfig:
         self._check("importance_cap", lambda value: value >= 1, "1 or more")
         highest = 1 + self.cliprange_high
         self._check("dual_clip", lambda value: value > highest, f"more than {highest:g}, the clip")
+        self._check("max_reward", lambda value: value > 0, "more than 0")
+        self._check("max_error_frac", lambda value: 0 <= value <= 1, "a share in [0, 1]")
+        self._check("adam_beta1", lambda value: 0 <= value < 1, "a number in [0, 1)")
+        self._check("adam_beta2", lambda value: 0 <= value < 1, "a number in [0, 1)")
         self._check_sizes()
-        self._check_combinations()
+        for complaint in complaints(self):
+            raise ConfigError(complaint)
 
     def _check(self, field: str, holds: Callable[[Any], bool], expected: str) -> None:
         value = getattr(self, field)
@@ -187,55 +192,6 @@ class PPOConfig:
         size = self.mini_batch_size
         divisor = f"a divisor of episodes_per_update / num_mini_batches = {size}"
         self._check("micro_batch_size", lambda n: n >= 1 and size % n == 0, divisor)
-
-    def _check_combinations(self) -> None:
-        """Refuses settings that would have no effect beside each other."""
-        needs_group = self.advantage in ("rloo", "group")
-        self._refuse(
-            needs_group and self.num_generations == 1,
-            f"ppo.advantage = {self.advantage!r} compares responses to the same instruction: "
-            "expected ppo.num_generations of 2 or more.",
-        )
-        self._refuse(
-            (self.on_length == "penalty") != (self.missing_eos_penalty is not None),
-            f"ppo.on_length = {self.on_length!r} and ppo.missing_eos_penalty = "
-            f"{self.missing_eos_penalty}: expected a penalty with on_length = 'penalty', and only "
-            "then.",
-        )
-        self._refuse(
-            self.kl_target is not None and self.kl_coef == 0,
-            "ppo.kl_target is set but ppo.kl_coef = 0: expected a coefficient above 0 to adapt.",
-        )
-        self._refuse(
-            self.entropy_target is not None and self.entropy_coef == 0,
-            "ppo.entropy_target is set but ppo.entropy_coef = 0: expected a weight above 0 to "
-            "adapt.",
-        )
-        self._refuse(
-            self.entropy_target is not None and self.entropy_coef > self.entropy_coef_max,
-            f"ppo.entropy_coef = {self.entropy_coef} is above ppo.entropy_coef_max = "
-            f"{self.entropy_coef_max}: expected a weight that starts at most there.",
-        )
-        self._refuse(
-            self.prompt_filter is None and self.prompt_filter_floor != _FLOOR,
-            f"ppo.prompt_filter_floor = {self.prompt_filter_floor} but ppo.prompt_filter is not "
-            "set: expected a filter, e.g. ppo.prompt_filter = 'id'.",
-        )
-        self._refuse(
-            self.critic_model is not None and self.critic != "separate",
-            f"ppo.critic_model = {self.critic_model!r} but ppo.critic = {self.critic!r}: expected "
-            "ppo.critic = 'separate'.",
-        )
-        self._refuse(
-            self.advantage != "gae" and (self.critic != "shared" or self.critic_warmup_updates > 0),
-            f"ppo.advantage = {self.advantage!r} uses no critic, but one is set up: expected "
-            "ppo.advantage = 'gae', or ppo.critic = 'shared' and ppo.critic_warmup_updates = 0.",
-        )
-
-    @staticmethod
-    def _refuse(condition: bool, message: str) -> None:
-        if condition:
-            raise ConfigError(message)
 
     @property
     def mini_batch_size(self) -> int:

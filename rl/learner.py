@@ -27,12 +27,19 @@ from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.losses import LossSettings, ppo_loss
-from instructrec.rl.optim import clip_gradients, make_optimizer, make_scheduler
+from instructrec.rl.optim import clip_gradients, go_to_step, make_optimizer, make_scheduler
 from instructrec.rl.reference import make_reference
 from instructrec.rl.reuse import DecodingReuse
 from instructrec.rl.rollout import Rollout
 from instructrec.rl.run_state import Clock
-from instructrec.rl.sharing import own_rows, seed_own_draws, share_start, sum_gradients
+from instructrec.rl.sharing import (
+    check_shares,
+    own_rows,
+    seed_own_draws,
+    share_start,
+    sum_gradients,
+)
+from instructrec.rl.trained import copy_into, trained_of
 
 
 class PPOLearner:
@@ -51,7 +58,9 @@ class PPOLearner:
                 )
 
     What a rollout is made with is not known here: ``response_length``, ``stop_strings``,
-    ``on_length``, ``prompt_filter`` and the limits on rewards and drift have no effect.
+    ``on_length``, ``prompt_filter`` and the limits on rewards have no effect. A rollout that is
+    further than ``max_drift`` from the policy is not learned from: the update takes no step
+    (``ppo/skipped_frac`` is 1).
 
     Args:
         policy: The policy; its trained weights change in place. Its state when the learner is
@@ -61,9 +70,11 @@ class PPOLearner:
 
     Raises:
         PolicyError: The model cannot be trained, or a critic cannot be loaded.
+        ConfigError: Several processes cannot share a rollout of this size.
     """
 
     def __init__(self, policy: CausalLMPolicy, config: PPOConfig, *, seed: int = 0) -> None:
+        check_shares(config)
         self.policy = policy
         self.config = config.with_micro_batch_size(policy.device.type, 1, world_size())
         self.updates = 0
@@ -110,6 +121,7 @@ class PPOLearner:
 
         # Step 2: rewards per token, returns, advantages.
         metrics = {"ppo/entropy": entropy, **self.estimate()}
+        self.drift = {name: metrics.pop(name) for name in ("ppo/drift_mean", "ppo/drift_p99")}
         clock.lap("time/advantage_s")
 
         # Step 3: epochs of clipped steps, reshuffled each time.
@@ -280,18 +292,64 @@ class PPOLearner:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
         minibatch = self.minibatch.over_processes()
         self.stats.add(minibatch.sums)
+        if not self.steps_taken:
+            self.drift |= self.reuse.measure()
+            if not self.drift["ppo/drift_mean"] <= self.config.max_drift:
+                self.stopped_early = True  # somebody else's responses
+                return False
         return self.is_worth_a_step(minibatch)
 
     def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The weights that train: the policy's, and the critic's."""
-        policy = [p for p in self.policy.model.parameters() if p.requires_grad]
-        return policy, [p for p in self.critic.parameters() if p.requires_grad]
+        policy, critic = trained_of(self.policy.model), trained_of(self.critic)
+        return list(policy.values()), list(critic.values())
 
     @property
     def micro_batch_size(self) -> int:
         """Episodes in one forward/backward of one process."""
         assert self.config.micro_batch_size is not None, "the constructor fills it in"
         return self.config.micro_batch_size
+
+    # What it is made of ---------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes as it learns: weights, moments, schedule, coefficients, generators.
+
+        As in PyTorch, tensors are those in use and not copies. Of several processes each has its
+        own generators; the rest is the same in all.
+        """
+        return {
+            "updates": self.updates,
+            "policy": trained_of(self.policy.model),
+            "critic": trained_of(self.critic),
+            "optimizer": self.optimizer.state_dict()["state"],
+            "scheduler_step": self.scheduler.last_epoch,
+            "coefficients": {"kl": self.kl_weight.coef, "entropy": self.entropy_weight.coef},
+            "reuse": self.reuse.state_dict(),
+            "sampler": self.policy.generator_state(),
+            "shuffler": self.shuffler.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts back what ``state_dict`` returned; learning goes on as if it had never stopped.
+
+        The learner has to be made of the policy as it was at the start: the reference of the KL
+        penalty is no part of the state.
+
+        Raises:
+            CheckpointError: It is of a learner that trains other weights.
+        """
+        copy_into(self.policy.model, state["policy"])
+        copy_into(self.critic, state["critic"])
+        self.policy.sync()
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
+        go_to_step(self.scheduler, state["scheduler_step"])
+        self.updates = state["updates"]
+        self.kl_weight.coef = state["coefficients"]["kl"]
+        self.entropy_weight.coef = state["coefficients"]["entropy"]
+        self.reuse.load_state_dict(state["reuse"])
+        self.policy.set_generator_state(state["sampler"])
+        self.shuffler.set_state(state["shuffler"])
 
     # Coefficients and metrics -------------------------------------------------------------------
 
@@ -310,6 +368,7 @@ class PPOLearner:
     def _metrics(self) -> dict[str, float]:
         return {
             **self.loss_metrics(),
+            **self.drift,
             **self.reuse.end(),
             "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,
             "ppo/entropy_coef": self.entropy_weight.coef,
@@ -318,7 +377,9 @@ class PPOLearner:
         }
 
     def _adapt(self, metrics: dict[str, Any]) -> None:
-        """Steers the coefficients of the next update."""
+        """Steers the coefficients of the next update, once the policy moves."""
+        if self.updates <= self.config.critic_warmup_updates:
+            return
         episodes = self.config.episodes_per_update
         if "ppo/kl_ref" in metrics:
             self.kl_weight.observe(metrics["ppo/kl_ref"], episodes)

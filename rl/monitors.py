@@ -27,6 +27,10 @@ DRIFT = 0.05
 """Nats per token between sampler and trainer; bfloat16 decoding alone stays below 0.02."""
 NO_VARIANCE = 0.9
 """Share of the prompts whose responses all got the same return."""
+LONGER = 2.0
+"""Multiple of the first update's mean length."""
+SHORTER = 0.25
+"""Share of the first update's mean length."""
 PATIENCE = 10
 """Updates in a row without a critic, or without any spread of the reward."""
 
@@ -49,6 +53,8 @@ class Memory:
 
     first_entropy: float | None = None
     """Entropy of the first update, nats per token."""
+    first_length: float | None = None
+    """Mean length of the responses of the first update, tokens."""
     updates_without_critic: int = 0
     """Updates in a row in which the critic explained nothing."""
     updates_without_spread: int = 0
@@ -93,6 +99,7 @@ class Monitors:
         memory = self.memory
         if memory.first_entropy is None:
             memory.first_entropy = metrics["ppo/entropy"]
+            memory.first_length = metrics["rollout/response_len"]
         idle = self.config.advantage == "gae" and metrics.get("ppo/critic_used") == 0
         memory.updates_without_critic = memory.updates_without_critic + 1 if idle else 0
         flat = metrics["reward/total/std"] == 0
@@ -143,6 +150,20 @@ def _entropy(monitors: Monitors, metrics: Mapping[str, float]) -> str | None:
     return None
 
 
+def _length(monitors: Monitors, metrics: Mapping[str, float]) -> str | None:
+    first, now = monitors.memory.first_length, metrics["rollout/response_len"]
+    if not first or SHORTER * first <= now <= LONGER * first:
+        return None
+    change, suspicion = (
+        ("grew", "pays for length") if now > first else ("shrank", "pays for brevity")
+    )
+    return (
+        f"the mean response {change} from {first:.1f} to {now:.1f} tokens: read "
+        f"samples.jsonl of the run. Unless the task asks for that, the reward {suspicion} by "
+        "itself: add a length reward to balance it, or raise ppo.kl_coef."
+    )
+
+
 def _cut_responses(monitors: Monitors, metrics: Mapping[str, float]) -> str | None:
     share = metrics["rollout/truncated_frac"]
     if share <= MANY_CUT:
@@ -179,7 +200,7 @@ def _broken_sampler(drift: float, limit: float) -> str:
     return (
         f"sampler and trainer disagree by {drift:.3f} nats per token, more than ppo.max_drift = "
         f"{limit}: the responses were not drawn from the policy that is trained (another "
-        "temperature, other weights). What follows would not be PPO. A checkpoint was written."
+        "temperature, other weights). Nothing was learned from them. A checkpoint was written."
     )
 
 
@@ -230,6 +251,7 @@ _MONITORS: dict[str, Callable[[Monitors, Mapping[str, float]], str | None]] = {
     "large_step": _large_step,
     "far_from_reference": _far_from_reference,
     "entropy": _entropy,
+    "length": _length,
     "cut_responses": _cut_responses,
     "left_out": _left_out,
     "drift": _drift,

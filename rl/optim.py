@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,12 +33,27 @@ def make_optimizer(
 def make_scheduler(
     optimizer: torch.optim.Optimizer, config: PPOConfig
 ) -> torch.optim.lr_scheduler.LambdaLR:
-    """The schedule over the whole run, of which one training call may be only a part."""
+    """The schedules over the whole run, of which one training call may be only a part.
+
+    That of the policy begins behind the updates in which only the critic learns.
+    """
     total = config.num_updates * config.steps_per_update
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: learning_rate_factor(step, config.lr_schedule, config.warmup_steps, total),
-    )
+    alone = config.critic_warmup_updates * config.steps_per_update
+
+    def factor(start: int) -> Callable[[int], float]:
+        return lambda step: learning_rate_factor(
+            max(step - start, 0), config.lr_schedule, config.warmup_steps, total - start
+        )
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(alone), factor(0)])
+
+
+def go_to_step(scheduler: torch.optim.lr_scheduler.LambdaLR, step: int) -> None:
+    """Puts a schedule, and the learning rates that it has set, where they were after a step."""
+    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step})
+    groups = scheduler.optimizer.param_groups
+    for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
+        group["lr"] = base * factor(step)
 
 
 def learning_rate_factor(step: int, schedule: str, warmup_steps: int, total_steps: int) -> float:

@@ -23,7 +23,7 @@ from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
-from instructrec.rl.sharing import check_same_task, check_sharing, own_rows
+from instructrec.rl.sharing import check_same_task, check_shares, check_stateless, own_rows
 from instructrec.rl.speed import Speedometer
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
 
@@ -227,7 +227,8 @@ def train_ppo(
 
 def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig) -> PPOConfig:
     """Checks the settings against environment and processes; fills in the micro-batch size."""
-    check_sharing(config, env.reward)
+    check_shares(config)
+    check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
     return config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())

@@ -18,7 +18,7 @@ from torch import Tensor
 from instructrec import processes
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.trunk import Trunk
-from instructrec.rl.drift import Drift, measure_drift
+from instructrec.rl.drift import measure_drift
 from instructrec.rl.experience import Experience
 
 LIMIT = 0.02
@@ -46,6 +46,7 @@ class DecodingReuse:
         self.used = False
         """Whether the update at hand relies on what decoding kept."""
         self._pairs: list[tuple[Tensor, Tensor]] = []
+        self._last = (0.0, 0)
         self._difference = 0.0
         self._tokens = 0.0
 
@@ -57,7 +58,7 @@ class DecodingReuse:
 
     def begin(self, experience: Experience) -> None:
         """Notes whether this update relies on what decoding kept."""
-        self.used, self._pairs = bool(experience.kept), []
+        self.used, self._pairs, self._last = bool(experience.kept), [], (0.0, 0)
 
     def compare(self, experience: Experience, rows: Sequence[int], logprobs_N: Tensor) -> None:
         """Takes down the trainer's log-probs of some episodes before the first step."""
@@ -65,21 +66,30 @@ class DecodingReuse:
             sampler_N = experience.sampler_logprobs(rows)
             self._pairs.append((sampler_N, logprobs_N.detach().float()))
 
-    def end(self) -> dict[str, float]:
-        """Judges the update, by the tokens of all processes; returns its metrics."""
-        metrics = {"rollout/reused": float(self.used)}
+    def measure(self) -> dict[str, float]:
+        """How far decoding was from what ``compare`` took down, in all processes.
+
+        Returns:
+            The metrics of the drift; none where nothing was compared.
+        """
         own = [(sampler_N.cpu(), trainer_N.cpu()) for sampler_N, trainer_N in self._pairs]
         pairs = [pair for of_process in processes.gather(own) for pair in of_process]
-        if pairs:
-            drift = _drift(pairs)
-            self._judge(drift.mean, sum(len(sampler_N) for sampler_N, _ in pairs))
-            metrics |= {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
-        return metrics
+        if not pairs:
+            return {}
+        sampler_N, trainer_N = (torch.cat(side) for side in zip(*pairs, strict=True))
+        drift = measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))
+        self._last = drift.mean, len(sampler_N)
+        return {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
+
+    def end(self) -> dict[str, float]:
+        """Judges the update by what was measured last; returns its metrics."""
+        self._judge(*self._last)
+        return {"rollout/reused": float(self.used)}
 
     def _judge(self, difference: float, tokens: int) -> None:
         self._difference = MEMORY * self._difference + difference * tokens
         self._tokens = MEMORY * self._tokens + tokens
-        if self._tokens >= FEWEST:
+        if tokens and self._tokens >= FEWEST:
             self.trusted = self._difference <= LIMIT * self._tokens
 
     def state_dict(self) -> dict[str, Any]:
@@ -94,8 +104,3 @@ class DecodingReuse:
         """Restores what ``state_dict`` returned."""
         self.trusted = state["trusted"]
         self._difference, self._tokens = state["difference"], state["tokens"]
-
-
-def _drift(pairs: Sequence[tuple[Tensor, Tensor]]) -> Drift:
-    sampler_N, trainer_N = (torch.cat(side) for side in zip(*pairs, strict=True))
-    return measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))

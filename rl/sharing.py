@@ -20,6 +20,7 @@ from instructrec.errors import ConfigError, DataError, NumericsError, PolicyErro
 from instructrec.phases import phase
 from instructrec.rl.checkpoint import Snapshot, read_checkpoint
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.trained import trained_of
 
 if TYPE_CHECKING:
     from instructrec.envs.tasks.base import Task
@@ -27,20 +28,16 @@ if TYPE_CHECKING:
     from instructrec.rewards.combine import CombinedReward
 
 
-def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
-    """Refuses what several processes cannot share.
+def check_shares(config: PPOConfig) -> None:
+    """Refuses a rollout that the processes cannot share equally.
 
     Args:
         config: Settings over all processes.
-        reward: The rewards; each process scores its own episodes.
 
     Raises:
-        ConfigError: An equal share would split a group, a minibatch or a micro-batch, or a reward
-            keeps a state.
+        ConfigError: An equal share would split a group, a minibatch or a micro-batch.
     """
     count = processes.world_size()
-    if count == 1:
-        return
     episodes, size = config.episodes_per_update, config.micro_batch_size or 1
     for number, name in (
         (config.num_generations, "ppo.num_generations"),
@@ -53,7 +50,6 @@ def check_sharing(config: PPOConfig, reward: CombinedReward) -> None:
                 "as many whole groups and minibatches. Change one of them, or start another number "
                 "of processes."
             )
-    check_stateless(reward)
 
 
 def check_stateless(reward: CombinedReward) -> None:
@@ -121,7 +117,7 @@ def share_start(policy: CausalLMPolicy, modules: Sequence[nn.Module]) -> None:
     """
     if processes.world_size() == 1:
         return
-    processes.broadcast_([p.data for module in modules for p in _trained(module)])
+    processes.broadcast_([p.data for module in modules for p in trained_of(module).values()])
     policy.sync()
     hashes = processes.gather(policy.weights_hash())
     if len(set(hashes)) > 1:
@@ -141,7 +137,7 @@ def check_same_weights(modules: Sequence[nn.Module]) -> None:
     if processes.world_size() == 1:
         return
     digest = hashlib.sha256()
-    for parameter in (p for module in modules for p in _trained(module)):
+    for parameter in (p for module in modules for p in trained_of(module).values()):
         flat = parameter.detach().cpu().contiguous().reshape(-1)
         digest.update(flat.view(torch.uint8).numpy().data)
     hashes = processes.gather(digest.hexdigest())
@@ -186,7 +182,3 @@ def read_shared(folder: Path) -> Snapshot:
         return snapshot
     state: dict[str, Any] = processes.broadcast(snapshot.state if snapshot else {})
     return Snapshot(processes.broadcast_tensors(snapshot.tensors if snapshot else None), state)
-
-
-def _trained(module: nn.Module) -> list[nn.Parameter]:
-    return [p for p in module.parameters() if p.requires_grad]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from instructrec import processes
 from instructrec.errors import CheckpointError
@@ -21,14 +20,16 @@ from instructrec.rl.checkpoint import (
 )
 from instructrec.rl.config import MAY_CHANGE, PPOConfig
 from instructrec.rl.run_state import Progress, Stopped, TrainingResult
+from instructrec.rl.trained import copy_into
 
 if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
 
-_STATE = (
-    *("progress", "scheduler_step", "config", "rewards", "coefficients", "monitors", "reuse"),
-    "prompt_filter",
-)
+_LEARNER = ("scheduler_step", "coefficients", "reuse")
+"""Of the learner's state, what is no tensor."""
+_GENERATORS = ("sampler", "shuffler")
+"""States of generators, of which each process has its own."""
+_STATE = ("progress", "config", "rewards", "monitors", "prompt_filter", *_LEARNER)
 """What `capture` keeps beside the tensors, and `restore` needs."""
 
 
@@ -42,27 +43,24 @@ def capture(trainer: PPOTrainer) -> Snapshot:
     """
     learner = trainer.learner
     sharing.check_same_weights([learner.policy.model, learner.critic])
+    own = learner.state_dict()
     tensors: dict[str, torch.Tensor] = {}
-    tensors |= {f"policy.{name}": p for name, p in _trained(trainer.policy.model).items()}
-    tensors |= {f"critic.{name}": p for name, p in _trained(learner.critic).items()}
-    optimizer = learner.optimizer.state_dict()
-    for index, moments in optimizer["state"].items():
+    for part in ("policy", "critic"):
+        tensors |= {f"{part}.{name}": p for name, p in own[part].items()}
+    for index, moments in own["optimizer"].items():
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()
         }
-    own = (trainer.policy.generator_state(), learner.shuffler.get_state())
-    for number, (sampler, shuffler) in enumerate(processes.gather(own)):
-        tensors |= {_of("sampler", number): sampler, _of("shuffler", number): shuffler}
+    for number, generators in enumerate(processes.gather({key: own[key] for key in _GENERATORS})):
+        tensors |= {_of(name, number): state for name, state in generators.items()}
     state = {
         "processes": processes.world_size(),
         "progress": dataclasses.asdict(trainer.progress),
-        "scheduler_step": learner.scheduler.last_epoch,
         "config": dataclasses.asdict(trainer.config),
         "rewards": trainer.env.reward.state_dict(),
-        "coefficients": {"kl": learner.kl_weight.coef, "entropy": learner.entropy_weight.coef},
         "monitors": trainer.monitors.state_dict(),
-        "reuse": learner.reuse.state_dict(),
         "prompt_filter": trainer.prompt_filter.state_dict() if trainer.prompt_filter else None,
+        **{name: own[name] for name in _LEARNER},
     }
     return Snapshot(tensors, state)
 
@@ -80,34 +78,25 @@ def read(folder: Path, config: PPOConfig) -> Snapshot:
 
 def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     """Puts everything back; the trainer then goes on as if it had never stopped."""
-    learner = trainer.learner
-    load_weights(trainer.policy, snapshot)
-    tensors = snapshot.tensors
-    _copy_into(_trained(learner.critic), _under("critic.", tensors))
+    tensors, state = snapshot.tensors, snapshot.state
     moments: dict[int, dict[str, Any]] = {}
     for key, value in _under("optimizer.", tensors).items():
         index, name = key.split(".", 1)
         moments.setdefault(int(index), {})[name] = value
-    optimizer = learner.optimizer.state_dict()
-    learner.optimizer.load_state_dict({**optimizer, "state": moments})
-    scheduler = learner.scheduler
-    step = snapshot.state["scheduler_step"]
-    scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step})
-    for group, base, factor in zip(
-        learner.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True
-    ):
-        group["lr"] = base * factor(step)
-    learner.updates = trainer.progress.update
-    number = processes.rank()
-    trainer.policy.set_generator_state(tensors[_of("sampler", number)])
-    learner.shuffler.set_state(tensors[_of("shuffler", number)])
-    trainer.env.reward.load_state_dict(snapshot.state["rewards"])
-    learner.kl_weight.coef = snapshot.state["coefficients"]["kl"]
-    learner.entropy_weight.coef = snapshot.state["coefficients"]["entropy"]
-    trainer.monitors.load_state_dict(snapshot.state["monitors"])
-    learner.reuse.load_state_dict(snapshot.state["reuse"])
+    trainer.learner.load_state_dict(
+        {
+            "updates": trainer.progress.update,
+            "policy": _under("policy.", tensors),
+            "critic": _under("critic.", tensors),
+            "optimizer": moments,
+            **{name: state[name] for name in _LEARNER},
+            **{name: tensors[_of(name, processes.rank())] for name in _GENERATORS},
+        }
+    )
+    trainer.env.reward.load_state_dict(state["rewards"])
+    trainer.monitors.load_state_dict(state["monitors"])
     if trainer.prompt_filter is not None:
-        trainer.prompt_filter.load_state_dict(snapshot.state["prompt_filter"])
+        trainer.prompt_filter.load_state_dict(state["prompt_filter"])
 
 
 def save(trainer: PPOTrainer) -> None:
@@ -141,20 +130,8 @@ def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
     Raises:
         CheckpointError: The policy trains other weights than the checkpoint holds.
     """
-    _copy_into(_trained(policy.model), _under("policy.", snapshot.tensors))
+    copy_into(policy.model, _under("policy.", snapshot.tensors))
     policy.sync()
-
-
-def _copy_into(trained: dict[str, nn.Parameter], saved: dict[str, torch.Tensor]) -> None:
-    if set(trained) != set(saved):
-        odd = sorted(set(trained) ^ set(saved))
-        raise CheckpointError(
-            f"the checkpoint and the run train different weights ({len(odd)} differ, for "
-            f"example {odd[0]!r}). Continue with the policy and critic settings of the run."
-        )
-    with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(saved[name])
 
 
 def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
@@ -192,10 +169,6 @@ def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
 def _of(generator: str, number: int) -> str:
     """Name of a process's generator; the main one's is that of a run on its own."""
     return f"generator.{generator}" + (f".{number}" if number else "")
-
-
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -126,6 +126,20 @@ def unchanged_forward(model: nn.Module) -> Iterator[None]:
             causal.forward = before
 
 
+@contextmanager
+def unwrapped(model: nn.Module) -> Iterator[None]:
+    """Keeps accelerate from wrapping a model.
+
+    Gradients are summed by us, the critic's included: wrapped for that, the model would only cost
+    memory. Accelerate leaves alone what carries its mark.
+    """
+    model._is_accelerate_prepared = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del model._is_accelerate_prepared
+
+
 def _no_reward_of_trl(prompts: Sequence[Any], **_: Any) -> list[float | None]:
     raise AssertionError("rewards come from the environment, TRL never scores")
 
@@ -180,9 +194,6 @@ class RolloutTrainer(GRPOTrainer):
                 train_dataset=Dataset.from_dict({INDEX_COLUMN: list(order)}),
                 processing_class=policy.tokenizer,
             )
-        # Gradients are summed by us, critic included: wrapped for that, the model would only cost
-        # memory. Accelerate leaves alone what carries this mark.
-        policy.model._is_accelerate_prepared = True
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_UpdateBoundary(self))
@@ -198,6 +209,11 @@ class RolloutTrainer(GRPOTrainer):
         raise AssertionError("a subclass says what the end of an update is")
 
     # TRL's side ------------------------------------------------------------------------------
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs all updates."""
+        with unwrapped(self.policy.model):
+            return super().train(*args, **kwargs)
 
     def training_step(
         self, model: nn.Module, inputs: Any, num_items_in_batch: Tensor | int | None = None

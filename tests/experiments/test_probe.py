@@ -13,7 +13,15 @@ from instructrec.experiments import setup_run
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import EvalConfig, TaskConfig, TrainConfig
 from instructrec.experiments.evaluation import Evaluation
-from instructrec.experiments.probe import ProbeConfig, Signal, run_probe, signals_of, verdict
+from instructrec.experiments.probe import (
+    ProbeConfig,
+    Signal,
+    memory_by_part,
+    run_probe,
+    signals_of,
+    verdict,
+)
+from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import PPOConfig, SFTConfig
 
@@ -139,3 +147,26 @@ def test_the_command_probes_a_recipe(capsys):
     printed = capsys.readouterr()
     assert "no spread" in printed.out
     assert "nothing to learn from" in printed.err
+
+
+@pytest.mark.parametrize("train", ["full", "last_layers"])
+def test_memory_is_that_of_the_modules_that_a_run_holds(train: str) -> None:
+    policy_config = PolicyConfig(
+        model="tiny", dtype="bfloat16", device="cpu", train=train, num_layers=1
+    )
+    policy = load_policy(policy_config)
+    ppo = PPOConfig(critic="separate", kl_coef=0.1)
+    parts = memory_by_part(policy, TrainConfig(policy=policy_config, ppo=ppo))
+    weights = dict(policy.model.named_parameters())
+    trained = {name: p.numel() for name, p in weights.items() if p.requires_grad}
+    matrices = sum(
+        p.numel() for name, p in weights.items() if "proj" in name and name.endswith("weight")
+    )
+    assert parts["weights"] == 4 * sum(p.numel() for p in weights.values())
+    assert parts["reference"] == parts["gradients"] == 4 * sum(trained.values())
+    assert parts["decode copy"] == parts["weights"] - 2 * matrices  # these alone are in bfloat16
+    without_head = sum(number for name, number in trained.items() if "lm_head" not in name)
+    assert parts["critic"] == 16 * (without_head + 64 + 1)
+    plain = replace(ppo, critic="shared", kl_coef=0.0)
+    without = memory_by_part(policy, TrainConfig(policy=policy_config, ppo=plain))
+    assert without["critic"] == without["reference"] == 0

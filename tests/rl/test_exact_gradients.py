@@ -20,6 +20,7 @@ from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import tensors_of
 from instructrec.rl.losses import LossBatch, LossSettings, ppo_loss
 from instructrec.rl.rollout import Rollout
+from instructrec.rl.turns import Episode, Turn
 
 TOKENS, END, PROMPT = 4, 3, 9
 PENALTY, KL_COEF = 0.7, 0.3
@@ -34,6 +35,7 @@ class Path:
     mask: tuple[bool, ...]
     turn_rewards: tuple[tuple[int, float], ...]
     cut: bool
+    unfinished: bool = False
 
 
 def environment_token(first_turn):
@@ -51,7 +53,15 @@ def all_paths():
         yield Path(tokens, mask, ((len(first) - 1, one), (len(tokens) - 1, two)), first[-1] != END)
 
 
+def cut_short(path):
+    """The path as the environment breaks it off behind the first turn."""
+    (end, reward), _ = path.turn_rewards
+    return Path(path.tokens[: end + 1], path.mask[: end + 1], ((end, reward),), path.cut, True)
+
+
 PATHS = list(all_paths())
+CUT_SHORT = list(dict.fromkeys(cut_short(path) if path.tokens[0] == 0 else path for path in PATHS))
+"""The paths of an environment that breaks off behind first turns that begin with token 0."""
 STATES = sorted({p.tokens[:t] for p in PATHS for t in range(len(p.tokens)) if p.mask[t]})
 
 
@@ -73,6 +83,21 @@ def path_logprobs(logits, path):
     )
 
 
+def played(path):
+    """The path as an episode, whose first answer alone may be cut."""
+    episode = Episode("")
+    for number, (end, reward) in enumerate(path.turn_rewards):
+        reason = StopReason.LENGTH if path.cut and number == 0 else StopReason.EOS
+        episode.turns.append(Turn("", [], [], reason, reward=reward))
+        episode.ends.append(end)
+    return episode
+
+
+def beyond(path):
+    """What the critic says of the state in which the environment broke off."""
+    return 0.4 + 0.3 * path.tokens[-1] if path.unfinished else 0.0
+
+
 def rollout(paths, config):
     cut = [path.cut for path in paths]
     kept = [not (config.on_length == "mask" and is_cut) for is_cut in cut]
@@ -85,17 +110,11 @@ def rollout(paths, config):
         response_ids=[list(path.tokens) for path in paths],
         action_mask=[list(path.mask) for path in paths],
         sampler_logprobs=[[0.0] * len(path.tokens) for path in paths],
-        turn_rewards=[
-            [
-                *path.turn_rewards[:-1],
-                (path.turn_rewards[-1][0], path.turn_rewards[-1][1] - penalty * path.cut),
-            ]
-            for path in paths
-        ],
+        turn_rewards=[played(path).paid(penalty) for path in paths],
         stop_reasons=[StopReason.EOS] * len(paths),
         scored=[True] * len(paths),
         groups=[i // config.num_generations for i in range(len(paths))],
-        unfinished=[False] * len(paths),
+        unfinished=[path.unfinished for path in paths],
         kept=kept,
     )
 
@@ -120,6 +139,7 @@ def trainer_gradient(config, logits, reference, paths=PATHS, weights=None, value
         experience.ref_logprobs_BT = pad(refs, batch_first=True)
     if values is not None:
         experience.values_BT = torch.where(experience.action_mask_BT, values, 0.0)
+    experience.final_values_B = torch.tensor([beyond(path) for path in paths]).double()
     metrics = estimate_advantages(experience, config, config.kl_coef)
     if weights is None:
         weights = torch.stack([row.detach().sum().exp() for row in rows])
@@ -143,35 +163,39 @@ def trainer_gradient(config, logits, reference, paths=PATHS, weights=None, value
     return gradient, metrics
 
 
-def exact_gradient(config, logits, reference):
-    """Gradient of E[rewards - penalty - KL(path)], over the paths that count."""
+def exact_gradient(config, logits, reference, paths=PATHS, bootstrapped=False):
+    """Gradient of E[rewards - penalty - KL(path)], over the paths that count.
+
+    What lies behind an episode that the environment cut is what the critic says, or nothing.
+    """
     objective = logits.new_zeros(())
     penalty = config.missing_eos_penalty or 0.0
-    for path in PATHS:
+    for path in paths:
         if config.on_length == "mask" and path.cut:
             continue
         logprob = path_logprobs(logits, path).sum()
-        score = sum(reward for _, reward in path.turn_rewards) - penalty * path.cut
+        score = rest(path, 0) - (0.0 if bootstrapped else beyond(path)) - penalty * path.cut
         divergence = logprob - path_logprobs(reference, path).sum()
         objective = objective + logprob.exp() * (score - config.kl_coef * divergence)
     (gradient,) = torch.autograd.grad(objective, logits)
     return gradient
 
 
-def good_values():
-    """Values that explain something: the mean rest of the rewards on the paths through a state."""
-    length = max(len(path.tokens) for path in PATHS)
-    values = torch.zeros(len(PATHS), length, dtype=torch.float64)
-    for i, path in enumerate(PATHS):
+def good_values(paths=PATHS, penalty=0.0):
+    """Values that explain something: the mean of what is to come on the paths through a state."""
+    length = max(len(path.tokens) for path in paths)
+    values = torch.zeros(len(paths), length, dtype=torch.float64)
+    for i, path in enumerate(paths):
         for t in range(len(path.tokens)):
-            same = [other for other in PATHS if other.tokens[:t] == path.tokens[:t]]
-            values[i, t] = sum(rest(other, t) for other in same) / len(same)
+            same = [other for other in paths if other.tokens[:t] == path.tokens[:t]]
+            values[i, t] = sum(rest(other, t, penalty) for other in same) / len(same)
     return values
 
 
-def rest(path, t):
-    """Rewards of a path from position t on."""
-    return sum(reward for at, reward in path.turn_rewards if at >= t)
+def rest(path, t, penalty=0.0):
+    """Rewards of a path from position t on, and what lies behind it."""
+    paid = played(path).paid(penalty)
+    return sum(reward for at, reward in paid if at >= t) + beyond(path)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +223,27 @@ def test_the_expected_gradient_is_that_of_the_objective(changes, baseline):
     expected = exact_gradient(config, logits, reference)
     assert expected.abs().max() > 0.02
     torch.testing.assert_close(gradient, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("level", ["token", "turn"])
+@pytest.mark.parametrize("baseline", ["batch_mean", "critic"])
+def test_what_the_environment_cuts_is_worth_what_the_critic_says(level, baseline):
+    """And nothing without a critic; a response cut by its length is no such episode."""
+    config = dataclasses.replace(
+        CONFIG, gae_level=level, on_length="penalty", missing_eos_penalty=PENALTY
+    )
+    logits, reference = table(1).requires_grad_(), table(2)
+    values = good_values(CUT_SHORT, PENALTY) if baseline == "critic" else None
+    if values is None:
+        config = dataclasses.replace(config, advantage="batch_mean")
+    gradient, metrics = trainer_gradient(config, logits, reference, CUT_SHORT, values=values)
+    assert metrics["ppo/critic_used"] == float(baseline == "critic")
+    exact = [
+        exact_gradient(config, logits, reference, CUT_SHORT, bootstrapped)
+        for bootstrapped in (False, True)
+    ]
+    assert (exact[0] - exact[1]).abs().max() > 0.01
+    torch.testing.assert_close(gradient, exact[baseline == "critic"], atol=1e-6, rtol=0)
 
 
 def test_an_idle_critic_has_no_say_in_unfinished_episodes():
@@ -252,7 +297,7 @@ def test_the_kl_loss_is_exact_in_every_state_and_leaves_the_visits_alone():
     config = dataclasses.replace(CONFIG, kl_penalty="loss", advantage="batch_mean")
     logits, reference = table(1).requires_grad_(), table(2)
     gradient, _ = trainer_gradient(config, logits, reference)
-    expected = exact_gradient(dataclasses.replace(config, kl_coef=0.0), logits, reference)
+    expected = exact_gradient(dataclasses.replace(CONFIG, kl_coef=0.0), logits, reference)
     logprobs, ref_logprobs = logits.log_softmax(-1), reference.log_softmax(-1)
     divergence = (logprobs.exp() * (logprobs - ref_logprobs)).sum(-1)
     visits = torch.zeros(len(STATES), dtype=torch.float64)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from instructrec.errors import ConfigError, DataError, NumericsError, RewardError
+from instructrec.errors import CheckpointError, ConfigError, DataError, NumericsError, RewardError
 from instructrec.policies.config import Sampling
 from instructrec.rl import PPOLearner, RaftLearner, rollout_of
 
@@ -60,6 +60,37 @@ def test_without_logprobs_those_of_the_trainer_are_taken(toy):
     assert not torch.equal(
         weights[0], torch.cat([p.detach().flatten() for p in toy.policy().model.parameters()])
     )
+
+
+@pytest.mark.parametrize("changes", [{}, {"kl_coef": 0.1, "kl_target": 1.0}, {"train": "lora"}])
+def test_a_learner_goes_on_from_its_state_bit_for_bit(toy, tmp_path, changes):
+    settings = {"train": changes.pop("train")} if "train" in (changes := dict(changes)) else {}
+    config = dataclasses.replace(toy.fast, **changes)
+
+    def run(policy, learner, updates):
+        for _ in range(updates):
+            policy.sync()
+            learner.update(scored(toy, answer(policy, config)))
+
+    policy = toy.policy(**settings)
+    learner = PPOLearner(policy, config, seed=1)
+    run(policy, learner, 2)
+    torch.save(learner.state_dict(), tmp_path / "state.pt")
+    run(policy, learner, 2)
+    again = toy.policy(**settings)
+    other = PPOLearner(again, config, seed=7)
+    other.load_state_dict(torch.load(tmp_path / "state.pt"))
+    run(again, other, 2)
+    assert again.weights_hash() == policy.weights_hash()
+    assert other.updates == 4 and other.kl_weight.coef == learner.kl_weight.coef
+    for ours, theirs in zip(other.critic.parameters(), learner.critic.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_state_of_another_kind_of_learner_is_refused(toy):
+    state = PPOLearner(toy.policy(train="lora"), toy.fast).state_dict()
+    with pytest.raises(CheckpointError, match="train different weights"):
+        PPOLearner(toy.policy(), toy.fast).load_state_dict(state)
 
 
 def test_an_episode_without_a_reward_changes_nothing(toy):

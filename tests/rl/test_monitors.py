@@ -34,6 +34,8 @@ def names(alarms):
         ({"ppo/kl_ref": -4.0}, "far_from_reference", "ppo/drift_mean"),
         ({"ppo/entropy": 0.01}, "entropy", "ppo.entropy_coef"),
         ({"ppo/entropy": 3.0}, "entropy", "ppo.learning_rate"),
+        ({"rollout/response_len": 11.0}, "length", "length reward"),
+        ({"rollout/response_len": 1.0}, "length", "pays for brevity"),
         ({"rollout/truncated_frac": 0.9}, "cut_responses", "ppo.response_length"),
         ({"rollout/masked_frac": 0.7}, "left_out", "error_frac"),
         ({"ppo/drift_mean": 0.1}, "drift", "policy.dtype"),

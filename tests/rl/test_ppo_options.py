@@ -13,6 +13,7 @@ from instructrec.errors import NumericsError, RewardError
 from instructrec.rewards import make_rewards
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.ppo import PPOTrainer
+from instructrec.rl.raft import RaftLearner
 from instructrec.rl.rollout import rewarded_by
 
 
@@ -62,8 +63,38 @@ def test_only_the_critic_learns_during_its_warm_up(toy, settings):
     policy, _, log = toy.train(config, reward=generous)
     assert policy.weights_hash() == toy.policy().weights_hash()
     assert log[-1][0]["ppo/value_loss"] < 0.7 * log[0][0]["ppo/value_loss"]
-    moved, _, _ = toy.train(dataclasses.replace(config, num_updates=4), reward=generous)
+    moved, _, log = toy.train(dataclasses.replace(config, num_updates=4), reward=generous)
     assert moved.weights_hash() != toy.policy().weights_hash()
+
+
+def test_the_policys_schedules_begin_behind_the_critics_warm_up(toy):
+    config = dataclasses.replace(
+        toy.fast,
+        num_updates=3,
+        critic_warmup_updates=2,
+        warmup_steps=4,
+        learning_rate=1e-3,
+        critic_learning_rate=1.0,
+        kl_coef=0.1,
+        kl_target=1.0,
+        entropy_coef=0.01,
+        entropy_target=9.0,
+    )
+    trainer = toy.trainer(config)
+    rates = []
+
+    def step(closure=None, plain=trainer.learner.optimizer.step):
+        rates.append([group["lr"] for group in trainer.learner.optimizer.param_groups])
+        return plain(closure)
+
+    trainer.learner.optimizer.step = step
+    trainer.train()
+    steps = config.steps_per_update
+    assert [rate for _, rate in rates[:4]] == [0.25, 0.5, 0.75, 1.0]
+    assert [rate for rate, _ in rates[2 * steps :]] == [2.5e-4, 5e-4, 7.5e-4, 1e-3]
+    # Nor do the coefficients go by updates in which the policy stood still.
+    assert trainer.learner.kl_weight.coef != 0.1
+    assert trainer.learner.entropy_weight.coef == pytest.approx(0.01 * 1.2)
 
 
 @pytest.mark.parametrize("advantage", ["rloo", "group", "batch_mean"])
@@ -200,6 +231,32 @@ def test_a_broken_sampler_stops_the_run_behind_a_checkpoint(toy, tmp_path):
         toy.train(policy=policy, checkpoint_dir=tmp_path, on_warning=warnings.append)
     assert (tmp_path / "update-000001").is_dir()
     assert any("ppo/drift_mean" in warning for warning in warnings)
+    assert policy.weights_hash() == toy.policy().weights_hash()  # nothing was learned from it
+
+
+@pytest.mark.parametrize("learner", [PPOLearner, RaftLearner])
+@pytest.mark.parametrize("reuse", [True, False])
+def test_a_rollout_of_another_sampler_moves_nothing(toy, learner, reuse):
+    policy = toy.policy(train="last_layers", num_layers=1)
+    before, decoder = policy.weights_hash(), policy.decoder
+
+    class Odd:
+        """Reports log-probs that are not those of the trainer."""
+
+        sync = decoder.sync
+        keeping_states = decoder.keeping_states
+
+        def generate(self, *given):
+            return [
+                item._replace(logprobs=[logprob - 0.5 for logprob in item.logprobs])
+                for item in decoder.generate(*given)
+            ]
+
+    policy.decoder = Odd()
+    config = dataclasses.replace(toy.fast, num_generations=4, reuse_decoding=reuse)
+    with pytest.raises(NumericsError, match=r"ppo.max_drift = 0.3"):
+        toy.train(config, policy=policy, learner=learner)
+    assert policy.weights_hash() == before
 
 
 def test_a_solved_task_stays_solved_for_fifty_updates(toy):

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from instructrec import processes
-from instructrec.errors import DataError, NumericsError, PolicyError, RewardError
+from instructrec.errors import ConfigError, DataError, NumericsError, PolicyError, RewardError
 from instructrec.rewards.combine import make_rewards
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.sharing import (
     check_same_weights,
-    check_sharing,
+    check_shares,
+    check_stateless,
     own_rows,
     share_start,
     sum_gradients,
@@ -81,6 +82,15 @@ def test_processes_that_have_read_different_data_are_refused(toy, in_two_process
     assert isinstance(main, DataError) and "different instructions in the all split" in str(main)
 
 
+def test_a_rollout_that_cannot_be_shared_equally_is_refused(in_two_processes):
+    odd = PPOConfig(episodes_per_update=12, num_generations=4, num_mini_batches=1, advantage="rloo")
+    check_shares(odd)
+    main, _ = in_two_processes(lambda: check_shares(odd))
+    assert isinstance(main, ConfigError) and "a multiple of 2 × ppo.num_generations = 8" in str(
+        main
+    )
+
+
 class Counting:
     """A reward that remembers how often it was asked."""
 
@@ -100,12 +110,12 @@ class Counting:
 
 
 def test_rewards_that_keep_a_state_of_their_own_are_refused(in_two_processes):
-    config, reward = PPOConfig(), make_rewards({"counting": Counting()})
-    check_sharing(config, reward)
-    main, _ = in_two_processes(lambda: check_sharing(config, reward))
+    reward = make_rewards({"counting": Counting()})
+    check_stateless(reward)
+    main, _ = in_two_processes(lambda: check_stateless(reward))
     assert "'counting' keeps a state" in str(main)
     running = make_rewards({"exact_match": {"normalise": "running"}})
-    assert in_two_processes(lambda: check_sharing(config, running)) == [None, None]
+    assert in_two_processes(lambda: check_stateless(running)) == [None, None]
 
 
 def test_a_reward_that_fails_in_one_process_batch_after_batch_stops_all(toy, in_two_processes):

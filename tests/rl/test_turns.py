@@ -205,8 +205,8 @@ def advantages(rollout, config, values):
 @pytest.mark.parametrize("advantage", ["gae", "batch_mean"])
 def test_tokens_of_the_environment_change_nothing(level, advantage):
     """However long the messages are, the policy's tokens get the same advantages."""
-    config = PPOConfig(gamma=0.9, lam_policy=0.8, lam_value=0.7, gae_level=level)
-    config = dataclasses.replace(config, advantage=advantage)
+    lambdas = {"lam_policy": 0.8, "lam_value": 0.7} if advantage == "gae" else {}
+    config = PPOConfig(gamma=0.9, gae_level=level, advantage=advantage, **lambdas)
     with_messages, _ = scripted_rollout(*THREE)
     bare = dataclasses.replace(
         with_messages,
