@@ -8,12 +8,14 @@ GPU once can send what it said.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.train import run_training
 
 _TESTS_S = 240
+_ALL_S = 600
 _BATCHES = (64, 256, 1024)
 """Responses decoded together."""
 _NEW_TOKENS = 64
@@ -35,6 +38,28 @@ _KEPT = (
     *("rollout/tokens_per_s", "time/rollout_s", "time/advantage_s", "time/update_s"),
     *("time/total_s", "speed/update_limit_frac", "speed/limit_frac"),
 )
+
+
+class TimeIsUpError(Exception):
+    """The check has taken as long as it may; no TimeoutError, which is an OSError to libraries."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeIsUpError where the block takes longer; for the main thread, on POSIX."""
+
+    def stop(*_: Any) -> None:
+        raise TimeIsUpError("the time of the whole check is over")
+
+    if seconds <= 0:
+        stop()
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)  # again, should it be caught
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def run_tests(device: str) -> dict[str, Any]:
@@ -125,6 +150,7 @@ def check(
     *,
     updates: int = 20,
     batches: Sequence[int] = _BATCHES,
+    limit_s: float = _ALL_S,
     save: Callable[[dict[str, Any]], None] = lambda found: None,
     say: telling.Say = telling.say,
 ) -> dict[str, Any]:
@@ -134,6 +160,7 @@ def check(
         config: Quickstart settings with the device to check.
         updates: PPO updates.
         batches: Batches that decoding is measured with.
+        limit_s: Seconds for all parts together; what is not done by then is recorded as an error.
         save: Called with what is known after each part.
         say: Receives lines for people.
 
@@ -146,10 +173,12 @@ def check(
         "decoding": lambda: measure_decoding(config, batches),
     }
     result: dict[str, Any] = {"machine": machine.machine_info(), "versions": machine.versions()}
+    end = time.perf_counter() + limit_s
     for name, part in parts.items():
         start = time.perf_counter()
         try:
-            result[name] = part()
+            with time_limit(end - start):
+                result[name] = part()
         except Exception as error:  # whatever it is, it is what the check was run to find out
             result[name] = {"error": f"{type(error).__name__}: {error}"}
         save(result)

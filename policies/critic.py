@@ -164,8 +164,17 @@ def _load_critic(source: str) -> SeparateCritic:
         backbone = load_source(source).model.base_model
         return SeparateCritic(backbone, ValueHead(backbone.config.get_text_config().hidden_size))
     head = ValueHead(config.get_text_config().hidden_size)
+    score = getattr(model, "score", None)
+    if not isinstance(score, nn.Linear) or score.weight.shape != head.linear.weight.shape:
+        raise PolicyError(
+            f"the reward model {source!r} ({names[0]}) has no layer `score` from "
+            f"{head.linear.in_features} to 1: expected a causal language model's sequence "
+            "classifier. Take such a reward model, or ppo.critic_model = null."
+        )
     with torch.no_grad():
-        head.linear.weight.copy_(model.score.weight)
+        head.linear.weight.copy_(score.weight)
+        if score.bias is not None:
+            head.linear.bias.copy_(score.bias)
     return SeparateCritic(model.base_model, head)
 
 

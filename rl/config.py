@@ -38,7 +38,8 @@ MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
     *("max_error_frac", "max_error_batches", "max_reward", "max_drift"),
 )
-"""Settings that may differ when a run is continued: they do not change what an update does."""
+"""Settings that may differ when a run is continued: they do not change what an update does, but for
+the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class PPOConfig:
     num_mini_batches: int = 4
     """Optimizer steps in each pass; must divide episodes_per_update."""
     micro_batch_size: int | None = None
-    """A process's episodes in one forward/backward; None: by length, turns and memory."""
+    """A process's episodes in one forward/backward; None: by length, turns and kind of device."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
     critic_learning_rate: float = 1e-3
@@ -72,7 +73,7 @@ class PPOConfig:
     adam_beta2: float = 0.95
     """AdamW second-moment decay."""
     max_grad_norm: float = 1.0
-    """Gradient clipping: L2 norm over policy and critic together."""
+    """Largest L2 norm of a gradient; over policy and critic together where they share a trunk."""
     response_length: int = 64
     """Most tokens in one response."""
     temperature: float = 1.0

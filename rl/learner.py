@@ -132,6 +132,7 @@ class PPOLearner:
                     self._learn(minibatch)
         clock.lap("time/update_s")
         self.updates += 1
+        self.experience.cut_states = {}  # large, and not needed any more
         metrics |= self._metrics()
         self._adapt(metrics)
         return {**metrics, **clock.laps}

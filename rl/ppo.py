@@ -152,7 +152,7 @@ class PPOTrainer(RolloutTrainer):
         config, update, laps = self.config, self.progress.update, self.clock.laps
         return {
             "train/update": float(update),
-            "train/global_step": float(update * config.steps_per_update),
+            "train/global_step": float(self.learner.scheduler.last_epoch),
             "train/episodes": float(update * config.episodes_per_update),
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout, self.weights),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,6 +44,17 @@ def test_a_part_that_fails_is_recorded_and_the_next_one_runs() -> None:
     found = gpu_check.check(broken, updates=1, batches=(2,), say=lambda text: None)
     for part in ("learning", "decoding"):
         assert "PolicyError" in found[part]["error"] and "no-such-model" in found[part]["error"]
+
+
+def test_the_check_ends_in_time_and_says_what_it_left_out() -> None:
+    start = time.perf_counter()
+    found = gpu_check.check(CONFIG, batches=(2,), limit_s=0.2, say=lambda text: None)
+    assert time.perf_counter() - start < 60
+    for part in ("learning", "decoding"):
+        assert "TimeIsUpError" in found[part]["error"]
+    with gpu_check.time_limit(5.0):
+        pass
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_device_that_is_not_there_is_refused_before_anything_runs(

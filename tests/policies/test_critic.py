@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaForSequenceClassification
+from transformers import (
+    AutoConfig,
+    BertConfig,
+    BertForSequenceClassification,
+    LlamaForSequenceClassification,
+)
 
 from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import load_policy
@@ -94,6 +99,20 @@ def test_a_critic_that_cannot_read_the_policys_tokens_is_refused(tmp_path):
     save_reward_model(tmp_path, vocab_size=100)
     with pytest.raises(PolicyError, match="vocabulary of 100 tokens"):
         make_critic(policy, "separate", detach=True, source=str(tmp_path / "reward"))
+
+
+def test_a_classifier_that_reads_both_ways_is_no_critic(tmp_path):
+    config = BertConfig(
+        vocab_size=300,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        num_labels=1,
+    )
+    BertForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(PolicyError, match=r"BertForSequenceClassification\) has no layer `score`"):
+        make_critic(make_policy(), "separate", detach=True, source=str(tmp_path))
 
 
 def test_a_missing_critic_is_an_error_that_names_it():
