@@ -103,7 +103,7 @@ def play_rows(
     env = episodes.make(len(slots), task, reward, max_chars=_UNBOUNDED)
     env.reset(options={"index": [index for index, _ in slots]})
     instructions = env.instructions
-    played, rewards = play(policy, env, sampling)
+    played, rewards, _ = play(policy, env, sampling)
     return [
         _row(instructions[i], sample, episode, rewards, i, episodes.several)
         for i, ((_, sample), episode) in enumerate(zip(slots, played, strict=True))

@@ -22,6 +22,7 @@ def _require(condition: bool, field: str, given: object, expected: str) -> None:
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
     *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
+    "rollout_chunks",
 )
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
@@ -78,6 +79,8 @@ class PPOConfig:
     """Most tokens in one response."""
     temperature: float = 1.0
     """Sampling temperature of the rollouts; log-probs everywhere are at this temperature."""
+    rollout_chunks: int = 1
+    """Parts in which a rollout is decoded; each is scored while the next one is decoded."""
     stop_strings: tuple[str, ...] = ()
     """A response ends once it contains one of these strings."""
     on_length: Literal["terminal", "penalty", "mask"] = "terminal"

@@ -87,10 +87,8 @@ class PPOTrainer(RolloutTrainer):
         self.policy.sync()
         self.collect(indices)
         clock.lap("time/rollout_s")
-        assert self.rollout.rewards is not None
-        scoring = sum(self.rollout.rewards.seconds[name] for name in self.weights)
-        # Of each reward the slowest process counts, and not in each the same one may be that.
-        clock.laps["time/score_s"] = min(scoring, clock.laps["time/rollout_s"])
+        # The slowest process may be another one for each.
+        clock.laps["time/score_s"] = min(self.rollout.scoring_s, clock.laps["time/rollout_s"])
         clock.laps["time/rollout_s"] -= clock.laps["time/score_s"]
         self.clock = clock
         stats = self.learner.update(self.rollout)

@@ -63,6 +63,8 @@ class Rollout:
     """Totals, parts and status of each episode's last answer."""
     returns: list[float] = field(default_factory=list)
     """What the environment paid in all turns together, without penalties; NaN if not scored."""
+    scoring_s: float = 0.0
+    """Seconds in which decoding waited for the rewards, in the slowest process."""
     states: list[TokenStates] = field(default_factory=list)
     """Hidden states that decoding kept of this process's episodes; empty when it kept none."""
 
@@ -129,11 +131,11 @@ def collect(
 
     Raises:
         PolicyError: A prompt does not fit into the window, or the chat template forbids turns.
-        ConfigError: Rewards are held against those of other processes, and the environment pays
+        ConfigError: Rewards are normalised behind the whole rollout, and the environment pays
             something else than the reward.
         RewardError: Too many rewards failed, one is out of all bounds, or no response is left.
     """
-    env.reward.defers = _compares_over_processes(env)
+    env.reward.defers = _normalises_later(env, config.rollout_chunks)
     own = processes.together(lambda: _play(policy, env, indices, config))
     states, own.states = own.states, []  # large, and of use to this process alone
     rollout = _joined(processes.gather(own))
@@ -157,7 +159,7 @@ def _play(
         temperature=config.temperature,
         stop_strings=config.stop_strings,
     )
-    episodes, rewards = play(policy, env, sampling)
+    episodes, rewards, waited_s = play(policy, env, sampling, config.rollout_chunks)
     scored = [bool(ok) for ok in rewards.valid]
     cut = [StopReason.LENGTH in e.stop_reasons for e in episodes]
     masks_cut = config.on_length == "mask"
@@ -182,6 +184,7 @@ def _play(
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
         states=[e.states for e in episodes if e.states is not None],
+        scoring_s=waited_s,
     )
 
 
@@ -209,7 +212,11 @@ def _joined(parts: Sequence[Rollout]) -> Rollout:
     lists["groups"] = [
         start + group for start, part in zip(starts, parts, strict=True) for group in part.groups
     ]
-    return Rollout(**lists, rewards=RewardBatch.joined([_rewards_of(part) for part in parts]))
+    return Rollout(
+        **lists,
+        rewards=RewardBatch.joined([_rewards_of(part) for part in parts]),
+        scoring_s=max(part.scoring_s for part in parts),
+    )
 
 
 def _rewards_of(rollout: Rollout) -> RewardBatch:
@@ -217,18 +224,20 @@ def _rewards_of(rollout: Rollout) -> RewardBatch:
     return rollout.rewards
 
 
-def _compares_over_processes(env: InstructionVectorEnv) -> bool:
-    """Whether rewards are to be normalised when those of all processes are there."""
-    reward = env.reward
-    if processes.world_size() == 1 or reward.update is None or not reward.compares:
+def _normalises_later(env: InstructionVectorEnv, chunks: int) -> bool:
+    """Whether rewards are to be normalised when those of all processes and chunks are there."""
+    reward, count = env.reward, processes.world_size()
+    concerned = reward.compares if count * chunks > 1 else []
+    if reward.update is None or not concerned:
         return False
     if type(env).judge is not InstructionVectorEnv.judge:
-        name = reward.compares[0]
+        name = concerned[0]
+        apart = f"ppo.rollout_chunks = {chunks}" if chunks > 1 else f"{count} processes"
         raise ConfigError(
-            f"rewards.{name}.normalise = {reward.parts[name].spec.normalise!r} with "
-            f"{processes.world_size()} processes and {type(env).__name__}, which pays by a rule of "
-            "its own before the scores of all are known: expected normalise none or clip. "
-            "Normalise otherwise, or train in one process."
+            f"rewards.{name}.normalise = {reward.parts[name].spec.normalise!r} with {apart} and "
+            f"{type(env).__name__}, which pays by a rule of its own before all scores are known: "
+            "expected normalise none or clip. Normalise otherwise, or play in one chunk and one "
+            "process."
         )
     return True
 

@@ -7,9 +7,12 @@ policy (a scripted one, say) sees the conversation as messages.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
@@ -131,18 +134,27 @@ class Episode:
         ]
 
 
-def play(
-    policy: Policy, env: InstructionVectorEnv, sampling: Sampling
-) -> tuple[list[Episode], RewardBatch]:
+class Played(NamedTuple):
+    """Episodes that were played to their end."""
+
+    episodes: list[Episode]
+    """One for each instruction."""
+    rewards: RewardBatch
+    """The rewards of their last answers."""
+    waited_s: float
+    """Seconds that the answers waited for the environment, which asks the rewards."""
+
+
+def play(policy: Policy, env: InstructionVectorEnv, sampling: Sampling, chunks: int = 1) -> Played:
     """Plays the episodes that the environment shows to their end.
 
     Args:
         policy: Who answers. One with ``respond_ids`` (a `TokenPolicy`) goes on behind its tokens.
         env: Vector environment of B copies after a reset, autoreset DISABLED.
         sampling: How answers are drawn.
-
-    Returns:
-        B episodes, and the rewards of their last answers.
+        chunks: Parts of equal size that are answered one after the other. While the policy answers
+            one, the environment scores the one before it, in a thread; so with several chunks
+            rewards are asked for parts of a batch.
 
     Raises:
         PolicyError: The policy gave another number of answers than it was asked for, a prompt
@@ -152,19 +164,35 @@ def play(
     episodes = [Episode(item.prompt) for item in env.instructions]
     going = list(range(len(episodes)))
     batches: list[tuple[list[int], RewardBatch]] = []
-    while going:
-        asked = [episodes[i] for i in going]
-        if tokens is not None and batches:
-            responses = tokens.respond_ids([episode.next_ids for episode in asked], sampling)
-        else:
-            prompts = [episode.conversation for episode in asked]
-            responses = policy.respond(prompts, _columns(env, going), sampling)
-        _record(policy, asked, responses)
-        batches.append((going, _step(env, episodes, going)))
-        going = [i for i in going if episodes[i].last.message is not None]
-        if tokens is not None:
-            going = [i for i in going if episodes[i].listen(tokens, sampling.max_new_tokens)]
-    return episodes, _last_rewards(batches, len(episodes))
+    waited = 0.0
+    with ThreadPoolExecutor(1, thread_name_prefix="scoring") as scorer:
+        while going:
+            steps: list[tuple[list[int], Callable[[], RewardBatch]]] = []
+            is_first = not batches
+            for part in _parts(going, chunks):
+                asked = [episodes[i] for i in part]
+                if tokens is not None and not is_first:
+                    ids = [episode.next_ids for episode in asked]
+                    responses = tokens.respond_ids(ids, sampling)
+                else:
+                    prompts = [episode.conversation for episode in asked]
+                    responses = policy.respond(prompts, _columns(env, part), sampling)
+                _record(policy, asked, responses)
+                step = partial(_step, env, episodes, part)
+                steps.append((part, scorer.submit(step).result if chunks > 1 else step))
+            start = time.perf_counter()
+            batches += [(part, step()) for part, step in steps]
+            waited += time.perf_counter() - start
+            going = [i for i in going if episodes[i].last.message is not None]
+            if tokens is not None:
+                going = [i for i in going if episodes[i].listen(tokens, sampling.max_new_tokens)]
+    return Played(episodes, _last_rewards(batches, len(episodes)), waited)
+
+
+def _parts(going: Sequence[int], chunks: int) -> list[list[int]]:
+    """Cuts the episodes that go on into parts of about one size."""
+    cuts = np.array_split(np.asarray(going), min(chunks, len(going)))
+    return [cut.tolist() for cut in cuts]
 
 
 def _columns(env: InstructionVectorEnv, going: Sequence[int]) -> dict[str, list[object]]:

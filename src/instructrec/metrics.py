@@ -190,7 +190,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("sft/lr", "1", "Learning rate of supervised fine-tuning."),
     Metric("sft/grad_norm", "1", "L2 norm of the gradient before clipping."),
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
-    Metric("time/score_s", "s", "Wall time of scoring them."),
+    Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
     Metric("time/update_s", "s", "Wall time of the optimizer steps."),
     Metric("time/total_s", "s", "Wall time of the whole update."),
