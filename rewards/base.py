@@ -7,6 +7,7 @@ failure never becomes a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -206,7 +207,7 @@ class RewardBatch:
         """
         if any(statuses[i].failed for statuses in self.status.values()):
             return "failed"
-        return "scored" if np.isfinite(self.total[i]) else "not_applicable"
+        return "scored" if math.isfinite(self.total[i]) else "not_applicable"
 
     def failures(self, i: int) -> str:
         """Returns every failure of sample ``i`` as one line, empty when nothing failed."""
