@@ -26,17 +26,16 @@ def add_info(batched: dict[str, Any], told: Mapping[str, Any], i: int, size: int
         ``batched``, with ``name`` and its mask ``_name`` for every entry.
     """
     for name, value in told.items():
-        known = batched.get(name)
-        if isinstance(value, dict) and name != "final_obs":
-            batched[name] = add_info({} if known is None else known, value, i, size)
+        if name not in batched:
+            nested = isinstance(value, dict) and name != "final_obs"
+            batched[name] = {} if nested else _empty(name, value, size)
+            batched["_" + name] = np.zeros(size, dtype=np.bool_)
+        known = batched[name]
+        if isinstance(known, dict):
+            add_info(known, value, i, size)
         else:
-            if known is None:
-                known = batched[name] = _empty(name, value, size)
             known[i] = value
-        mask = batched.get("_" + name)
-        if mask is None:
-            mask = batched["_" + name] = np.zeros(size, dtype=np.bool_)
-        mask[i] = True
+        batched["_" + name][i] = True
     return batched
 
 

@@ -205,8 +205,9 @@ class RewardBatch:
             ``"failed"`` when any component failed, else ``"scored"`` when there is a total, else
             ``"not_applicable"``.
         """
-        if any(statuses[i].failed for statuses in self.status.values()):
-            return "failed"
+        for statuses in self.status.values():  # a loop: this is asked of every response
+            if statuses[i].failed:
+                return "failed"
         return "scored" if math.isfinite(self.total[i]) else "not_applicable"
 
     def failures(self, i: int) -> str:
