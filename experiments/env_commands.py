@@ -116,13 +116,18 @@ def shown(observation: Any) -> str:
 
 
 def described(env: Any) -> list[tuple[str, str]]:
-    """Facts about an environment: its task and its reward."""
+    """Facts about an environment: its task, its reward and its actions."""
+    from gymnasium.spaces import Text
+
     facts = []
     if (task := getattr(env, "task", None)) is not None:
         facts.append(("task", f"{task.name}, {task.split}: {len(task)} instructions"))
     if (reward := getattr(env, "reward", None)) is not None:
         facts.append(("reward", reward.describe()))
-    return [*facts, ("actions", repr(env.action_space))]
+    actions = repr(env.action_space)
+    if isinstance(env.action_space, Text):
+        actions = f"text, at most {env.action_space.max_length:,} characters"
+    return [*facts, ("actions", actions)]
 
 
 def _list(values: Namespace) -> None:

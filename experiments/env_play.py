@@ -17,6 +17,7 @@ HELP = (
     "Ctrl-D ends."
 )
 _PROMPT = "> "
+_TOLD = ("task_index", "instruction_id", "reward_status")  # elsewhere, or in other words
 
 
 @dataclass
@@ -39,9 +40,9 @@ class Score:
         if self.failed:
             lines.append(("failed rewards", str(self.failed)))
         if scored:
-            lines.append(("mean return", f"{sum(scored) / len(scored):.3f}"))
+            lines.append(("mean return of an episode", f"{sum(scored) / len(scored):.3f}"))
         lines += [
-            (f"mean {name}", f"{sum(scores) / len(scores):.3f}")
+            (f"mean {name} of an answer", f"{sum(scores) / len(scores):.3f}")
             for name, scores in self.parts.items()
         ]
         return table(lines)
@@ -95,6 +96,8 @@ def _episode(env: Any, seed: int | None, score: Score, source: TextIO) -> None:
         over = terminated or truncated
         for name, value in info.get("reward_parts", {}).items():
             score.parts[name].append(value)
+        if truncated:
+            info = {**info, "ended": "by a limit"}
         say(_verdict(env, reward, info, over))
         if not over:
             say(f"\n{shown(observation)}\n")
@@ -109,8 +112,8 @@ def _verdict(env: Any, reward: float, info: dict[str, Any], over: bool) -> str:
     for name in dict.fromkeys([*weights, *parts]):
         weighted = f"{weights[name]:g} × {name}" if name in weights else name
         rows.append((weighted, f"{parts[name]:.3f}" if name in parts else "does not apply"))
-    if info.get("action_truncated"):
-        rows.append(("answer", "was cut to the longest that is allowed"))
+    plain = {name: value for name, value in info.items() if isinstance(value, str | int | float)}
+    rows += [(name, shown(str(value))) for name, value in plain.items() if name not in _TOLD]
     columns = env.instruction.columns if over and hasattr(env, "instruction") else {}
     if "reference" in columns:
         rows.append(("reference", shown(repr(columns["reference"]))))
