@@ -26,6 +26,15 @@ _SAMPLED_CHARACTERS = string.ascii_letters + string.digits + string.punctuation 
 _SAMPLED_LENGTH = 32  # sample() draws short strings: 65,536 random characters help no test
 
 
+def is_unicode(text: str) -> bool:
+    """Tells whether a string can be encoded as UTF-8: whether it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 class UnicodeText(spaces.Text):
     """Strings of ``min_length`` to ``max_length`` characters that can be encoded as UTF-8.
 
@@ -51,7 +60,7 @@ class UnicodeText(spaces.Text):
         """Tells whether x is a string of an allowed length without lone surrogates."""
         if not isinstance(x, str) or not self.min_length <= len(x) <= self.max_length:
             return False
-        return x.isascii() or not any("\ud800" <= character <= "\udfff" for character in x)
+        return is_unicode(x)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Draws a short string of letters, digits, punctuation, white space and a few others.
