@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.envs --check`` plays a million episodes of exact match in one process and
 returns 1 when the memory grows by a MiB or more over them, or when a second of processor time sees
-fewer than 50,000 episodes. It takes a minute on an idle machine. Processor time is what the bound
-is about, because other programs on the machine count in wall time only.
+fewer than 50,000 episodes. Processor time is what the bound is about, because other programs on
+the machine count in wall time only.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ DEFAULT_SIZES = {"train": 4096, "validation": 512, "test": 512}
 VERSION = 4
 """Part of every fingerprint: raised when words, phrasings or the order of items change."""
 
-_MOST_KEPT = 2**14  # problems, some 5 MiB
+_MOST_KEPT = 2**14  # problems, a few hundred bytes each
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ProceduralTask(ABC):
         self.split = check_split(split, SPLITS)
         self.seed = seed
         self._keys = self.keys()
-        self._found: dict[int, Problem] = {}  # finding one takes ten times as long as a step
+        self._found: dict[int, Problem] = {}  # finding one takes far longer than a step
         self.size = check_size(size, default=min(DEFAULT_SIZES[split], self.num_unique))
 
     @abstractmethod
