@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from gymnasium.envs.registration import EnvSpec
 
+from instructrec.envs.spaces import is_unicode
 from instructrec.envs.tasks.base import Instruction, Task, make_task, render_prompt
 from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.base import RewardBatch, Status
@@ -92,7 +93,7 @@ def observe(instruction: Instruction, max_chars: int) -> str:
     """Returns the text of an instruction's prompt.
 
     Raises:
-        DataError: It is longer than the observation space allows.
+        DataError: It is longer than the observation space allows, or no Unicode text.
     """
     text = render_prompt(instruction.prompt)
     if len(text) > max_chars:
@@ -100,6 +101,11 @@ def observe(instruction: Instruction, max_chars: int) -> str:
             f"the prompt of instruction {instruction.id!r} has {len(text):,} characters; the "
             f"environment allows {max_chars:,}: shorten it or make the environment with a larger "
             "max_chars"
+        )
+    if not is_unicode(text):
+        raise DataError(
+            f"the prompt of instruction {instruction.id!r} holds half of a surrogate pair, which "
+            "no tokenizer takes: correct the data that it is made from"
         )
     return text
 

@@ -8,13 +8,13 @@ be encoded. Here the characters are an arithmetic range instead of a set.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from typing import Any, cast
+from typing import Any, SupportsIndex, cast
 
 import numpy as np
 from gymnasium import Space, spaces
-from gymnasium.vector.utils import batch_differing_spaces
+from gymnasium.vector.utils import batch_differing_spaces, read_from_shared_memory
 
 NUM_CODE_POINTS = 0x110000
 """How many code points Unicode has; a character's index in a flattened text is its code point."""
@@ -24,6 +24,15 @@ DEFAULT_MAX_LENGTH = 2**16
 
 _SAMPLED_CHARACTERS = string.ascii_letters + string.digits + string.punctuation + " \n\té中😀"
 _SAMPLED_LENGTH = 32  # sample() draws short strings: 65,536 random characters help no test
+
+
+def is_unicode(text: str) -> bool:
+    """Tells whether a string can be encoded as UTF-8: whether it has no lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class UnicodeText(spaces.Text):
@@ -51,7 +60,7 @@ class UnicodeText(spaces.Text):
         """Tells whether x is a string of an allowed length without lone surrogates."""
         if not isinstance(x, str) or not self.min_length <= len(x) <= self.max_length:
             return False
-        return x.isascii() or not any("\ud800" <= character <= "\udfff" for character in x)
+        return is_unicode(x)
 
     def sample(self, mask: Any = None, probability: Any = None) -> str:
         """Draws a short string of letters, digits, punctuation, white space and a few others.
@@ -131,8 +140,62 @@ class _CodePoints:
 
 
 def _batch_differing(text_spaces: Sequence[Space]) -> spaces.Tuple:
-    """Batches spaces of different lengths; Gymnasium looks this up by the exact type."""
-    return spaces.Tuple([deepcopy(space) for space in text_spaces])
+    """Batches spaces of different lengths."""
+    seed = deepcopy(text_spaces[0].np_random)
+    return spaces.Tuple([deepcopy(space) for space in text_spaces], seed=seed)
 
 
+class _SharedTexts(tuple[str, ...]):
+    """The texts that worker processes wrote last: reads the shared memory whenever it is used.
+
+    Gymnasium's `AsyncVectorEnv` reads the memory once, when it is made, and hands out copies of
+    what it got. An array shows what is in the memory now; a tuple of strings would stay as it was.
+    A copy of this is a plain tuple, of the texts as they are then.
+    """
+
+    _codes: np.ndarray
+
+    def __new__(cls, codes: np.ndarray) -> _SharedTexts:
+        """Makes one over (n, max_length) code points, padded with `NUM_CODE_POINTS`."""
+        texts = super().__new__(cls)
+        texts._codes = codes
+        return texts
+
+    def __len__(self) -> int:
+        return len(self._codes)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(_decoded, self._codes)
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        return tuple(self)[index]
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(tuple(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> tuple[str, ...]:
+        return tuple(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (list(self),)
+
+
+def _decoded(codes: np.ndarray) -> str:
+    """The text of (max_length,) code points without their padding."""
+    return codes[codes < NUM_CODE_POINTS].astype("<u4").tobytes().decode("utf-32-le")
+
+
+def _read_shared(space: UnicodeText, memory: Any, n: int = 1) -> tuple[str, ...]:
+    """Reads the texts that n workers wrote."""
+    codes = np.frombuffer(memory.get_obj(), dtype=np.int32)
+    return _SharedTexts(codes.reshape(n, space.max_length))
+
+
+# Gymnasium looks the first one up by the exact type, the second by the closest.
 batch_differing_spaces.register(cast("Any", UnicodeText))(_batch_differing)
+read_from_shared_memory.register(UnicodeText)(_read_shared)

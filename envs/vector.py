@@ -15,6 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from instructrec.envs import episode
 from instructrec.envs.episode import RewardLike, TaskLike
+from instructrec.envs.infos import add_info
 from instructrec.envs.instruction import check_reset_options, check_task_index, draw_index
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH, UnicodeText
 from instructrec.envs.tasks.base import Instruction
@@ -266,6 +267,11 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         chosen = {name: [values[i] for i in rows] for name, values in extras.items()}
         texts = [text for text, _ in cleaned]
         return episode.score(self.reward, self.task, [instructions[i] for i in rows], texts, chosen)
+
+    def _add_info(
+        self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
+    ) -> dict[str, Any]:
+        return add_info(vector_infos, env_info, env_num, self.num_envs)
 
     def _seed(self, i: int, seed: int | None) -> None:
         self._generators[i], self._seeds[i] = seeding.np_random(seed)

@@ -188,10 +188,16 @@ def _list_tasks(values: Namespace, command: list[str]) -> None:
     print(tasks())
 
 
-def _list_envs(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments.listing import environments
+def _build_envs(parser: ArgumentParser) -> None:
+    from instructrec.experiments import env_commands
 
-    print(environments())
+    env_commands.build(parser)
+
+
+def _run_envs(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import env_commands
+
+    env_commands.run(values, command)
 
 
 COMMANDS = {
@@ -217,7 +223,7 @@ COMMANDS = {
     "rewards": Command("List, show, check and score rewards.", _build_rewards, _run_rewards),
     "data": Command("Check a data set, or show what is in it.", _build_data, _run_data),
     "tasks": Command("List the built-in tasks.", _build_list, _list_tasks),
-    "envs": Command("List the registered environments.", _build_list, _list_envs),
+    "envs": Command("List environments, show one, or play in it.", _build_envs, _run_envs),
 }
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gymnasium.envs.registration import EnvSpec
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
@@ -51,13 +55,23 @@ def tasks() -> str:
     return table([("task", "train / validation / test", "an instruction -> its reference"), *rows])
 
 
-def environments() -> str:
-    """Every environment id that ``gym.make`` knows from this package."""
+def environment_specs() -> list[EnvSpec]:
+    """Every environment that ``gym.make`` knows from this package, by id."""
     import gymnasium
 
     import instructrec.envs  # noqa: F401 (registers them)
 
     specs = [s for s in gymnasium.registry.values() if s.namespace == "instructrec"]
-    return table(
-        (spec.id, ", ".join(f"{k}={v!r}" for k, v in spec.kwargs.items())) for spec in specs
-    )
+    return sorted(specs, key=lambda spec: spec.id)
+
+
+def environments() -> str:
+    """Every environment id, the task that it shows, and what an episode of it is."""
+    from gymnasium.envs.registration import load_env_creator
+
+    rows = []
+    for spec in environment_specs():
+        entry = spec.entry_point
+        made = load_env_creator(entry) if isinstance(entry, str) else entry
+        rows.append((spec.id, spec.kwargs.get("task", "any"), first_line(made)))
+    return table([("environment", "task", "what it is"), *rows])

@@ -7,6 +7,7 @@ failure never becomes a number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -204,9 +205,10 @@ class RewardBatch:
             ``"failed"`` when any component failed, else ``"scored"`` when there is a total, else
             ``"not_applicable"``.
         """
-        if any(statuses[i].failed for statuses in self.status.values()):
-            return "failed"
-        return "scored" if np.isfinite(self.total[i]) else "not_applicable"
+        for statuses in self.status.values():  # a loop: this is asked of every response
+            if statuses[i].failed:
+                return "failed"
+        return "scored" if math.isfinite(self.total[i]) else "not_applicable"
 
     def failures(self, i: int) -> str:
         """Returns every failure of sample ``i`` as one line, empty when nothing failed."""

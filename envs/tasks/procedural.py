@@ -20,6 +20,8 @@ DEFAULT_SIZES = {"train": 4096, "validation": 512, "test": 512}
 VERSION = 4
 """Part of every fingerprint: raised when words, phrasings or the order of items change."""
 
+_MOST_KEPT = 2**14  # problems, a few hundred bytes each
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -58,6 +60,7 @@ class ProceduralTask(ABC):
         self.split = check_split(split, SPLITS)
         self.seed = seed
         self._keys = self.keys()
+        self._found: dict[int, Problem] = {}  # finding one takes far longer than a step
         self.size = check_size(size, default=min(DEFAULT_SIZES[split], self.num_unique))
 
     @abstractmethod
@@ -82,12 +85,11 @@ class ProceduralTask(ABC):
 
     def __getitem__(self, index: int) -> Instruction:
         index = check_index(index, self.size, self.name)
-        round_, position = divmod(index, len(self._keys))
-        stream = (self.name, self.split, self.seed)
-        key = self._keys[permute(position, len(self._keys), *stream, "round", round_)]
-        variants = self.num_variants(key)
-        variant = permute(round_ % variants, variants, *stream, "key", key)
-        problem = self.problem(key, variant)
+        problem = self._found.get(index)
+        if problem is None:
+            problem = self._find(index)
+            if len(self._found) < _MOST_KEPT and not problem.more:  # only what nobody can change
+                self._found[index] = problem
         return Instruction(
             id=f"{self.name}-{self.split}-{self.seed}-{index}",
             prompt=problem.prompt,
@@ -98,6 +100,14 @@ class ProceduralTask(ABC):
                 **problem.more,
             },
         )
+
+    def _find(self, index: int) -> Problem:
+        round_, position = divmod(index, len(self._keys))
+        stream = (self.name, self.split, self.seed)
+        key = self._keys[permute(position, len(self._keys), *stream, "round", round_)]
+        variants = self.num_variants(key)
+        variant = permute(round_ % variants, variants, *stream, "key", key)
+        return self.problem(key, variant)
 
     @property
     def fingerprint(self) -> str:

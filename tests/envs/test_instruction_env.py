@@ -202,6 +202,12 @@ def test_a_prompt_beyond_max_chars_is_an_error_that_names_it():
         env.reset()
 
 
+def test_a_prompt_that_is_no_unicode_is_an_error_that_names_it():
+    env = InstructionEnv(only("half \ud83d of a pair"))
+    with pytest.raises(DataError, match="'only-0' holds half of a surrogate pair"):
+        env.reset()
+
+
 @pytest.mark.parametrize("action", [None, 3, b"bytes", ["text"]])
 def test_an_action_that_is_no_string_is_refused(action):
     env = InstructionEnv(only())
