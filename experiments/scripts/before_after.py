@@ -1,8 +1,8 @@
-"""What a training changed, part by part: evaluations before and after it, over seeds.
+r"""What a training changed, part by part: evaluations before and after it, over seeds.
 
 Give each seed's two policies as run folders (or the ``.jsonl`` of an evaluation)::
 
-    python experiments/scripts/before_after.py runs/translation-sft-s0=runs/translation-s0 \\
+    python experiments/scripts/before_after.py runs/translation-sft-s0=runs/translation-s0 \
         runs/translation-sft-s1=runs/translation-s1 --name translation
 
 Both sides of a pair answered the same instructions, and all pairs did. Intervals (95 %) resample
@@ -97,9 +97,7 @@ def compare(pairs: Sequence[tuple[Side, Side]]) -> dict[str, Any]:
             if all(name in side.corpus() for pair in pairs for side in pair)
         },
         "train_s": [side.summary.get("train_s") for _, side in pairs],
-        "commands": [
-            [" ".join(side.record.get("command", [])) for side in pair] for pair in pairs
-        ],
+        "commands": [[" ".join(side.record.get("command", [])) for side in pair] for pair in pairs],
         **{key: record[key] for key in ("machine", "versions", "git_commit") if key in record},
     }
 
