@@ -8,7 +8,13 @@ from typing import Any, Self
 
 from gymnasium.envs.registration import EnvSpec
 
-from instructrec.envs.tasks.base import Instruction, Task, make_task, render_prompt
+from instructrec.envs.tasks.base import (
+    Instruction,
+    Task,
+    default_rewards,
+    make_task,
+    render_prompt,
+)
 from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.base import RewardBatch, Status
 from instructrec.rewards.combine import CombinedReward, make_rewards
@@ -76,14 +82,14 @@ def resolve_task(task: TaskLike, split: str | None, options: Mapping[str, Any] |
     return task
 
 
-def resolve_rewards(reward: RewardLike, task: Task) -> CombinedReward:
-    """Makes the rewards and checks that the task has the columns they need.
+def resolve_rewards(reward: RewardLike | None, task: Task) -> CombinedReward:
+    """Makes the rewards (None: the task's own) and checks that the task has their columns.
 
     Raises:
         ConfigError: A reward is unknown or its settings are wrong.
         DataError: The task lacks a column.
     """
-    combined = make_rewards(release(reward))
+    combined = make_rewards(default_rewards(task) if reward is None else release(reward))
     combined.check_columns(task.columns)
     return combined
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from instructrec import processes
-from instructrec.envs.tasks.base import Task, make_task
+from instructrec.envs.tasks.base import Task, default_rewards, make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
@@ -102,6 +102,8 @@ def _prepare(
     """What is measured, on what, by which rewards, and who answers."""
     plan = _plan(policy, config, run)
     task = make_task(plan.task, split=plan.split, **plan.options)
+    if plan.rewards is None:
+        plan = replace(plan, rewards=default_rewards(task))
     reward = make_rewards(plan.rewards)
     reward.check_columns(task.columns)
     plan.corpus.check_columns(task.columns)
@@ -206,7 +208,7 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
         options=options,
         split=split,
         episodes=_episodes(policy, config, trained_on),
-        rewards=rewards or {"exact_match": 1.0},
+        rewards=rewards,
         sampling=Sampling(
             max_new_tokens=tokens,
             temperature=config.temperature,
