@@ -25,6 +25,10 @@ RewardLike = str | Mapping[str, Any] | Callable[..., Any] | CombinedReward
 """What `make_rewards` makes the rewards from."""
 
 
+LABELS = ("augmentation", "task")
+"""Columns of an instruction that the info repeats: how it was reworded, and its task of several."""
+
+
 class Held:
     """Keeps an object from being copied along with an environment's spec.
 
@@ -147,7 +151,9 @@ def score(
 
 def reset_info(index: int, instruction: Instruction) -> dict[str, Any]:
     """Returns what `reset` tells about the instruction shown."""
-    return {"task_index": index, "instruction_id": instruction.id}
+    info: dict[str, Any] = {"task_index": index, "instruction_id": instruction.id}
+    labels = {name: instruction.columns[name] for name in LABELS if name in instruction.columns}
+    return info | labels
 
 
 def step_info(

@@ -25,6 +25,8 @@ _BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
 _BUILTIN["cldr_names"] = "instructrec.envs.tasks.cldr_names"
 _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
+_BUILTIN["augmented"] = "instructrec.envs.tasks.augmented"
+_BUILTIN["mixture"] = "instructrec.envs.tasks.multitask"
 _SKILLS = {
     "words": ("string_operations", "ordering", "counting"),
     "formats": ("format_following",),
