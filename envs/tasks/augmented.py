@@ -58,7 +58,7 @@ class AugmentedTask:
         self.kinds = _check_kinds(kinds)
         self.seed, self.epochs = seed, epochs
         self.name, self.split = task.name, task.split
-        self.columns = (*task.columns, "augmentation")
+        self.columns = tuple(dict.fromkeys((*task.columns, "augmentation")))
         self.rewards = default_rewards(task)
 
     def __len__(self) -> int:

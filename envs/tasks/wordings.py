@@ -22,22 +22,30 @@ TYPO_SHARE = 0.2
 _WORD = re.compile(r"[A-Za-zÀ-ɏ]+")
 _CJK = re.compile(r"[\u3400-\u9fff]")
 
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
 COMMON = frozenset(
-    """
-    a about add according after all also alphabetical an and another answer any anything apply are
-    as ask at backwards be before begin behind belong below best between both but by calculate call
-    can capital change choose class comes commas compute convert could count days decide describe
-    did difference do does each explanation express extract facts find first following for form
-    from get give given go has have here how i if in into is it its join keys kind know largest
-    larger last later letter letters like list lives long look make many me mean means mentioned
-    more most much must name named names need nothing number numbers object occur of often on one
-    or order other others out pass people pick place places please put question read relation
-    result reverse rule say second sentence sentences set should show small smallest so some
-    something sort space spell such suppose swap switch take task tell text than that the their
-    them then there these they thing things think this those times to today turn under use values
-    want was way week were what when where which who whole whom why will with without word words
-    would write written you your
-    """.split()
+    _words(
+        """
+        a about add according after all also alphabetical an and another answer any anything
+        apply are as ask at backwards be before begin behind belong below best between both
+        but by calculate call can capital change choose class comes commas compute convert
+        could count days decide describe did difference do does each explanation express
+        extract facts find first following for form from get give given go has have here how
+        i if in into is it its join keys know largest larger last later letter letters like
+        list lives long look make many me mean means mentioned more most much must name
+        named names need nothing number numbers object occur of often on one or order other
+        others out pass people pick please put question read relation result reverse rule
+        say second sentence sentences set should show small smallest so some something sort
+        space spell such suppose swap switch take task tell text than that the their them
+        then there these they thing things think this those times to today turn under use
+        values want was way week were what when where which who whole whom why will with
+        without word words would write written you your
+        """
+    )
 )
 """Words of instructions, in lower case, that may be misspelt or written in other letters."""
 
@@ -74,7 +82,7 @@ DISTRACTORS = {
         "My neighbours have painted their door.",
         "The music next door is rather loud.",
         "We drank tea and talked for an hour.",
-        "The last train was late again.",
+        "The last guest was late again.",
         "I forgot my umbrella at home.",
     ),
     "zh": (

@@ -1,4 +1,4 @@
-"""Other wordings: the answer stays right and hidden, and every change is a function of its place."""
+"""Other wordings: the answer stays right, and every change is a function of its place."""
 
 import re
 from collections import Counter

@@ -224,6 +224,11 @@ def test_the_examples_of_the_page_run_and_name_the_rewards_of_the_skills(root):
     namespace = {}
     exec(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], namespace)
     assert namespace["one"].name == "unit_conversion_zh3"
-    settings = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, flags=re.DOTALL)[1])
-    assert settings["rewards"] == default_rewards(namespace["task"])
+    rewards, augmented, mixture = (
+        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    )
+    assert rewards["rewards"] == default_rewards(namespace["task"])
+    assert len(make_task(augmented["task"]["name"], **augmented["task"]["options"])) == 3 * 4096
+    del mixture["task"]["options"]["tasks"]["quiz"]  # its file is the reader's
+    assert len(make_task(mixture["task"]["name"], **mixture["task"]["options"])) == 4096 + 486
     assert all(f"| `{family}` |" in text for family in SKILLS)
