@@ -82,21 +82,7 @@ def run_evaluation(
         own, file = processes.from_main(
             lambda: _place(policy, plan, config, run, overwrite, command)
         )
-
-        def measure(task: Task, out: Path) -> Evaluation:
-            return evaluate(
-                answering,
-                task,
-                reward,
-                sampling=plan.sampling,
-                samples=config.samples,
-                batch_size=config.batch_size,
-                limit=config.limit,
-                episodes=plan.episodes,
-                corpus=plan.corpus,
-                out=out,
-            )
-
+        measure = _measurement(plan, config, reward, answering)
         evaluation, others = measure(task, file), []
         if robust:
             others = robustness.measure_robustness(
@@ -128,6 +114,28 @@ def _prepare(
         verification.check_loaded(with_weights.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
     return plan, task, reward, answering
+
+
+def _measurement(
+    plan: _Plan, config: EvaluateConfig, reward: CombinedReward, answering: Policy
+) -> robustness.Measure:
+    """What evaluates the policy on a task and writes the rows to a file."""
+
+    def measure(task: Task, out: Path) -> Evaluation:
+        return evaluate(
+            answering,
+            task,
+            reward,
+            sampling=plan.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            limit=config.limit,
+            episodes=plan.episodes,
+            corpus=plan.corpus,
+            out=out,
+        )
+
+    return measure
 
 
 def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
