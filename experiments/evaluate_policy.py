@@ -89,7 +89,7 @@ def run_evaluation(
                 task, evaluation, measure, file, seed=config.seed, overwrite=overwrite
             )
         if own is not None:
-            summary = {**evaluation.metrics(), **robustness.metrics(others)}
+            summary: dict[str, Any] = {**evaluation.metrics(), **robustness.metrics(others)}
             summary["eval_file"] = f"eval/{file.name}"
             processes.on_main(lambda: own.finish("finished", summary))
     tables = [report(policy, evaluation), *([robustness.report(others)] if others else [])]

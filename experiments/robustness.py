@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from instructrec import processes
@@ -64,7 +65,7 @@ def measure_robustness(
         reworded = AugmentedTask(task, kinds={kind: 1.0}, seed=seed)
         own = beside(file, kind)
         if overwrite:
-            processes.on_main(lambda own=own: _remove(own))
+            processes.on_main(partial(_remove, own))
         found.append(compare(kind, measure(reworded, own), plain))
     numbers = metrics(found)
     processes.on_main(lambda: write_json(beside(file, "robustness").with_suffix(".json"), numbers))

@@ -11,10 +11,10 @@ answer the one word of several that is left alone, the change would give it away
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from random import Random
 
-Rewording = Callable[[str, Collection[str], Random], str]
+Rewording = Callable[[str, frozenset[str], Random], str]
 """From a text, the words to keep and a generator to another wording."""
 
 TYPO_SHARE = 0.2
@@ -142,7 +142,7 @@ VAGUE = {
 }
 
 
-def typos(text: str, keep: Collection[str], random: Random) -> str:
+def typos(text: str, keep: frozenset[str], random: Random) -> str:
     """Swaps, drops or doubles a letter in some words of four letters or more."""
     able = [m for m in _WORD.finditer(text) if len(m[0]) >= 4 and _may_change(m[0], keep)]
     chosen = random.sample(able, min(len(able), max(1, round(TYPO_SHARE * len(able)))))
@@ -151,7 +151,7 @@ def typos(text: str, keep: Collection[str], random: Random) -> str:
     return text
 
 
-def casing(text: str, keep: Collection[str], random: Random) -> str:
+def casing(text: str, keep: frozenset[str], random: Random) -> str:
     """Writes words in capitals, in small letters, or in both at random."""
     ways: list[Callable[[str], str]] = [
         str.upper,
@@ -166,12 +166,12 @@ def casing(text: str, keep: Collection[str], random: Random) -> str:
     return next((new for way in ways if (new := changed(way)) != text), text)
 
 
-def paraphrase(text: str, keep: Collection[str], random: Random) -> str:
+def paraphrase(text: str, keep: frozenset[str], random: Random) -> str:
     """Puts a sentence of courtesy around the instruction."""
     return _wrapped(text, PARAPHRASES[_language(text)], random)
 
 
-def distractor(text: str, keep: Collection[str], random: Random) -> str:
+def distractor(text: str, keep: frozenset[str], random: Random) -> str:
     """Adds a sentence that has nothing to do with it."""
     language = _language(text)
     able = [s for s in DISTRACTORS[language] if not keep & {w.lower() for w in _WORD.findall(s)}]
@@ -181,12 +181,12 @@ def distractor(text: str, keep: Collection[str], random: Random) -> str:
     return _wrapped(text, (f"{sentence}{between}{{text}}", f"{{text}}{between}{sentence}"), random)
 
 
-def conflict(text: str, keep: Collection[str], random: Random) -> str:
+def conflict(text: str, keep: frozenset[str], random: Random) -> str:
     """Adds an instruction that contradicts it, and says which of the two counts."""
     return _wrapped(text, CONFLICTS[_language(text)], random)
 
 
-def vague(text: str, keep: Collection[str], random: Random) -> str:
+def vague(text: str, keep: frozenset[str], random: Random) -> str:
     """Wraps it in words that leave open how much of it is meant."""
     return _wrapped(text, VAGUE[_language(text)], random)
 
@@ -213,7 +213,7 @@ def _wrapped(text: str, templates: tuple[str, ...], random: Random) -> str:
     return random.choice(templates).replace("{text}", text)
 
 
-def _may_change(word: str, keep: Collection[str]) -> bool:
+def _may_change(word: str, keep: frozenset[str]) -> bool:
     return word.lower() in COMMON and word.lower() not in keep
 
 
