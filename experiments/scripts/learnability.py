@@ -174,8 +174,8 @@ class Probe:
 
     def _updates(self, cell: Cell) -> dict[str, float]:
         numbers = self._train(cell, "ppo", str(self.out / cell.name / "sft"))
-        totals = [self._rows(cell, stage).scores() for stage in ("ppo", "sft")]
-        found = paired_difference(*totals, self._rows(cell, "ppo").clusters)
+        after, before = self._rows(cell, "ppo"), self._rows(cell, "sft")
+        found = paired_difference(after.scores(), before.scores(), after.clusters)
         difference = {"gain": found.mean, "gain_low": found.low, "gain_high": found.high}
         return numbers | difference
 
