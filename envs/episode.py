@@ -9,7 +9,13 @@ from typing import Any, Self
 from gymnasium.envs.registration import EnvSpec
 
 from instructrec.envs.spaces import is_unicode
-from instructrec.envs.tasks.base import Instruction, Task, make_task, render_prompt
+from instructrec.envs.tasks.base import (
+    Instruction,
+    Task,
+    default_rewards,
+    make_task,
+    render_prompt,
+)
 from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.base import RewardBatch, Status
 from instructrec.rewards.combine import CombinedReward, make_rewards
@@ -18,6 +24,10 @@ TaskLike = str | Task
 """A task, or what `make_task` makes one from."""
 RewardLike = str | Mapping[str, Any] | Callable[..., Any] | CombinedReward
 """What `make_rewards` makes the rewards from."""
+
+
+LABELS = ("augmentation", "task")
+"""Columns of an instruction that the info repeats: how it was reworded, and its task of several."""
 
 
 class Held:
@@ -77,14 +87,14 @@ def resolve_task(task: TaskLike, split: str | None, options: Mapping[str, Any] |
     return task
 
 
-def resolve_rewards(reward: RewardLike, task: Task) -> CombinedReward:
-    """Makes the rewards and checks that the task has the columns they need.
+def resolve_rewards(reward: RewardLike | None, task: Task) -> CombinedReward:
+    """Makes the rewards (None: the task's own) and checks that the task has their columns.
 
     Raises:
         ConfigError: A reward is unknown or its settings are wrong.
         DataError: The task lacks a column.
     """
-    combined = make_rewards(release(reward))
+    combined = make_rewards(default_rewards(task) if reward is None else release(reward))
     combined.check_columns(task.columns)
     return combined
 
@@ -147,7 +157,9 @@ def score(
 
 def reset_info(index: int, instruction: Instruction) -> dict[str, Any]:
     """Returns what `reset` tells about the instruction shown."""
-    return {"task_index": index, "instruction_id": instruction.id}
+    info: dict[str, Any] = {"task_index": index, "instruction_id": instruction.id}
+    labels = {name: instruction.columns[name] for name in LABELS if name in instruction.columns}
+    return info | labels
 
 
 def step_info(

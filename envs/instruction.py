@@ -31,7 +31,8 @@ class InstructionEnv(gym.Env[str, str]):
     Args:
         task: A registered name, a data file, ``module:factory``, ``file.py:factory`` or a task.
         split: ``train`` (default), ``validation`` or ``test``.
-        reward: A reward's name, a mapping of names to weights, a function, or ready rewards.
+        reward: A reward's name, a mapping of names to weights, a function, or ready rewards;
+            None takes those of the task, which are exact match unless it says otherwise.
         task_options: Options for making the task.
         max_chars: Longest observation and action, in characters.
         render_mode: None or ``"ansi"``: `render` then returns the dialogue as text.
@@ -48,7 +49,7 @@ class InstructionEnv(gym.Env[str, str]):
         task: TaskLike = "closed_answers",
         *,
         split: str | None = None,
-        reward: RewardLike = "exact_match",
+        reward: RewardLike | None = None,
         task_options: Mapping[str, Any] | None = None,
         max_chars: int = DEFAULT_MAX_LENGTH,
         render_mode: str | None = None,

@@ -59,7 +59,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         *,
         task: TaskLike = "closed_answers",
         split: str | None = None,
-        reward: RewardLike = "exact_match",
+        reward: RewardLike | None = None,
         task_options: Mapping[str, Any] | None = None,
         max_chars: int = DEFAULT_MAX_LENGTH,
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,

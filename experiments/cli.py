@@ -107,6 +107,12 @@ def _build_evaluate(parser: ArgumentParser) -> None:
     )
     parser.add_class_arguments(EvaluateConfig)
     parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="Measure the policy on the same instructions in other words, too: typos, casing, "
+        "paraphrase, distractor, conflict, vague.",
+    )
+    parser.add_argument(
         "--overwrite", action="store_true", help="Delete an existing run folder of this name."
     )
 
@@ -117,7 +123,13 @@ def _run_evaluate(values: Namespace, command: list[str]) -> None:
     from instructrec.experiments.evaluate_policy import run_evaluation
 
     config = command_line.as_dataclass(EvaluateConfig, values)
-    run_evaluation(values.policy, config, overwrite=values.overwrite, command=command)
+    run_evaluation(
+        values.policy,
+        config,
+        robust=values.robustness,
+        overwrite=values.overwrite,
+        command=command,
+    )
 
 
 def _build_probe(parser: ArgumentParser) -> None:

@@ -358,7 +358,7 @@ class EvaluateConfig:
     max_turns: int | None = None
     """Most answers in one episode (env refine); None takes that of the policy's run, else 3."""
     rewards: dict[str, bool | float | str | RewardSpec] | None = None
-    """What is measured; None takes the rewards of the policy's run folder, else exact_match."""
+    """What is measured; None takes those of the policy's run folder, else the task's own."""
     limit: int | None = None
     """Most instructions; None takes the whole split."""
     samples: int = 1

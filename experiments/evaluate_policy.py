@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from instructrec import processes
-from instructrec.envs.tasks.base import Task, make_task
+from instructrec.envs.tasks.base import Task, default_rewards, make_task
 from instructrec.errors import ConfigError
-from instructrec.experiments import setup_run, telling, verification
+from instructrec.experiments import robustness, setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.experiments.groups import by_task
 from instructrec.experiments.listing import table
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.runfolder import RunFolder, RunInfo
@@ -47,6 +48,7 @@ def run_evaluation(
     policy: str,
     config: EvaluateConfig,
     *,
+    robust: bool = False,
     overwrite: bool = False,
     command: Sequence[str] | None = None,
     say: telling.Say = telling.say,
@@ -59,6 +61,7 @@ def run_evaluation(
             given again (to measure other rewards on them). The weights of a run folder must be
             those that its run recorded.
         config: What is measured, and how.
+        robust: Measure it on the same instructions in other words, too.
         overwrite: Delete an earlier evaluation in the same place.
         command: The command line after the program's name, for the record.
         say: Receives lines for people.
@@ -67,6 +70,8 @@ def run_evaluation(
         InstructRecError: Policy, data or rewards cannot be used, or not by several processes.
         SystemExit: The same, in another process than the main one of several.
     """
+    if robust:
+        robustness.refuse_replay(policy)
     if _is_scripted(policy):
         processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
     with processes.joined(config.device):
@@ -77,22 +82,18 @@ def run_evaluation(
         own, file = processes.from_main(
             lambda: _place(policy, plan, config, run, overwrite, command)
         )
-        evaluation = evaluate(
-            answering,
-            task,
-            reward,
-            sampling=plan.sampling,
-            samples=config.samples,
-            batch_size=config.batch_size,
-            limit=config.limit,
-            episodes=plan.episodes,
-            corpus=plan.corpus,
-            out=file,
-        )
+        measure = _measurement(plan, config, reward, answering)
+        evaluation, others = measure(task, file), []
+        if robust:
+            others = robustness.measure_robustness(
+                task, evaluation, measure, file, seed=config.seed, overwrite=overwrite
+            )
         if own is not None:
-            summary = {**evaluation.metrics(), "eval_file": f"eval/{file.name}"}
+            summary: dict[str, Any] = {**evaluation.metrics(), **robustness.metrics(others)}
+            summary["eval_file"] = f"eval/{file.name}"
             processes.on_main(lambda: own.finish("finished", summary))
-    say(f"{report(policy, evaluation)}\n\nresponses    {file}")
+    tables = [report(policy, evaluation), *([robustness.report(others)] if others else [])]
+    say("\n\n".join([*tables, f"responses    {file}"]))
     return evaluation
 
 
@@ -102,6 +103,8 @@ def _prepare(
     """What is measured, on what, by which rewards, and who answers."""
     plan = _plan(policy, config, run)
     task = make_task(plan.task, split=plan.split, **plan.options)
+    if plan.rewards is None:
+        plan = replace(plan, rewards=default_rewards(task))
     reward = make_rewards(plan.rewards)
     reward.check_columns(task.columns)
     plan.corpus.check_columns(task.columns)
@@ -111,6 +114,28 @@ def _prepare(
         verification.check_loaded(with_weights.weights_hash(), run)
         answering.name = setup_run.policy_name(run.info())
     return plan, task, reward, answering
+
+
+def _measurement(
+    plan: _Plan, config: EvaluateConfig, reward: CombinedReward, answering: Policy
+) -> robustness.Measure:
+    """What evaluates the policy on a task and writes the rows to a file."""
+
+    def measure(task: Task, out: Path) -> Evaluation:
+        return evaluate(
+            answering,
+            task,
+            reward,
+            sampling=plan.sampling,
+            samples=config.samples,
+            batch_size=config.batch_size,
+            limit=config.limit,
+            episodes=plan.episodes,
+            corpus=plan.corpus,
+            out=out,
+        )
+
+    return measure
 
 
 def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
@@ -174,6 +199,8 @@ def report(policy: str, evaluation: Evaluation) -> str:
         metrics.pop(f"eval/best_of_{most}")
     for family, intervals in evaluation.families().items():
         rows.append(_row(f"  {family}", intervals["total"]))
+    for name, value in by_task(evaluation).items():
+        rows.append(_row(f"  task {name}", value))
     rest = [
         (key.removeprefix("eval/"), f"{value:.3f}")
         for key, value in metrics.items()
@@ -206,7 +233,7 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
         options=options,
         split=split,
         episodes=_episodes(policy, config, trained_on),
-        rewards=rewards or {"exact_match": 1.0},
+        rewards=rewards,
         sampling=Sampling(
             max_new_tokens=tokens,
             temperature=config.temperature,

@@ -24,6 +24,7 @@ from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
 from instructrec.experiments.corpus import NO_CORPUS_METRICS, CorpusMetrics
+from instructrec.experiments.groups import interval_of, task_metrics, values_of
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows
 from instructrec.experiments.stats import Interval, mean_interval
@@ -81,20 +82,13 @@ class Evaluation:
             part: Name of a component, or ``total``.
             family: Only rows of this family of instructions.
         """
-        scores, clusters = self.scores(part), self.clusters
-        keep = [
-            i
-            for i, row in enumerate(self.rows)
-            if np.isfinite(scores[i]) and (family is None or row["family"] == family)
-        ]
-        return mean_interval(scores[keep], [clusters[i] for i in keep])
+        return interval_of(self.rows, self.scores(part), self.clusters, "family", family)
 
     def families(self) -> dict[str, dict[str, Interval]]:
         """Returns family -> part (and ``total``) -> interval; empty without families."""
-        names = dict.fromkeys(row["family"] for row in self.rows if row["family"] is not None)
         return {
             name: {part: self.interval(part, name) for part in [*self.parts, "total"]}
-            for name in names
+            for name in values_of(self.rows, "family")
         }
 
     def metrics(self) -> dict[str, float]:
@@ -121,6 +115,7 @@ class Evaluation:
             metrics |= {
                 f"eval/corpus/{name}/{k}": v for k, v in numbers.items() if math.isfinite(v)
             }
+        metrics |= task_metrics(self)
         return (
             metrics | self._several_turns() | self._entropy() | self._pass_at_k() | self._best_of()
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from instructrec.envs.episode import LABELS
 from instructrec.envs.refine import RefineVectorEnv, TurnReward
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH
 from instructrec.envs.tasks.base import Instruction, Task
@@ -135,6 +136,7 @@ def _row(
         "item": columns.get("item"),
         "family": columns.get("family"),
     }
+    row |= {name: columns[name] for name in LABELS if name in columns}
     if messages := {name: texts[i] for name, texts in rewards.messages.items() if texts[i]}:
         row["errors"] = messages
     if several:

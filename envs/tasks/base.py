@@ -25,6 +25,22 @@ _BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
 _BUILTIN["cldr_names"] = "instructrec.envs.tasks.cldr_names"
 _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
+_BUILTIN["augmented"] = "instructrec.envs.tasks.augmented"
+_BUILTIN["mixture"] = "instructrec.envs.tasks.multitask"
+_SKILLS = {
+    "words": ("string_operations", "ordering", "counting"),
+    "formats": ("format_following",),
+    "dates": ("date_reasoning",),
+    "units": ("unit_conversion",),
+    "passages": ("passage_lookup", "entity_extraction", "relation_extraction"),
+    "rules": ("rule_classification",),
+    "catalog": ("skills",),
+}
+_BUILTIN |= {
+    name: f"instructrec.envs.tasks.skills.{module}"
+    for module, names in _SKILLS.items()
+    for name in names
+}
 _REGISTRY: dict[str, TaskFactory] = {}
 
 
@@ -70,6 +86,11 @@ _Factory = TypeVar("_Factory", bound=TaskFactory)
 def iterate(task: Task) -> Iterator[Instruction]:
     """Yields every instruction of a task in order."""
     return (task[index] for index in range(len(task)))
+
+
+def default_rewards(task: Task) -> Any:
+    """Returns what `make_rewards` makes a task's own rewards from: exact match, if it has none."""
+    return getattr(task, "rewards", {"exact_match": 1.0})
 
 
 def render_prompt(prompt: Prompt) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 
 SPLITS = ("train", "validation", "test")
 """The names of the splits of a task."""
@@ -40,6 +41,7 @@ def split_words(words: Sequence[str]) -> dict[str, tuple[str, ...]]:
     }
 
 
+@lru_cache(maxsize=256)
 def numbers_of(split: str, low: int, high: int) -> tuple[int, ...]:
     """Returns the integers of ``[low, high]`` that belong to a split, in increasing order.
 

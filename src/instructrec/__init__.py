@@ -20,6 +20,7 @@ def _register_environments() -> None:
         "CompareNumbers": "compare_numbers",
         "Parity": "parity",
         "Arithmetic": "arithmetic",
+        "Skills": "skills",
     }
     for name, task in tasks.items():
         register(

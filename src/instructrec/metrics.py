@@ -3,8 +3,9 @@
 Keys are an API: curves, reports and sweeps refer to them by name. A key is defined here and
 nowhere else; ``python -m instructrec.metrics`` prints the page ``docs/metrics.md``. In a pattern,
 ``<reward>`` stands for the name of a reward (``total`` is the weighted sum, ``outer.inner`` a
-reward inside another), ``<reason>`` for a way to fail, ``<metric>`` for a value of a corpus metric
-and ``<k>`` for a whole number.
+reward inside another), ``<reason>`` for a way to fail, ``<metric>`` for a value of a corpus metric,
+``<task>`` for a task of a mixture, ``<kind>`` for a way to reword instructions and ``<k>`` for a
+whole number.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ _PLACEHOLDERS = {
     "<reason>": "(raised|timeout|nonfinite|out_of_range|worker_died)",
     "<metric>": "(bleu|chrf|exact_match|rouge1|rouge2|rougeL|rougeLsum)",
     "<k>": "[1-9][0-9]*",
+    "<task>": "[^/]+",
+    "<kind>": "[a-z]+",
 }
 
 
@@ -227,6 +230,30 @@ METRICS: tuple[Metric, ...] = (
     Metric("eval/<reward>/na_frac", "1", "Share of the responses to which it does not apply."),
     Metric("eval/<reward>/error_frac", "1", "Share of the responses on which the reward failed."),
     Metric(
+        "eval/task/<task>/mean",
+        "score",
+        "Mean total on the instructions of one task of a mixture, over scored responses.",
+    ),
+    Metric("eval/task/<task>/ci_low", "score", "Lower end of its 95 % interval."),
+    Metric("eval/task/<task>/ci_high", "score", "Upper end of its 95 % interval."),
+    Metric(
+        "eval/robust/<kind>/mean",
+        "score",
+        "Mean total on the same instructions in other words, of those scored in both wordings.",
+    ),
+    Metric(
+        "eval/robust/<kind>/difference",
+        "score",
+        "That mean less the mean in the plain words: below 0 where the rewording costs something.",
+    ),
+    Metric("eval/robust/<kind>/ci_low", "score", "Lower end of the difference's 95 % interval."),
+    Metric("eval/robust/<kind>/ci_high", "score", "Upper end of that interval."),
+    Metric(
+        "eval/robust/<kind>/changed_frac",
+        "1",
+        "Share of the instructions that the rewording changed; the others count as they are.",
+    ),
+    Metric(
         "eval/corpus/<metric>/score",
         "1",
         "Corpus metric of all (last) responses that have a reference, together; 0 to 1.",
@@ -312,8 +339,8 @@ def markdown_page() -> str:
         "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
         "the name of a reward, or `total` for their weighted sum (a reward inside another is\n"
         "called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a value of a corpus\n"
-        "metric. At the end of a run,\n"
-        "`final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
+        "metric, `<task>` for a task of a mixture, `<kind>` for a way to reword. At the end of a\n"
+        "run, `final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )

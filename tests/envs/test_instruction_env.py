@@ -76,6 +76,7 @@ def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
         "OddOneOut",
         "Parity",
         "Refine",
+        "Skills",
         "SwapWords",
     ]
 
@@ -102,7 +103,8 @@ def test_the_right_answer_earns_the_reward_and_ends_the_episode(name):
     after, reward, terminated, truncated, info = env.step(instruction.columns["reference"])
     assert (after, reward) == ("", 1.0)
     assert terminated is True and truncated is False
-    assert info["reward_parts"] == {"exact_match": 1.0}
+    judged = {"skill", "skill.exact_match"} if "Skills" in name else {"exact_match"}
+    assert info["reward_parts"] == dict.fromkeys(judged, 1.0)
     assert info["reward_status"] == "scored"
     env.reset(seed=3)
     assert env.step("surely wrong")[1] == 0.0

@@ -1,5 +1,7 @@
 """Procedural families: splits share nothing, items never change, answers are right."""
 
+import hashlib
+import json
 import pickle
 import random
 import re
@@ -35,6 +37,17 @@ GOLDEN = [
     "Would you call 54 even or odd?",
     "Calculate 145 minus 91.",
 ]
+
+
+# The committed results of the quickstart were measured on exactly these items.
+DIGESTS = {
+    ("closed_answers", "train"): "9ce4ff19d4eb523b",
+    ("closed_answers", "validation"): "9f6a8d61290aa843",
+    ("closed_answers", "test"): "a2bc8b17466a7b0f",
+    ("arithmetic", "train"): "e4761661d16fb3a7",
+    ("arithmetic", "validation"): "f410fc0573901cdd",
+    ("arithmetic", "test"): "203b1c35a8eef6d4",
+}
 
 
 def contents(task):
@@ -139,6 +152,15 @@ def test_items_are_pure_functions_of_name_split_seed_and_index(name):
 
 def test_items_are_the_same_on_every_machine():
     assert [make_task(name, split="test", size=1)[0].prompt for name in FAMILIES] == GOLDEN
+
+
+@pytest.mark.parametrize(("name", "split"), DIGESTS)
+def test_every_item_of_the_first_families_is_the_one_that_was_measured(name, split):
+    digest = hashlib.sha256()
+    for item in iterate(make_task(name, split=split)):
+        row = [item.id, item.prompt, dict(item.columns)]
+        digest.update(json.dumps(row, sort_keys=True).encode())
+    assert digest.hexdigest()[:16] == DIGESTS[name, split]
 
 
 @pytest.mark.parametrize("name", ALL_NAMES)

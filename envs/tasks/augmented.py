@@ -1,0 +1,175 @@
+"""A task whose instructions are worded in other ways, for training and for tests of robustness."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from random import Random
+from typing import Any, Self
+
+from instructrec.envs.tasks.base import (
+    Instruction,
+    Prompt,
+    Task,
+    check_index,
+    check_split,
+    default_rewards,
+    make_task,
+    register_task,
+)
+from instructrec.envs.tasks.partition import SPLITS, stable_hash
+from instructrec.envs.tasks.procedural import fingerprint_of
+from instructrec.envs.tasks.wordings import REWORDINGS
+from instructrec.errors import ConfigError, unknown_name
+
+KINDS = tuple(REWORDINGS)
+"""Kinds of rewording: typos, casing, paraphrase, distractor, conflict, vague."""
+NONE = "none"
+"""The label of an instruction that is as it was."""
+_VERSION = 1  # part of every fingerprint: raised when a rewording changes
+
+
+class AugmentedTask:
+    """A task in other words: the answers stay, ``columns["augmentation"]`` names what was done.
+
+    An instruction gets at most one kind of rewording. Which one, and how, is a function of the
+    seed, the epoch and the instruction's index alone. What it is about, and the words of its
+    columns ``reference``, ``item`` and ``keep``, are left as they are: the answer stays right.
+
+    Args:
+        task: The task, of any kind.
+        kinds: Kind -> probability, 0 to 1, together at most 1; the rest stays as it was.
+        seed: Chooses kinds and wordings.
+        epochs: How often the instructions come one after the other, differently worded each time:
+            item i is instruction ``i mod n`` in epoch ``i div n``. Ids of later epochs end in
+            ``@epoch``.
+
+    Raises:
+        ConfigError: A kind is unknown, or the probabilities or epochs are impossible.
+    """
+
+    def __init__(
+        self, task: Task, *, kinds: Mapping[str, float], seed: int = 0, epochs: int = 1
+    ) -> None:
+        if type(epochs) is not int or epochs < 1:
+            raise ConfigError(f"epochs is an integer >= 1, not {epochs!r}")
+        self.task = task
+        self.kinds = _check_kinds(kinds)
+        self.seed, self.epochs = seed, epochs
+        self.name, self.split = task.name, task.split
+        self.columns = tuple(dict.fromkeys((*task.columns, "augmentation")))
+        self.rewards = default_rewards(task)
+
+    def __len__(self) -> int:
+        return len(self.task) * self.epochs
+
+    def __getitem__(self, index: int) -> Instruction:
+        index = check_index(index, len(self), self.name)
+        epoch, place = divmod(index, len(self.task))
+        item = reworded(self.task[place], self.kinds, self.seed, epoch, place)
+        return replace(item, id=f"{item.id}@{epoch}") if epoch else item
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 (hex) of the task and of everything that decides the wordings."""
+        return fingerprint_of(
+            task=self.task.fingerprint,
+            augmentation=_VERSION,
+            kinds=self.kinds,
+            seed=self.seed,
+            epochs=self.epochs,
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # immutable
+
+
+@register_task("augmented")
+def make_augmented(
+    *,
+    split: str = "train",
+    task: str = "closed_answers",
+    options: Mapping[str, Any] | None = None,
+    kinds: Mapping[str, float] | Sequence[str] = KINDS,
+    probability: float = 0.5,
+    seed: int = 0,
+    epochs: int = 1,
+    splits: Sequence[str] = ("train",),
+) -> Task:
+    """Makes a task by its name and augments it.
+
+    Args:
+        split: Split of the task.
+        task: As for `make_task`.
+        options: Options of that task.
+        kinds: Kind -> probability, or names that share ``probability`` equally.
+        probability: Share of the instructions that are reworded, where names are given.
+        seed: See `AugmentedTask`.
+        epochs: See `AugmentedTask`.
+        splits: Splits that are reworded; the others keep their words, so that validation measures
+            the task itself.
+
+    Raises:
+        ConfigError: As `make_task` and `AugmentedTask`.
+        DataError: The task's data cannot be used.
+    """
+    for name in splits:
+        check_split(name, SPLITS)
+    if not isinstance(kinds, Mapping):
+        kinds = {kind: probability / len(kinds) for kind in kinds}
+    is_reworded = split in splits
+    made = make_task(task, split=split, **(options or {}))
+    chosen = kinds if is_reworded else {}
+    _check_kinds(kinds)
+    return AugmentedTask(made, kinds=chosen, seed=seed, epochs=epochs if is_reworded else 1)
+
+
+def reworded(
+    item: Instruction, kinds: Mapping[str, float], seed: int, epoch: int, index: int
+) -> Instruction:
+    """Returns an instruction with at most one rewording, labelled; see `AugmentedTask`."""
+    random = Random(stable_hash("augmentation", seed, epoch, index))
+    drawn, label, prompt = random.random(), NONE, item.prompt
+    for kind, probability in kinds.items():
+        if drawn < probability:
+            prompt = _reword_prompt(kind, item, random)
+            label = NONE if prompt == item.prompt else kind
+            break
+        drawn -= probability
+    return replace(item, prompt=prompt, columns={**item.columns, "augmentation": label})
+
+
+def _reword_prompt(kind: str, item: Instruction, random: Random) -> Prompt:
+    """Rewords a text, or the last message of a conversation."""
+    keep = _words_to_keep(item.columns)
+    if isinstance(item.prompt, str):
+        return REWORDINGS[kind](item.prompt, keep, random)
+    *before, last = item.prompt
+    content: Any = last["content"]
+    if last["role"] != "user" or not isinstance(content, str):
+        return item.prompt
+    return (*before, {**last, "content": REWORDINGS[kind](content, keep, random)})
+
+
+def _words_to_keep(columns: Mapping[str, Any]) -> frozenset[str]:
+    texts: list[str] = []
+    for name in ("reference", "item", "keep"):
+        value = columns.get(name)
+        values = [value] if isinstance(value, str) else value
+        texts += [text for text in values or () if isinstance(text, str)]
+    return frozenset(word.lower() for text in texts for word in re.findall(r"[^\W\d_]+", text))
+
+
+def _check_kinds(kinds: Mapping[str, float]) -> dict[str, float]:
+    for kind, probability in kinds.items():
+        if kind not in REWORDINGS:
+            raise ConfigError(unknown_name("kind of augmentation", str(kind), KINDS))
+        if not isinstance(probability, int | float) or not 0 <= probability <= 1:
+            raise ConfigError(f"kinds.{kind} = {probability!r}: expected a number from 0 to 1.")
+    if sum(kinds.values()) > 1 + 1e-9:
+        raise ConfigError(
+            f"the probabilities of {dict(kinds)} add up to {sum(kinds.values()):g}: expected at "
+            "most 1, since an instruction is reworded in one way only."
+        )
+    return dict(kinds)

@@ -1,0 +1,1 @@
+# Families of instructions in levels of difficulty and, some of them, in several languages.
