@@ -8,9 +8,13 @@ if not __name__.startswith("instructrec."):
 from instructrec.lazy import lazy_exports
 
 _exports = {
+    "ChatEnv": "instructrec.envs.chat",
+    "ChatVectorEnv": "instructrec.envs.chat",
     "Instruction": "instructrec.envs.tasks.base",
     "InstructionEnv": "instructrec.envs.instruction",
     "InstructionVectorEnv": "instructrec.envs.vector",
+    "LastTurn": "instructrec.envs.turn_rewards",
+    "PolicyUser": "instructrec.envs.users",
     "RefineEnv": "instructrec.envs.refine",
     "RefineVectorEnv": "instructrec.envs.refine",
     "Task": "instructrec.envs.tasks.base",

@@ -244,7 +244,7 @@ def evaluate(
     start = time.perf_counter()
     _require_positive(samples=samples, batch_size=batch_size, limit=limit)
     instructions = _instructions(task, limit)
-    reward.check_columns(task.columns)
+    reward.check_columns([*task.columns, *episodes.told])
     references = corpus.read(task, instructions)
     places = [(i, s) for i in range(len(instructions)) for s in range(samples)]
     slots = [(instructions[i], s) for i, s in places]

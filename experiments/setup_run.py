@@ -63,7 +63,7 @@ def make_materials(config: TrainConfig) -> Materials:
         test = _make_split(config.eval.task, task.test_split, config.eval.options, "eval.options")
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
-        reward.check_columns(each.columns)
+        reward.check_columns([*each.columns, *task.episodes.told])
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(
         test.columns
     )
@@ -95,11 +95,11 @@ def _check_normalisation(config: TrainConfig, reward: CombinedReward) -> None:
                 f"{config.ppo.num_generations}: a group of one response has no spread, all scores "
                 "would be 0. Expected ppo.num_generations of 2 or more, or normalise: running."
             )
-        if config.task.env == "refine" and how != "clip":
+        if config.task.episodes.several and how != "clip":
             raise ConfigError(
-                f"rewards.{name}.normalise = {how!r} with task.env = 'refine': an answer is held "
-                "against the one before it, whose scores would be on another scale. Expected "
-                "normalise none or clip."
+                f"rewards.{name}.normalise = {how!r} with task.env = {config.task.env!r}: the "
+                "answers of an episode add up, but each would be on the scale of another batch. "
+                "Expected normalise none or clip."
             )
 
 

@@ -33,6 +33,11 @@ def _register_environments() -> None:
         entry_point="instructrec.envs.refine:RefineEnv",
         vector_entry_point="instructrec.envs.refine:RefineVectorEnv",
     )
+    register(
+        id="instructrec/Chat-v0",  # conversations with a simulated user
+        entry_point="instructrec.envs.chat:ChatEnv",
+        vector_entry_point="instructrec.envs.chat:ChatVectorEnv",
+    )
 
 
 _register_environments()

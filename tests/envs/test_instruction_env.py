@@ -23,6 +23,7 @@ from instructrec.rewards.combine import make_rewards
 from instructrec.rewards.registry import register_reward
 
 IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
+ANSWERED_ONCE = [name for name in IDS if "Chat" not in name]  # by a right answer
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 
 
@@ -70,6 +71,7 @@ def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
     assert [name.removeprefix("instructrec/").removesuffix("-v0") for name in IDS] == [
         "Arithmetic",
         "Category",
+        "Chat",
         "ClosedAnswers",
         "CompareNumbers",
         "Instruction",
@@ -89,7 +91,7 @@ def test_gymnasiums_checker_finds_nothing_to_say(name):
         check_env(gym.make(name, render_mode="ansi", split="test").unwrapped)
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", ANSWERED_ONCE)
 def test_the_right_answer_earns_the_reward_and_ends_the_episode(name):
     env = gym.make(name)
     observation, info = env.reset(seed=3)
