@@ -8,6 +8,7 @@ if not __name__.startswith("instructrec."):
 from instructrec.lazy import lazy_exports
 
 _exports = {
+    "Call": "instructrec.envs.tool_calls",
     "ChatEnv": "instructrec.envs.chat",
     "ChatVectorEnv": "instructrec.envs.chat",
     "Instruction": "instructrec.envs.tasks.base",
@@ -18,6 +19,9 @@ _exports = {
     "RefineEnv": "instructrec.envs.refine",
     "RefineVectorEnv": "instructrec.envs.refine",
     "Task": "instructrec.envs.tasks.base",
+    "Tool": "instructrec.envs.tools",
+    "ToolEnv": "instructrec.envs.tool_use",
+    "ToolVectorEnv": "instructrec.envs.tool_use",
     "UnicodeText": "instructrec.envs.spaces",
     "list_tasks": "instructrec.envs.tasks.base",
     "make_task": "instructrec.envs.tasks.base",

@@ -38,7 +38,7 @@ class ChatEnv(InstructionEnv):
     answers were given or the conversation has ``max_tokens`` and the user would go on, it ends
     ``truncated``, and the last observation holds what the user says. ``info`` holds, beside what
     `InstructionEnv` tells of each answer, ``turn`` (answers so far), ``score`` (the reward of this
-    answer, where there is one) and at the end ``ended_by``: ``user``, ``turns`` or ``tokens``.
+    answer, where there is one) and at the end ``ended_by``: ``done``, ``turns`` or ``tokens``.
 
     Every answer is scored, with the conversation before it as the prompt; rewards are told more of
     the episode (`TOLD`). An answer to which no reward applies earns 0, but the last one needs one.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
@@ -17,7 +18,7 @@ TurnReward = Literal["last", "each"]
 """What a turn earns; see `ChatRules.turn_reward`."""
 Observe = Literal["conversation", "last"]
 """What is observed: the messages so far, or the last of them as text."""
-EndedBy = Literal["user", "turns", "tokens"]
+EndedBy = Literal["done", "turns", "tokens"]
 """Why a conversation is over: nothing is left to say (terminated), or a budget (truncated)."""
 
 
@@ -149,7 +150,7 @@ class ChatRules:
     def _after(self, heard: Conversation, reply: Reply) -> Conversation:
         trace = heard.trace + reply.trace
         if reply.text is None:
-            return replace(heard, trace=trace, ended_by="user")
+            return replace(heard, trace=trace, ended_by="done")
         text = clean_action(reply.text, self.max_chars)[0]
         size = heard.size + self.count_tokens(heard.answer or "") + self.count_tokens(text)
         ended_by: EndedBy | None = None
@@ -225,7 +226,7 @@ def plain_messages(messages: Sequence[Message]) -> list[dict[str, str]]:
 
 def plain_trace(trace: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Calls that nobody else holds."""
-    return [dict(call) for call in trace]
+    return [copy.deepcopy(dict(call)) for call in trace]
 
 
 def check_observe(observe: str) -> None:

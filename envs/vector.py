@@ -54,6 +54,8 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
     """Most responses in one episode, from which training sizes its micro-batches."""
     told: ClassVar[tuple[str, ...]] = ()
     """Names of what `context` tells the rewards beside the task's columns."""
+    counted: ClassVar[tuple[str, ...]] = ()
+    """Names of numbers in the info that say what an episode had so far, for its metrics."""
 
     def __init__(
         self,

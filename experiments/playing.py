@@ -14,6 +14,7 @@ from instructrec.envs.chat import ChatVectorEnv
 from instructrec.envs.refine import RefineVectorEnv, TurnReward
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH
 from instructrec.envs.tasks.base import Instruction, Task
+from instructrec.envs.tool_use import ToolVectorEnv
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.jsonl import Row, plain
@@ -23,14 +24,16 @@ from instructrec.rewards.base import RewardBatch
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.turns import Episode, Turn, play
 
-EnvName = Literal["instruction", "refine", "chat"]
-"""What an episode is: one answer, several tries at one instruction, or a conversation."""
+EnvName = Literal["instruction", "refine", "chat", "tool"]
+"""What an episode is: one answer, several tries at it, a conversation, or the use of tools."""
 _KINDS: Mapping[str, Any] = {
     "instruction": InstructionVectorEnv,
     "refine": RefineVectorEnv,
     "chat": ChatVectorEnv,
+    "tool": ToolVectorEnv,
 }
-_SETTLED = ("num_envs", "task", "max_turns", "observe", "self", "options")
+_SETTLED = {"self", "num_envs", "task", "split", "task_options", "reward", "autoreset_mode"}
+_SETTLED |= {"observe", "max_turns", "options"}
 _UNBOUNDED = 2**24
 """Characters of a prompt or an answer where the policy's window alone is the bound."""
 
@@ -48,7 +51,7 @@ class Episodes:
     max_turns: int = 3
     """Most answers in one episode of several."""
     options: Mapping[str, Any] = field(default_factory=dict)
-    """More options of the environment (chat)."""
+    """More options of the environment (chat, tool)."""
 
     def __post_init__(self) -> None:
         known = env_options(self.env)
@@ -130,7 +133,9 @@ def env_options(env: str) -> list[str]:
     """Names of the options that an environment has beside those with a setting of their own."""
     if env in ("instruction", "refine"):
         return []
-    return [name for name in inspect.signature(_KINDS[env]).parameters if name not in _SETTLED]
+    kinds = [kind for kind in _KINDS[env].__mro__ if issubclass(kind, InstructionVectorEnv)]
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return sorted(names - _SETTLED - ({"user"} if env == "tool" else set()))
 
 
 SINGLE_ANSWERS = Episodes()
@@ -190,6 +195,7 @@ def _row(
         row["errors"] = messages
     if several:
         row |= {"num_turns": len(episode.turns), "unfinished": episode.unfinished}
+        row |= episode.counts
     if len(episode.turns) > 1:
         row["turns"] = [_turn(turn) for turn in episode.turns]
     return plain(row)

@@ -25,13 +25,13 @@ class TaskConfig:
     test_split: str = "test"
     """Split of the final evaluation; nothing is chosen on it."""
     env: EnvName = "instruction"
-    """Episodes of training and evaluation: one answer, several tries (refine), or chat."""
+    """Episodes of training and evaluation: one answer, several tries (refine), chat or tool."""
     max_turns: int = 3
-    """Most answers in one episode (env refine or chat)."""
+    """Most answers in one episode of several."""
     turn_reward: Literal["improvement", "last"] = "improvement"
     """What a turn earns (env refine): its gain over the one before, or all in the last turn."""
     env_options: dict[str, Any] = field(default_factory=dict)
-    """More options of the environment (env chat), e.g. --task.env_options.user follow_ups."""
+    """More options of env chat and tool, e.g. --task.env_options.tools '[calculator, calendar]'."""
 
     def __post_init__(self) -> None:
         if self.max_turns < 1:

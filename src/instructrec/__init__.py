@@ -38,6 +38,11 @@ def _register_environments() -> None:
         entry_point="instructrec.envs.chat:ChatEnv",
         vector_entry_point="instructrec.envs.chat:ChatVectorEnv",
     )
+    register(
+        id="instructrec/Tool-v0",  # answers with tools
+        entry_point="instructrec.envs.tool_use:ToolEnv",
+        vector_entry_point="instructrec.envs.tool_use:ToolVectorEnv",
+    )
 
 
 _register_environments()

@@ -76,7 +76,7 @@ def test_the_last_message_alone_may_be_observed():
 def test_the_user_ends_an_episode_and_a_budget_cuts_it():
     outcomes = play(make(user=echo), "1", "bye")
     assert [(t, c) for _, _, t, c, _ in outcomes] == [(False, False), (True, False)]
-    assert outcomes[-1][4]["ended_by"] == "user" and "ended_by" not in outcomes[0][4]
+    assert outcomes[-1][4]["ended_by"] == "done" and "ended_by" not in outcomes[0][4]
     env = make(user=echo, max_turns=2)
     outcomes = play(env, "1", "0.5")
     obs, reward, terminated, truncated, info = outcomes[-1]
@@ -203,7 +203,7 @@ def test_the_vector_form_equals_scalar_copies(mode, observe, assert_equal_to_sca
     for *_, info in outcomes:
         ended = info.get("final_info", info).get("ended_by", np.array([]))
         kinds |= {kind for kind in ended.tolist() if kind}
-    assert kinds == {"user", "turns", "tokens"}
+    assert kinds == {"done", "turns", "tokens"}
 
 
 def test_make_vec_picks_the_vector_form_which_asks_the_user_once_for_all():

@@ -11,9 +11,9 @@ from instructrec.envs.refine import TRY_AGAIN
 def test_the_examples_of_the_page_run(root):
     text = (root / "docs" / "environments.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-    assert len(blocks) == 4
-    first, turns, talk, own = ({} for _ in blocks)
-    for block, namespace in zip(blocks, (first, turns, talk, own), strict=True):
+    assert len(blocks) == 5
+    first, turns, talk, tools, own = ({} for _ in blocks)
+    for block, namespace in zip(blocks, (first, turns, talk, tools, own), strict=True):
         exec(block, namespace)
     assert first["info"]["reward_parts"].keys() == {"exact_match", "bleu"}
     assert turns["observations"] == ("Are you sure?", "Are you sure?")
@@ -23,6 +23,9 @@ def test_the_examples_of_the_page_run(root):
     assert talk["reward"] in (0.0, 1.0) and not talk["terminated"]
     assert talk["chat"].step("because of its last digit")[1] == 0.5
     assert talk["chat"].step("no")[1:4] == (0.0, True, False)
+    assert tools["message"] == "Result: 120\nResult: 408"
+    assert tools["info"]["reward_parts"]["frugal"] == 1 / 3 and tools["terminated"]
+    assert (tools["info"]["num_calls"], tools["info"]["num_errors"]) == (3, 1)
 
 
 def test_the_rewards_of_a_conversation_on_the_page_can_be_made(root, tmp_path, monkeypatch):

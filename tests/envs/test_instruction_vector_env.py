@@ -21,7 +21,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.combine import make_rewards
 
 IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
-ANSWERED_ONCE = [name for name in IDS if "Chat" not in name]  # by a right answer
+ANSWERED_ONCE = [n for n in IDS if "Chat" not in n and "Tool" not in n]  # others show messages
 MODES = ["SAME_STEP", "DISABLED", "NEXT_STEP"]
 
 
