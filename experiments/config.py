@@ -149,10 +149,10 @@ class TrainConfig:
             raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.algorithm == "sft" and self.task.env != "instruction":
+        if self.algorithm == "sft" and self.task.env == "refine":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
-                "episodes: remove the key, or set algorithm to 'ppo'."
+                "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
         self._refuse_other_algorithm()
         if self.algorithm == "raft":
@@ -314,11 +314,11 @@ class EvaluateConfig:
     split: str | None = None
     """Split; None takes the test split."""
     env: EnvName | None = None
-    """One answer, several tries (refine) or chat; None: as the policy's run, else one answer."""
+    """One answer, several tries (refine), chat or tool; None: as the policy's run, else one."""
     max_turns: int | None = None
     """Most answers in one episode of several; None takes that of the policy's run, else 3."""
     env_options: dict[str, Any] | None = None
-    """More options of the environment (env chat); None takes those of the policy's run."""
+    """More options of env chat and tool; None takes those of the policy's run."""
     rewards: dict[str, bool | float | str | RewardSpec] | None = None
     """What is measured; None takes the rewards of the policy's run folder, else exact_match."""
     limit: int | None = None

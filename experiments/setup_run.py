@@ -190,35 +190,6 @@ def _how_to_make(path: Path) -> str:
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."
 
 
-def demonstrations(task: Task, number: int, seed: int) -> list[Instruction]:
-    """Takes the seed's own block of instructions: neighbours, so that mixtures stay balanced.
-
-    Args:
-        task: Where they come from.
-        number: How many; all when the task has fewer.
-        seed: Which block; blocks of different seeds do not overlap until the task is used up.
-    """
-    number = min(number, len(task))
-    first = (seed * number) % len(task)
-    return [task[(first + i) % len(task)] for i in range(number)]
-
-
-def answer(instruction: Instruction) -> str:
-    """The response that a demonstration shows: the first reference.
-
-    Raises:
-        DataError: The instruction has no reference.
-    """
-    reference = instruction.columns.get("reference")
-    first = reference[0] if isinstance(reference, list | tuple) and reference else reference
-    if not isinstance(first, str) or not first.strip():
-        raise DataError(
-            f"instruction {instruction.id!r} has the reference {reference!r}: supervised "
-            "fine-tuning needs a text to imitate in the column 'reference'."
-        )
-    return first
-
-
 def policy_name(info: RunInfo) -> str:
     """What a trained policy is called, wherever its run folder lies."""
     return info.variant if info.seed is None else f"{info.variant}-s{info.seed}"

@@ -66,6 +66,7 @@ def test_a_conversation_takes_more_options_which_are_checked_at_once() -> None:
         TaskConfig(env="chat", env_options={"usr": ["Sure?"]})
     with pytest.raises(ConfigError, match="env 'refine' takes no more options"):
         TaskConfig(env="refine", env_options={"user": ["Sure?"]})
+    assert TrainConfig(algorithm="sft", task=chat).task.env == "chat"
     with pytest.raises(ConfigError, match=r"task\.env_options\.turn_reward instead"):
         TaskConfig(env="chat", turn_reward="last")
 
