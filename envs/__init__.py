@@ -8,12 +8,20 @@ if not __name__.startswith("instructrec."):
 from instructrec.lazy import lazy_exports
 
 _exports = {
+    "Call": "instructrec.envs.tool_calls",
+    "ChatEnv": "instructrec.envs.chat",
+    "ChatVectorEnv": "instructrec.envs.chat",
     "Instruction": "instructrec.envs.tasks.base",
     "InstructionEnv": "instructrec.envs.instruction",
     "InstructionVectorEnv": "instructrec.envs.vector",
+    "LastTurn": "instructrec.envs.turn_rewards",
+    "PolicyUser": "instructrec.envs.users",
     "RefineEnv": "instructrec.envs.refine",
     "RefineVectorEnv": "instructrec.envs.refine",
     "Task": "instructrec.envs.tasks.base",
+    "Tool": "instructrec.envs.tools",
+    "ToolEnv": "instructrec.envs.tool_use",
+    "ToolVectorEnv": "instructrec.envs.tool_use",
     "UnicodeText": "instructrec.envs.spaces",
     "list_tasks": "instructrec.envs.tasks.base",
     "make_task": "instructrec.envs.tasks.base",

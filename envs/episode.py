@@ -87,15 +87,28 @@ def resolve_task(task: TaskLike, split: str | None, options: Mapping[str, Any] |
     return task
 
 
-def resolve_rewards(reward: RewardLike | None, task: Task) -> CombinedReward:
+def resolve_rewards(
+    reward: RewardLike | None, task: Task, told: Sequence[str] = ()
+) -> CombinedReward:
     """Makes the rewards (None: the task's own) and checks that the task has their columns.
+
+    Args:
+        reward: The rewards, or what they are made from.
+        task: Whose instructions are answered.
+        told: Names of what the environment tells the rewards beside the task's columns.
 
     Raises:
         ConfigError: A reward is unknown or its settings are wrong.
-        DataError: The task lacks a column.
+        DataError: The task lacks a column, or has one of a name in ``told``.
     """
+    for name in task.columns:
+        if name in told:
+            raise DataError(
+                f"the data has a column {name!r}, by which rewards are told of the episode itself: "
+                "rename the column."
+            )
     combined = make_rewards(default_rewards(task) if reward is None else release(reward))
-    combined.check_columns(task.columns)
+    combined.check_columns([*task.columns, *told])
     return combined
 
 

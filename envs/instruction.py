@@ -43,6 +43,8 @@ class InstructionEnv(gym.Env[str, str]):
     """
 
     metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"], "render_fps": 1}  # type: ignore[misc]
+    told: ClassVar[tuple[str, ...]] = ()
+    """Names of what `context` tells the rewards beside the task's columns."""
 
     def __init__(
         self,
@@ -58,7 +60,7 @@ class InstructionEnv(gym.Env[str, str]):
             raise ConfigError(f"render_mode is None or 'ansi', not {render_mode!r}")
         self.render_mode = render_mode
         self.task = episode.resolve_task(task, split, task_options)
-        self.reward = episode.resolve_rewards(reward, self.task)
+        self.reward = episode.resolve_rewards(reward, self.task, self.told)
         self.observation_space = UnicodeText(max_chars)
         self.action_space = UnicodeText(max_chars)
         self._max_chars = max_chars
@@ -101,9 +103,9 @@ class InstructionEnv(gym.Env[str, str]):
         self._instruction = self.task[self._index]
         self._over = False
         self._dialogue = []
-        self.begin()
         observation = episode.observe(self._instruction, self._max_chars)
-        return observation, episode.reset_info(self._index, self._instruction)
+        self.begin()
+        return self.view(observation), episode.reset_info(self._index, self._instruction)
 
     def step(self, action: str) -> tuple[str, float, bool, bool, dict[str, Any]]:
         """Rewards the response and ends the episode (unless a subclass goes on).
@@ -116,14 +118,16 @@ class InstructionEnv(gym.Env[str, str]):
         if self._over:
             raise ResetNeeded("the episode is over: call reset()")
         text, cut = episode.clean_action(action, self._max_chars)
-        batch = self._score(instruction, text)
+        self.hear(text)
+        batch = self._score(text)
         reward, message, more = self.judge(text, float(batch.total[0]))
-        self._over = message is None
+        truncated = message is not None and self.cut()
+        self._over = message is None or truncated
         self._dialogue.append(f"response: {text}")
         if message is not None:
             self._dialogue.append(f"environment: {message}")
         info = episode.step_info(self._index, instruction, batch, 0, cut) | more
-        return message or "", reward, self._over, False, info
+        return self.view(message or ""), reward, message is None, truncated, info
 
     def render(self) -> str | None:
         """Returns the dialogue so far (``render_mode="ansi"``), else None."""
@@ -135,6 +139,13 @@ class InstructionEnv(gym.Env[str, str]):
     def begin(self) -> None:
         """Called when an episode begins; a subclass clears its state."""
 
+    def hear(self, text: str) -> None:
+        """Called with every response before it is scored; a subclass thinks of its reply."""
+
+    def context(self) -> tuple[Instruction, dict[str, Any]]:
+        """What the response is scored as an answer to, and what else rewards are told (`told`)."""
+        return self.instruction, {}
+
     def judge(self, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode.
 
@@ -143,14 +154,24 @@ class InstructionEnv(gym.Env[str, str]):
             total: The weighted reward of it; NaN when none applies.
 
         Returns:
-            The step's reward; the next observation, or None when the episode is over; and more
+            The step's reward; the next message, or None when the episode is over; and more
             entries for the info.
         """
         return total, None, {}
 
-    def _score(self, instruction: Instruction, text: str) -> RewardBatch:
+    def cut(self) -> bool:
+        """Whether a budget ends (``truncated``) the episode that `judge` would have go on."""
+        return False
+
+    def view(self, message: str) -> Any:
+        """The observation: the message itself, empty after the last response."""
+        return message
+
+    def _score(self, text: str) -> RewardBatch:
         """Scores one response; a failed reward raises."""
-        batch = episode.score(self.reward, self.task, [instruction], [text])
+        instruction, told = self.context()
+        extras = {name: [value] for name, value in told.items()}
+        batch = episode.score(self.reward, self.task, [instruction], [text], extras)
         if batch.sample_status(0) == "failed":
             raise RewardError(
                 f"the reward of instruction {instruction.id!r} failed: {batch.failures(0)}. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
@@ -52,6 +52,10 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
 
     max_turns = 1
     """Most responses in one episode, from which training sizes its micro-batches."""
+    told: ClassVar[tuple[str, ...]] = ()
+    """Names of what `context` tells the rewards beside the task's columns."""
+    counted: ClassVar[tuple[str, ...]] = ()
+    """Names of numbers in the info that say what an episode had so far, for its metrics."""
 
     def __init__(
         self,
@@ -68,7 +72,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             raise ConfigError(f"num_envs is an integer >= 1, not {num_envs!r}")
         self.num_envs = num_envs
         self.task = episode.resolve_task(task, split, task_options)
-        self.reward = episode.resolve_rewards(reward, self.task)
+        self.reward = episode.resolve_rewards(reward, self.task, self.told)
         self.autoreset_mode = _parse_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = UnicodeText(max_chars)
@@ -83,6 +87,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self._indices = [0] * num_envs
         self._instructions: list[Instruction | None] = [None] * num_envs
         self._observations = [""] * num_envs
+        self._statuses = [""] * num_envs  # of the rewards of the last responses
         self._over = np.ones(num_envs, dtype=np.bool_)
 
     @property
@@ -126,7 +131,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             if seeds[i] is not None:
                 self._seed(i, seeds[i])
             info = self._add_info(info, self._show(i, indices[i]), i)
-        return tuple(self._observations), info
+        return self._views(), info
 
     def step(
         self,
@@ -145,7 +150,8 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
 
         Returns:
             Observations; rewards (B,) float64, NaN without a usable total; terminations (B,);
-            truncations (B,), all False; and an info as the scalar environment's, batched:
+            truncations (B,), False but for budgets (`cut`); and an info as the scalar
+            environment's, batched:
             ``reward_parts[name]`` (B,) with the mask ``reward_parts["_" + name]``,
             ``reward_status`` (B,) of ``"scored"``, ``"not_applicable"`` or ``"failed"``.
 
@@ -158,27 +164,27 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         rows = self._rows(active)
         instructions = self.instructions
         cleaned = [episode.clean_action(actions[i], self._max_chars) for i in rows]
-        self.last_batch = batch = self._score(rows, instructions, cleaned, extras or {})
+        self.hear(rows, [text for text, _ in cleaned])
+        self.last_batch = batch = self._score(rows, cleaned, extras or {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)
-        terminations = np.zeros(self.num_envs, dtype=np.bool_)
+        terminations, truncations = np.zeros((2, self.num_envs), dtype=np.bool_)
         info: dict[str, Any] = {}
         for row, i in enumerate(rows):
             assert batch is not None
             text, cut = cleaned[row]
             told = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
+            self._statuses[i] = told["reward_status"]
             rewards[i], message, more = self.judge(i, text, float(batch.earned[row]))
             told |= more
-            if message is None:
-                terminations[i] = True
-                info = self._finish(i, told, info)
-            else:
-                self._observations[i] = message
-                info = self._add_info(info, told, i)
+            self._observations[i] = message or ""
+            terminations[i] = message is None
+            truncations[i] = message is not None and self.cut(i)
+            over = terminations[i] or truncations[i]
+            info = self._finish(i, told, info) if over else self._add_info(info, told, i)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for i in sorted(set(range(self.num_envs)) - set(rows)):
                 info = self._add_info(info, self._show(i), i)
-        truncations = np.zeros(self.num_envs, dtype=np.bool_)
-        return tuple(self._observations), rewards, terminations, truncations, info
+        return self._views(), rewards, terminations, truncations, info
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -214,6 +220,20 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
     def begin(self, i: int) -> None:
         """Called when an episode of copy i begins; a subclass clears its state of that copy."""
 
+    def hear(self, rows: Sequence[int], texts: Sequence[str]) -> None:
+        """Called with the responses of the stepped copies before these are scored.
+
+        Args:
+            rows: The copies; a subclass thinks of its replies to all of them together.
+            texts: Their responses.
+        """
+
+    def context(self, i: int) -> tuple[Instruction, dict[str, Any]]:
+        """What copy i's response is scored as an answer to, and what else rewards are told."""
+        instruction = self._instructions[i]
+        assert instruction is not None, "a copy that is stepped shows one"
+        return instruction, {}
+
     def judge(self, i: int, text: str, total: float) -> tuple[float, str | None, dict[str, Any]]:
         """Decides what a scored response does to the episode of copy i.
 
@@ -223,10 +243,21 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             total: The weighted reward of it (normalised, in a training that does); NaN without.
 
         Returns:
-            The step's reward; the next observation, or None when the episode is over; and more
+            The step's reward; the next message, or None when the episode is over; and more
             entries for the info.
         """
         return total, None, {}
+
+    def cut(self, i: int) -> bool:
+        """Whether a budget ends (``truncated``) the episode that `judge` would have go on."""
+        return False
+
+    def view(self, i: int, message: str) -> Any:
+        """The observation of copy i: the message itself, empty after the last response."""
+        return message
+
+    def _views(self) -> tuple[Any, ...]:
+        return tuple(self.view(i, message) for i, message in enumerate(self._observations))
 
     def _rows(self, active: Sequence[bool] | np.ndarray | None) -> list[int]:
         """The copies whose response counts in this step."""
@@ -248,25 +279,26 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
     def _finish(self, i: int, ended: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
         """Ends the episode of copy i as the autoreset mode says and adds its info."""
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            self._observations[i] = ""
             self._over[i] = True
             return self._add_info(info, ended, i)
-        info = self._add_info(info, {"final_obs": "", "final_info": ended}, i)
+        final = self.view(i, self._observations[i])
+        info = self._add_info(info, {"final_obs": final, "final_info": ended}, i)
         reward_info = {name: ended[name] for name in ("reward_parts", "reward_status")}
         return self._add_info(info, {**self._show(i), **reward_info}, i)
 
     def _score(
         self,
         rows: list[int],
-        instructions: list[Instruction],
         cleaned: list[tuple[str, bool]],
         extras: Mapping[str, Sequence[Any]],
     ) -> RewardBatch | None:
         if not rows:
             return None
+        contexts = [self.context(i) for i in rows]
         chosen = {name: [values[i] for i in rows] for name, values in extras.items()}
-        texts = [text for text, _ in cleaned]
-        return episode.score(self.reward, self.task, [instructions[i] for i in rows], texts, chosen)
+        chosen |= {name: [told[name] for _, told in contexts] for name in self.told}
+        asked, texts = [instruction for instruction, _ in contexts], [text for text, _ in cleaned]
+        return episode.score(self.reward, self.task, asked, texts, chosen)
 
     def _add_info(
         self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int

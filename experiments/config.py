@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 from instructrec import processes
 from instructrec.errors import ConfigError
-from instructrec.experiments.playing import EnvName, Episodes
+from instructrec.experiments.playing import EnvName
 from instructrec.experiments.runfolder import read_config
+from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.hf_metric import check_corpus_names
@@ -53,47 +54,6 @@ def _check_draws(prefix: str, samples: int, temperature: float, limit: int | Non
             f"{prefix}samples = {samples} with {prefix}temperature = 0: greedy decoding gives the "
             f"same response every time; set {prefix}temperature above 0, or one sample."
         )
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """The instructions to train on, and the names of their splits."""
-
-    name: str = "closed_answers"
-    """A registered task, a data file or folder, hf:ID, module:attr or file.py:attr."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the task, e.g. --task.options.families '[category, parity]'."""
-    train_split: str = "train"
-    """Split that the policy learns from."""
-    validation_split: str = "validation"
-    """Split of the evaluations during training."""
-    test_split: str = "test"
-    """Split of the final evaluation; nothing is chosen on it."""
-    env: EnvName = "instruction"
-    """Episodes of training and evaluation: one answer, or several tries at each instruction."""
-    max_turns: int = 3
-    """Most answers in one episode (env refine)."""
-    turn_reward: Literal["improvement", "last"] = "improvement"
-    """What a turn earns (env refine): its gain over the one before, or all in the last turn."""
-
-    def __post_init__(self) -> None:
-        if self.max_turns < 1:
-            raise ConfigError(f"task.max_turns = {self.max_turns}: expected 1 or more.")
-        changed = [
-            f"task.{f.name}"
-            for f in dataclasses.fields(self)
-            if f.name in ("max_turns", "turn_reward") and getattr(self, f.name) != f.default
-        ]
-        if changed and self.env != "refine":
-            raise ConfigError(
-                f"{', '.join(changed)} given, but task.env = {self.env!r} has a single turn: "
-                "remove the key, or set task.env to 'refine'."
-            )
-
-    @property
-    def episodes(self) -> Episodes:
-        """What an episode is."""
-        return Episodes(self.env, self.max_turns)
 
 
 @dataclass(frozen=True)
@@ -189,10 +149,10 @@ class TrainConfig:
             raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.algorithm == "sft" and self.task.env != "instruction":
+        if self.algorithm == "sft" and self.task.env == "refine":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
-                "episodes: remove the key, or set algorithm to 'ppo'."
+                "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
         self._refuse_other_algorithm()
         if self.algorithm == "raft":
@@ -354,9 +314,11 @@ class EvaluateConfig:
     split: str | None = None
     """Split; None takes the test split."""
     env: EnvName | None = None
-    """One answer, or several tries (refine); None: as the policy's run, else one answer."""
+    """One answer, several tries (refine), chat or tool; None: as the policy's run, else one."""
     max_turns: int | None = None
-    """Most answers in one episode (env refine); None takes that of the policy's run, else 3."""
+    """Most answers in one episode of several; None takes that of the policy's run, else 3."""
+    env_options: dict[str, Any] | None = None
+    """More options of env chat and tool; None takes those of the policy's run."""
     rewards: dict[str, bool | float | str | RewardSpec] | None = None
     """What is measured; None takes those of the policy's run folder, else the task's own."""
     limit: int | None = None

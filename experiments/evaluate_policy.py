@@ -18,7 +18,7 @@ from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.groups import by_task
 from instructrec.experiments.listing import table
-from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
+from instructrec.experiments.playing import Episodes
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
@@ -106,7 +106,7 @@ def _prepare(
     if plan.rewards is None:
         plan = replace(plan, rewards=default_rewards(task))
     reward = make_rewards(plan.rewards)
-    reward.check_columns(task.columns)
+    reward.check_columns([*task.columns, *plan.episodes.told])
     plan.corpus.check_columns(task.columns)
     answering = _load(policy, plan, config.seed)
     if run is not None:
@@ -259,19 +259,23 @@ def _episodes(policy: str, config: EvaluateConfig, trained_on: Any) -> Episodes:
     """What an episode is: as asked for, else as in the run's training, else a single answer."""
     before = trained_on if isinstance(trained_on, dict) else {}
     env = config.env or before.get("env", "instruction")
-    if env != "refine":
+    options = before.get("env_options", {}) if env == before.get("env") else {}
+    if config.env_options is not None:
+        options = config.env_options
+    if env == "instruction":
         if config.max_turns is not None:
             raise ConfigError(
                 f"max_turns = {config.max_turns} given, but with env {env!r} an episode has a "
                 "single answer: remove it, or set env to 'refine'."
             )
-        return SINGLE_ANSWERS
+        return Episodes("instruction", options=options)
     if policy.endswith(".jsonl"):
         raise ConfigError(
-            f"env = 'refine' with the responses of {policy}, which were not given to what would "
+            f"env = {env!r} with the responses of {policy}, which were not given to what would "
             "be said now: expected env 'instruction', which scores the last answers."
         )
-    return Episodes("refine", config.max_turns or before.get("max_turns", Episodes.max_turns))
+    most = config.max_turns or before.get("max_turns", Episodes.max_turns)
+    return Episodes(env, most, options)
 
 
 def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) -> PolicyConfig:

@@ -44,8 +44,9 @@ class Evaluation:
     response_len, logprob, item, family``; ``total`` and a part without a score are None. Of an
     episode that may have several turns ``response``, ``parts``, ``status`` and ``stop_reason`` are
     those of the last answer, ``total`` is the return, ``response_len`` and ``logprob`` are over all
-    answers; beside them stand ``num_turns``, ``unfinished`` (it outgrew the policy's window) and,
-    of two or more turns, ``turns``: a list of ``response, reward, stop_reason, response_len`` and
+    answers; beside them stand ``num_turns``, ``unfinished`` (it outgrew a budget or the
+    policy's window), ``num_calls`` and ``num_errors`` of tools where there are some, and, of two or
+    more turns, ``turns``: a list of ``response, reward, stop_reason, response_len`` and
     ``message``, what was said to the answer.
     """
 
@@ -163,6 +164,9 @@ class Evaluation:
             "eval/turns": float(np.mean([row["num_turns"] for row in rows])),
             "eval/unfinished_frac": _share(row["unfinished"] for row in rows),
         }
+        for name in ("num_calls", "num_errors"):
+            if name in rows[0]:
+                metrics[f"eval/{name}"] = float(np.mean([row[name] for row in rows]))
         scored = [row for row in rows if row["total"] is not None]
         first = [row["turns"][0]["reward"] if "turns" in row else row["total"] for row in scored]
         return metrics | ({"eval/first_turn": float(np.mean(first))} if first else {})
@@ -239,7 +243,7 @@ def evaluate(
     start = time.perf_counter()
     _require_positive(samples=samples, batch_size=batch_size, limit=limit)
     instructions = _instructions(task, limit)
-    reward.check_columns(task.columns)
+    reward.check_columns([*task.columns, *episodes.told])
     references = corpus.read(task, instructions)
     places = [(i, s) for i in range(len(instructions)) for s in range(samples)]
     slots = [(instructions[i], s) for i, s in places]

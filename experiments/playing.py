@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from instructrec.envs.chat import ChatVectorEnv
 from instructrec.envs.episode import LABELS
 from instructrec.envs.refine import RefineVectorEnv, TurnReward
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH
 from instructrec.envs.tasks.base import Instruction, Task
+from instructrec.envs.tool_use import ToolVectorEnv
 from instructrec.envs.vector import InstructionVectorEnv
+from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.jsonl import Row, plain
 from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
@@ -19,25 +25,55 @@ from instructrec.rewards.base import RewardBatch
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.turns import Episode, Turn, play
 
-EnvName = Literal["instruction", "refine"]
-"""What an episode is: one answer, or several tries at one instruction."""
+EnvName = Literal["instruction", "refine", "chat", "tool"]
+"""What an episode is: one answer, several tries at it, a conversation, or the use of tools."""
+_KINDS: Mapping[str, Any] = {
+    "instruction": InstructionVectorEnv,
+    "refine": RefineVectorEnv,
+    "chat": ChatVectorEnv,
+    "tool": ToolVectorEnv,
+}
+_SETTLED = {"self", "num_envs", "task", "split", "task_options", "reward", "autoreset_mode"}
+_SETTLED |= {"observe", "max_turns", "options"}
 _UNBOUNDED = 2**24
 """Characters of a prompt or an answer where the policy's window alone is the bound."""
 
 
 @dataclass(frozen=True)
 class Episodes:
-    """What an episode is, in training and in evaluation."""
+    """What an episode is, in training and in evaluation.
+
+    Raises:
+        ConfigError: An option that the environment does not have.
+    """
 
     env: EnvName = "instruction"
-    """One answer, or several tries at each instruction."""
+    """One answer, or the kind of episodes of several."""
     max_turns: int = 3
-    """Most answers in one episode (refine)."""
+    """Most answers in one episode of several."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """More options of the environment (chat, tool)."""
+
+    def __post_init__(self) -> None:
+        known = env_options(self.env)
+        for name in self.options:
+            if name not in known:
+                raise ConfigError(
+                    f"env_options has {name!r}, but env {self.env!r} takes no more options."
+                    if not known
+                    else unknown_name(f"option of env {self.env!r}", name, known)
+                )
 
     @property
     def several(self) -> bool:
         """Whether an episode may have several answers."""
-        return self.env == "refine"
+        return self.env != "instruction"
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        """What the environment tells rewards, beside the columns of the task."""
+        told: tuple[str, ...] = _KINDS[self.env].told
+        return told
 
     @property
     def most_turns(self) -> int:
@@ -47,11 +83,18 @@ class Episodes:
     @property
     def label(self) -> str:
         """Part of a file's name: empty for single answers, else such as ``refine3``."""
-        return f"{self.env}{self.max_turns}" if self.several else ""
+        label = f"{self.env}{self.max_turns}" if self.several else ""
+        if not self.options:
+            return label
+        written = json.dumps(self.options, sort_keys=True, default=repr)
+        return f"{label}.{hashlib.sha256(written.encode()).hexdigest()[:6]}"
 
     def header(self) -> Row:
         """What evaluations of one kind have in common."""
-        return {"env": self.env} | ({"max_turns": self.max_turns} if self.several else {})
+        header: Row = {"env": self.env}
+        if self.several:
+            header["max_turns"] = self.max_turns
+        return header | ({"env_options": dict(self.options)} if self.options else {})
 
     def make(
         self,
@@ -68,7 +111,7 @@ class Episodes:
             num_envs: Episodes at a time.
             task: The instructions.
             reward: How answers are scored.
-            turn_reward: What a turn of several earns; the return is the same.
+            turn_reward: What a turn of several tries earns; the return is the same.
             max_chars: Longest prompt or answer of episodes with a single answer.
 
         Raises:
@@ -76,11 +119,24 @@ class Episodes:
             DataError: The task lacks a column that a reward needs.
         """
         options: dict[str, Any] = {"task": task, "reward": reward, "autoreset_mode": "DISABLED"}
-        if not self.several:
+        if self.env == "instruction":
             return InstructionVectorEnv(num_envs, max_chars=max_chars, **options)
-        return RefineVectorEnv(
-            num_envs, max_turns=self.max_turns, turn_reward=turn_reward, **options
+        options["max_turns"] = self.max_turns
+        if self.env == "refine":
+            return RefineVectorEnv(num_envs, turn_reward=turn_reward, **options)
+        made: InstructionVectorEnv = _KINDS[self.env](
+            num_envs, observe="last", **options, **self.options
         )
+        return made
+
+
+def env_options(env: str) -> list[str]:
+    """Names of the options that an environment has beside those with a setting of their own."""
+    if env in ("instruction", "refine"):
+        return []
+    kinds = [kind for kind in _KINDS[env].__mro__ if issubclass(kind, InstructionVectorEnv)]
+    names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return sorted(names - _SETTLED - ({"user"} if env == "tool" else set()))
 
 
 SINGLE_ANSWERS = Episodes()
@@ -141,6 +197,7 @@ def _row(
         row["errors"] = messages
     if several:
         row |= {"num_turns": len(episode.turns), "unfinished": episode.unfinished}
+        row |= episode.counts
     if len(episode.turns) > 1:
         row["turns"] = [_turn(turn) for turn in episode.turns]
     return plain(row)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError, InstructRecError, RewardError
-from instructrec.experiments import setup_run, telling
+from instructrec.experiments import demonstrations, setup_run, telling
 from instructrec.experiments.config import TrainConfig
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
@@ -218,7 +218,7 @@ def reference_scores(task: Task, reward: CombinedReward) -> dict[str, float]:
     scores: dict[str, float] = {}
     for item in (task[i] for i in range(len(task))):
         try:
-            text = setup_run.answer(item)
+            text = demonstrations.answer(item)
         except DataError:
             continue
         columns = {name: [item.columns.get(name)] for name in task.columns}

@@ -63,7 +63,7 @@ def make_materials(config: TrainConfig) -> Materials:
         test = _make_split(config.eval.task, task.test_split, config.eval.options, "eval.options")
     reward = make_rewards(config.reward_value())
     for each in (train, validation, test):
-        reward.check_columns(each.columns)
+        reward.check_columns([*each.columns, *task.episodes.told])
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(
         test.columns
     )
@@ -95,11 +95,11 @@ def _check_normalisation(config: TrainConfig, reward: CombinedReward) -> None:
                 f"{config.ppo.num_generations}: a group of one response has no spread, all scores "
                 "would be 0. Expected ppo.num_generations of 2 or more, or normalise: running."
             )
-        if config.task.env == "refine" and how != "clip":
+        if config.task.episodes.several and how != "clip":
             raise ConfigError(
-                f"rewards.{name}.normalise = {how!r} with task.env = 'refine': an answer is held "
-                "against the one before it, whose scores would be on another scale. Expected "
-                "normalise none or clip."
+                f"rewards.{name}.normalise = {how!r} with task.env = {config.task.env!r}: the "
+                "answers of an episode add up, but each would be on the scale of another batch. "
+                "Expected normalise none or clip."
             )
 
 
@@ -188,35 +188,6 @@ def _how_to_make(path: Path) -> str:
             words += [] if seed == "0" else ["--seed", seed]
             return f" Make it with: {shlex.join(words)}"
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."
-
-
-def demonstrations(task: Task, number: int, seed: int) -> list[Instruction]:
-    """Takes the seed's own block of instructions: neighbours, so that mixtures stay balanced.
-
-    Args:
-        task: Where they come from.
-        number: How many; all when the task has fewer.
-        seed: Which block; blocks of different seeds do not overlap until the task is used up.
-    """
-    number = min(number, len(task))
-    first = (seed * number) % len(task)
-    return [task[(first + i) % len(task)] for i in range(number)]
-
-
-def answer(instruction: Instruction) -> str:
-    """The response that a demonstration shows: the first reference.
-
-    Raises:
-        DataError: The instruction has no reference.
-    """
-    reference = instruction.columns.get("reference")
-    first = reference[0] if isinstance(reference, list | tuple) and reference else reference
-    if not isinstance(first, str) or not first.strip():
-        raise DataError(
-            f"instruction {instruction.id!r} has the reference {reference!r}: supervised "
-            "fine-tuning needs a text to imitate in the column 'reference'."
-        )
-    return first
 
 
 def policy_name(info: RunInfo) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from instructrec import processes
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import setup_run, telling, verification
+from instructrec.experiments import demonstrations, setup_run, telling, verification
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
@@ -263,15 +263,19 @@ def _seen(run: _Run) -> dict[str, Any]:
 def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
     from instructrec.rl.sft import Demonstration, run_sft
 
-    config = run.config.sft
-    taken = setup_run.demonstrations(run.materials.train, config.demonstrations, run.config.seed)
-    watched = setup_run.demonstrations(
-        run.materials.validation, config.validation_demonstrations if config.eval_every else 0, 0
-    )
+    config, episodes = run.config.sft, run.config.task.episodes
+    train, validation = run.materials.train, run.materials.validation
+    taken = demonstrations.chosen(train, config.demonstrations, run.config.seed)
+    watched = config.validation_demonstrations if config.eval_every else 0
     result = run_sft(
         run.policy,
-        [Demonstration(item.prompt, setup_run.answer(item)) for item in taken],
-        [Demonstration(item.prompt, setup_run.answer(item)) for item in watched],
+        [Demonstration(*e) for e in demonstrations.examples(train, taken, episodes)],
+        [
+            Demonstration(*e)
+            for e in demonstrations.examples(
+                validation, demonstrations.chosen(validation, watched, 0), episodes
+            )
+        ],
         config,
         seed=run.config.seed,
         on_step=recorder.on_step,
@@ -283,7 +287,7 @@ def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
         "best_update": result.best_step,
         "best_score": result.best_score,
         "stopped": "finished" if result.steps == config.max_steps else "early_stopping",
-        "demonstrations": [item.id for item in taken],
+        "demonstrations": [train[i].id for i in taken],
         "loss": result.loss,
     }
 

@@ -52,10 +52,11 @@ class LossStats:
 
 
 def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
-    """Lengths and speed of a rollout that took the given seconds to decode."""
+    """Lengths, speed and counts of a rollout that took the given seconds to decode."""
     lengths = [sum(mask) for mask in rollout.action_mask]
     cut = [reason is StopReason.LENGTH for reason in rollout.stop_reasons]
     turns = [len(paid) for paid in rollout.turn_rewards if paid]
+    counted = rollout.counts[0] if rollout.counts else {}
     return {
         "rollout/episodes": float(len(rollout)),
         "rollout/tokens": float(sum(lengths)),
@@ -65,7 +66,7 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
         "rollout/response_len": float(np.mean(lengths)),
         "rollout/unfinished_frac": float(np.mean(rollout.unfinished)),
         "rollout/turns": float(np.mean(turns)),
-    }
+    } | {f"rollout/{name}": float(np.mean([c[name] for c in rollout.counts])) for name in counted}
 
 
 def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:

@@ -65,6 +65,8 @@ class Rollout:
     """What the environment paid in all turns together, without penalties; NaN if not scored."""
     scoring_s: float = 0.0
     """Seconds in which decoding waited for the rewards, in the slowest process."""
+    counts: list[dict[str, float]] = field(default_factory=list)
+    """What the environment counted in each episode, see `InstructionVectorEnv.counted`."""
     states: list[TokenStates] = field(default_factory=list)
     """Hidden states that decoding kept of this process's episodes; empty when it kept none."""
 
@@ -183,6 +185,7 @@ def _play(
         references=[item.columns.get("reference") for item in instructions],
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
+        counts=[e.counts for e in episodes],
         states=[e.states for e in episodes if e.states is not None],
         scoring_s=waited_s,
     )

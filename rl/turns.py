@@ -68,6 +68,8 @@ class Episode:
     """Hidden states of the whole conversation but its last token, where the policy keeps them."""
     unfinished: bool = False
     """Whether the episode was stopped although it could have gone on."""
+    counts: dict[str, float] = field(default_factory=dict)
+    """What the environment counted in the episode, such as calls of tools."""
 
     @property
     def last(self) -> Turn:
@@ -227,13 +229,14 @@ def _step(env: InstructionVectorEnv, episodes: list[Episode], going: list[int]) 
     texts = [e.last.text if on else "" for e, on in zip(episodes, is_active, strict=True)]
     ids = [e.last.ids if on else [] for e, on in zip(episodes, is_active, strict=True)]
     extras = {"completion_ids": ids} if any(ids) else None
-    observations, rewards, terminated, truncated, _ = env.step(texts, extras, active)
+    observations, rewards, terminated, truncated, info = env.step(texts, extras, active)
     batch = env.last_batch
     assert batch is not None, "a step always scores"
     for row, i in enumerate(going):
         turn = episodes[i].last
         turn.score, turn.reward = float(batch.total[row]), float(rewards[i])
         episodes[i].unfinished = bool(truncated[i]) and not terminated[i]
+        episodes[i].counts = {name: float(info[name][i]) for name in env.counted}
         if not (terminated[i] or truncated[i] or np.isnan(rewards[i])):
             turn.message = observations[i]
     return batch

@@ -22,6 +22,7 @@ DATA_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
 _FAMILIES = ("category", "odd_one_out", "swap_words", "compare_numbers", "parity", "arithmetic")
 _BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
+_BUILTIN["calculations"] = "instructrec.envs.tasks.calculations"
 _BUILTIN["cldr_names"] = "instructrec.envs.tasks.cldr_names"
 _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"

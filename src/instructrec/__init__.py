@@ -34,6 +34,16 @@ def _register_environments() -> None:
         entry_point="instructrec.envs.refine:RefineEnv",
         vector_entry_point="instructrec.envs.refine:RefineVectorEnv",
     )
+    register(
+        id="instructrec/Chat-v0",  # conversations with a simulated user
+        entry_point="instructrec.envs.chat:ChatEnv",
+        vector_entry_point="instructrec.envs.chat:ChatVectorEnv",
+    )
+    register(
+        id="instructrec/Tool-v0",  # answers with tools
+        entry_point="instructrec.envs.tool_use:ToolEnv",
+        vector_entry_point="instructrec.envs.tool_use:ToolVectorEnv",
+    )
 
 
 _register_environments()

@@ -77,6 +77,8 @@ METRICS: tuple[Metric, ...] = (
         "pass of its own.",
     ),
     Metric("rollout/turns", "turns", "Mean number of responses in a scored episode."),
+    Metric("rollout/num_calls", "calls", "Mean number of calls of tools in an episode."),
+    Metric("rollout/num_errors", "calls", "Mean number of these that got an error."),
     Metric(
         "rollout/masked_frac",
         "1",
@@ -273,6 +275,8 @@ METRICS: tuple[Metric, ...] = (
         "eval/truncated_frac", "1", "Share of the (last) responses that the token budget cut short."
     ),
     Metric("eval/turns", "turns", "Mean number of responses in an episode of several turns."),
+    Metric("eval/num_calls", "calls", "Mean number of calls of tools in an episode."),
+    Metric("eval/num_errors", "calls", "Mean number of these that got an error."),
     Metric(
         "eval/first_turn",
         "score",
@@ -282,7 +286,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "eval/unfinished_frac",
         "1",
-        "Share of the episodes of several turns that outgrew the policy's window.",
+        "Share of the episodes of several turns that outgrew a budget of the environment or the "
+        "policy's window.",
     ),
     Metric(
         "eval/pass_at_<k>",

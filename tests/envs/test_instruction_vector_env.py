@@ -21,6 +21,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.combine import make_rewards
 
 IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
+ANSWERED_ONCE = [n for n in IDS if "Chat" not in n and "Tool" not in n]  # others show messages
 MODES = ["SAME_STEP", "DISABLED", "NEXT_STEP"]
 
 
@@ -99,7 +100,7 @@ def test_it_equals_scalar_copies_for_every_seed_and_mode(mode, seed):
     assert [g.random() for g in ours.np_random] == [g.random() for g in theirs.np_random]
 
 
-@pytest.mark.parametrize("name", IDS)
+@pytest.mark.parametrize("name", ANSWERED_ONCE)
 def test_make_vec_picks_it_and_scores_right_answers(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

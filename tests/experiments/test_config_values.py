@@ -59,6 +59,18 @@ def test_several_tries_are_another_variant_and_their_options_need_them() -> None
         TrainConfig(algorithm="sft", task=refine)
 
 
+def test_a_conversation_takes_more_options_which_are_checked_at_once() -> None:
+    chat = TaskConfig(env="chat", max_turns=4, env_options={"user": ["Sure?"]})
+    assert TrainConfig(task=chat).resolved_variant == "ppo-closed-answers-chat"
+    with pytest.raises(ConfigError, match=r"option of env 'chat' 'usr'. Did you mean 'user'"):
+        TaskConfig(env="chat", env_options={"usr": ["Sure?"]})
+    with pytest.raises(ConfigError, match="env 'refine' takes no more options"):
+        TaskConfig(env="refine", env_options={"user": ["Sure?"]})
+    assert TrainConfig(algorithm="sft", task=chat).task.env == "chat"
+    with pytest.raises(ConfigError, match=r"task\.env_options\.turn_reward instead"):
+        TaskConfig(env="chat", turn_reward="last")
+
+
 def test_a_given_name_and_variant_win() -> None:
     config = TrainConfig(name="first", variant="mine", seed=1)
     assert (config.resolved_variant, config.resolved_name) == ("mine", "first")
@@ -118,6 +130,7 @@ def test_evaluation_draws_as_many_tokens_as_training_unless_told() -> None:
             task=TaskConfig(options={"families": ["parity"], "size": 10}),
         ),
         TrainConfig(task=TaskConfig(env="refine", max_turns=2, turn_reward="last")),
+        TrainConfig(task=TaskConfig(env="chat", env_options={"user": ["a"], "max_tokens": 9})),
     ],
 )
 def test_a_written_configuration_reads_back_as_the_same_run(

@@ -164,6 +164,25 @@ def test_several_samples_stand_together_and_rows_do_not_depend_on_the_batch(tmp_
     assert load_evaluation(out).metrics() == again.metrics() == whole.metrics()
 
 
+def thanks(messages: list[dict[str, str]], columns: dict[str, Any]) -> str | None:
+    return None if messages[-1]["content"] == "odd" else "Think again."
+
+
+def test_a_conversation_is_evaluated_with_its_user() -> None:
+    chat = Episodes("chat", 2, {"user": thanks})
+    policy = Corrects()
+    evaluation = run(policy, chat)
+    row = next(row for row in evaluation.rows if row["num_turns"] == 2)
+    assert [turn["message"] for turn in row["turns"]] == ["Think again.", None]
+    assert [m["content"] for m in policy.asked[1][0]] == [row["prompt"], "even", "Think again."]
+    assert evaluation.metrics()["eval/turns"] == 2.0
+    assert not any(row["unfinished"] for row in evaluation.rows)
+    cut = run(ConstantPolicy("even"), chat)
+    assert all(row["unfinished"] and row["num_turns"] == 2 for row in cut.rows)
+    labels = {chat.label, Episodes("chat", 2, {"user": "then"}).label, Episodes("chat", 2).label}
+    assert len(labels) == 3 and all(label.startswith("chat2") for label in labels)
+
+
 @pytest.mark.parametrize("other", [SINGLE_ANSWERS, Episodes("refine", 2)])
 def test_episodes_of_another_kind_are_not_continued(tmp_path: Path, other: Episodes) -> None:
     out = tmp_path / "rows.jsonl"

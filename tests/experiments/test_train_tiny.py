@@ -75,6 +75,50 @@ def test_several_tries_are_chosen_on_the_command_line(
     assert sorted("refine2" in name for name in names) == [False, True]
 
 
+def test_a_conversation_with_a_users_own_user_is_trained_on_and_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("people.py").write_text(
+        "def curious(messages, columns):\n    return 'Why?' if len(messages) < 4 else None\n"
+    )
+    chat = ["--task.env", "chat", "--task.env_options", "{user: people.py:curious}"]
+    assert main(["train", "tiny_smoke", *chat, "--name", "chat"]) == 0
+    assert [row["rollout/turns"] for row in read_metrics("runs/chat")] == [2.0, 2.0]
+    folder = RunFolder.open("runs/chat")
+    assert folder.summary()["eval/turns"] == 2.0
+    assert main(["evaluate", "runs/chat", "--limit", "4"]) == 0
+    once = ["--env_options", "{user: [], turn_reward: each}"]
+    assert main(["evaluate", "runs/chat", "--limit", "4", *once]) == 0
+    (rows,) = [
+        read_rows(path)
+        for path in (folder.path / "eval").glob("*first4*.jsonl")
+        if read_rows(path)[0]["num_turns"] == 1
+    ]
+    assert len(rows) == 4
+    assert main(["train", "tiny_smoke", *chat[:2], "--task.env_options.usr", "x"]) == 2
+
+
+def test_the_use_of_a_tool_is_shown_and_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--policy.model", "tiny", "--policy.train", "full", "--eval.limit", "8"]
+    tiny += ["--task.env_options.describe", "none"]
+    few = ["--sft.demonstrations", "8", "--sft.max_steps", "2", "--sft.eval_every", "1"]
+    assert main(["sft", "calculator_sft", *tiny, *few]) == 0
+    start = RunFolder.open("runs/calculator-sft-s0")
+    assert len(start.summary()["demonstrations"]) == 8
+    assert "eval/num_calls" in start.summary()
+    tiny[1] = "runs/calculator-sft-s0"
+    few = ["--ppo.num_updates", "1", "--ppo.episodes_per_update", "16", "--ppo.eval_every", "0"]
+    assert main(["train", "calculator", *tiny, *few]) == 0
+    (metrics,) = read_metrics("runs/calculator-s0")
+    assert 0 <= metrics["rollout/num_errors"] <= metrics["rollout/num_calls"]
+    (file,) = (RunFolder.open("runs/calculator-s0").path / "eval").glob("*-test-*.jsonl")
+    assert all({"num_calls", "num_errors"} <= row.keys() for row in read_rows(file))
+
+
 def test_a_supervised_run_starts_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = ["--policy.model", "tiny", "--policy.train", "full", "--eval.limit", "10"]
