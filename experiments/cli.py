@@ -132,6 +132,25 @@ def _run_evaluate(values: Namespace, command: list[str]) -> None:
     )
 
 
+def _build_compare(parser: ArgumentParser) -> None:
+    from instructrec.experiments.compare import CompareConfig
+
+    parser.add_argument(
+        "policies",
+        nargs="+",
+        help="Run folders (those of one variant are the seeds of one policy), .jsonl files of "
+        "responses, or NAME=PATH,PATH.",
+    )
+    parser.add_class_arguments(CompareConfig)
+
+
+def _run_compare(values: Namespace, command: list[str]) -> None:
+    from instructrec.experiments import command_line
+    from instructrec.experiments.compare import CompareConfig, compare
+
+    compare(values.policies, command_line.as_dataclass(CompareConfig, values))
+
+
 def _build_probe(parser: ArgumentParser) -> None:
     from instructrec.experiments import command_line
     from instructrec.experiments.config import TrainConfig
@@ -219,6 +238,9 @@ COMMANDS = {
     "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
     "evaluate": Command(
         "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate, shared=True
+    ),
+    "compare": Command(
+        "Which policy is better, by how much, and how sure is that?", _build_compare, _run_compare
     ),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",

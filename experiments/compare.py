@@ -1,0 +1,339 @@
+"""``instructrec compare``: which policy is better, by how much, and how sure that is.
+
+Reads run folders alone. Every instruction weighs the same, samples of one instruction are averaged
+first, policies are paired by instruction (and by seed where they have the same seeds), and whole
+items are resampled. It writes ``compare.json`` and ``compare.md``, and a page for the browser.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrec.errors import ConfigError, DataError, unknown_name
+from instructrec.experiments import compare_page, telling
+from instructrec.experiments.compare_stats import (
+    Pair,
+    by_task,
+    compare_all,
+    interquartile_mean,
+    policy_mean,
+)
+from instructrec.experiments.contenders import Comparison, Contender, read_comparison
+from instructrec.experiments.jsonl import write_atomic, write_json
+from instructrec.experiments.listing import table
+
+FEW_SEEDS = 3
+LENGTHS_DIFFER = 1.25
+"""Ratio of mean response lengths from which a reader is told."""
+FAR_FROM_REFERENCE = 0.5
+"""Nats per token from the reference (k1) from which a reader is told."""
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """What is compared, and where the result goes (``instructrec compare``)."""
+
+    metric: str = "total"
+    """Reward that the verdict goes by: total, or the name of one."""
+    common: bool = False
+    """Compare on the instructions that all policies answered, should they differ."""
+    out: str | None = None
+    """Folder of the result; None takes runs/compare-<names>."""
+
+
+def compare(
+    named: Sequence[str], config: CompareConfig | None = None, *, say: telling.Say = telling.say
+) -> dict[str, Any]:
+    """Compares policies and writes the result.
+
+    Args:
+        named: Run folders (those of one variant are the seeds of one policy), ``.jsonl`` files of
+            responses, or ``NAME=PATH,PATH``.
+        config: See `CompareConfig`.
+        say: Receives the report.
+
+    Returns:
+        What ``compare.json`` holds.
+
+    Raises:
+        ConfigError: The metric is none of theirs, or the folder holds something else.
+        DataError: The policies cannot be compared; see `read_comparison`.
+    """
+    config = config or CompareConfig()
+    comparison = read_comparison(named, common=config.common)
+    if config.metric not in comparison.parts:
+        raise ConfigError(unknown_name("metric", config.metric, comparison.parts))
+    names = [contender.name for contender in comparison.contenders]
+    out = Path(config.out or "runs/" + _folder_name(names))
+    if out.exists() and any(out.iterdir()) and not (out / "compare.json").exists():
+        raise ConfigError(
+            f"{out} is not empty and holds no comparison: expected a new folder, or one of an "
+            "earlier comparison. Choose another one with --out."
+        )
+    results = results_of(comparison, config.metric)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "compare.json", results)
+    text = to_markdown(json.loads((out / "compare.json").read_text(encoding="utf-8")))
+    write_atomic(out / "compare.md", text)
+    write_atomic(out / "compare.html", compare_page.page(results, comparison))
+    say(to_text(results))
+    say(f"\nwritten  {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.html'}")
+    return results
+
+
+def _folder_name(names: Sequence[str]) -> str:
+    safe = ("".join(c if c.isalnum() or c in "-_." else "-" for c in name) for name in names)
+    return ("compare-" + "-vs-".join(safe))[:120]
+
+
+def results_of(comparison: Comparison, metric: str) -> dict[str, Any]:
+    """All numbers of a comparison, JSON-able.
+
+    Raises:
+        DataError: No instruction has a score of the metric from every policy.
+    """
+    parts = {part: _part(comparison, part) for part in comparison.parts}
+    if not parts[metric]:
+        raise DataError(
+            f"no instruction has a score of {metric!r} from every run: expected rewards that "
+            "apply to the same instructions. Look at the rows of the evaluations."
+        )
+    parts = {name: part for name, part in parts.items() if part}
+    header = comparison.contenders[0].members[0].evaluation.header
+    return {
+        "metric": metric,
+        "task": header["task"],
+        "split": header["split"],
+        "instructions": len(comparison.ids),
+        "policies": {c.name: _about(c) for c in comparison.contenders},
+        "parts": parts,
+        "verdicts": [verdict(pair) for pair in parts[metric]["pairs"]],
+        "warnings": [*comparison.notes, *_warnings(comparison, parts, metric)],
+    }
+
+
+def _part(comparison: Comparison, part: str) -> dict[str, Any]:
+    """Means and pairs by one reward; empty where no instruction has a score from all."""
+    places = comparison.kept(part)
+    if not places:
+        return {}
+    ids = [comparison.ids[i] for i in places]
+    clusters, labels = comparison.clusters(places), comparison.labels(places)
+    scores = {c.name: c.scores(ids, part) for c in comparison.contenders}
+    seeds = {c.name: c.seeds for c in comparison.contenders}
+    tasks = {name: by_task(matrix, labels) for name, matrix in scores.items()}
+    shown = list(dict.fromkeys(labels)) if len(set(labels)) > 1 else []
+    return {
+        "instructions": len(places),
+        "left_out": len(comparison.ids) - len(places),
+        "policies": {
+            name: {
+                **asdict(policy_mean(matrix, clusters)),
+                "seed_means": matrix.mean(1).tolist(),
+                "iqm": interquartile_mean(tasks[name]),
+            }
+            for name, matrix in scores.items()
+        },
+        "pairs": [
+            {**asdict(pair), "decided": pair.decided}
+            for pair in compare_all(scores, seeds, clusters, labels)
+        ],
+        "tasks": {
+            label: {name: float(tasks[name][:, k].mean()) for name in scores}
+            for k, label in enumerate(shown)
+        },
+    }
+
+
+def _about(contender: Contender) -> dict[str, Any]:
+    last = [member.updates[-1] for member in contender.members if member.updates]
+    drift = [
+        row["ppo/kl_ref"] / max(row["rollout/response_len"], 1)
+        for row in last
+        if "ppo/kl_ref" in row
+    ]
+    return {
+        "runs": [str(member.path) for member in contender.members],
+        "seeds": contender.seeds,
+        "algorithm": contender.members[0].record.get("algorithm"),
+        "response_len": _number(contender.mean_of("eval/response_len")),
+        "truncated_frac": _number(contender.mean_of("eval/truncated_frac")),
+        "kl_per_token": float(np.mean(drift)) if drift else None,
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> list[str]:
+    """What could make a reader believe too much."""
+    found = []
+    for contender in comparison.contenders:
+        runs = len(contender.members)
+        if runs < FEW_SEEDS:
+            found.append(
+                f"{contender.name} has {runs} run{'s' if runs > 1 else ''}: another seed may give "
+                "another result than the interval says. Three seeds or more tell."
+            )
+        kl = _about(contender)["kl_per_token"]
+        if kl is not None and abs(kl) > FAR_FROM_REFERENCE:
+            found.append(
+                f"{contender.name} ended {kl:.2f} nats per token from its reference: read its "
+                "responses, which may please the reward alone."
+            )
+    if left := parts[metric]["left_out"]:
+        found.append(
+            f"{left} instructions without a score of {metric} from every run are left out."
+        )
+    for pair in parts[metric]["pairs"]:
+        found += _of_a_pair(comparison, parts, metric, pair)
+    return found
+
+
+def _of_a_pair(
+    comparison: Comparison, parts: dict[str, Any], metric: str, pair: dict[str, Any]
+) -> list[str]:
+    found = []
+    by_name = {c.name: c.mean_of("eval/response_len") for c in comparison.contenders}
+    a, b = by_name[pair["a"]], by_name[pair["b"]]
+    if min(a, b) > 0 and max(a, b) / min(a, b) > LENGTHS_DIFFER:
+        found.append(
+            f"responses of {pair['a']} have {a:.1f} tokens and those of {pair['b']} {b:.1f}: make "
+            "sure that the reward does not pay for length."
+        )
+    for name, part in parts.items():
+        other = next(p for p in part["pairs"] if (p["a"], p["b"]) == (pair["a"], pair["b"]))
+        against = other["mean"] * pair["mean"] < 0
+        if name != metric and pair["decided"] and other["decided"] and against:
+            better, worse = (pair["a"], pair["b"])[:: 1 if pair["mean"] > 0 else -1]
+            found.append(f"{better} is better than {worse} in {metric}, but worse in {name}.")
+    return found
+
+
+def verdict(pair: dict[str, Any] | Pair) -> str:
+    """What a pair says, as a sentence."""
+    found = pair if isinstance(pair, dict) else {**asdict(pair), "decided": pair.decided}
+    size = f"{abs(found['mean']):.3f}"
+    sign = 1 if found["mean"] >= 0 else -1
+    better, worse = (found["a"], found["b"])[::sign]
+    ends = sorted((sign * found["low"], sign * found["high"]))
+    interval = f"[{ends[0]:+.3f}, {ends[1]:+.3f}], p = {found['p_holm']:.3g}"
+    if found["decided"]:
+        return f"{better} is better than {worse} by {size} {interval}."
+    return f"undecided: {better} is ahead of {worse} by {size} {interval}, which may be chance."
+
+
+# For people ---------------------------------------------------------------------------------------
+
+
+def to_text(results: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    blocks = [
+        f"{results['instructions']} instructions of {results['task']} ({results['split']}), by "
+        f"{results['metric']}",
+        table(_policy_rows(results)),
+        table(_pair_rows(results)),
+        *([table(_task_rows(results))] if results["parts"][results["metric"]]["tasks"] else []),
+        "\n".join(results["verdicts"]),
+    ]
+    blocks += ["\n".join(f"note: {text}" for text in results["warnings"])]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    blocks = [
+        f"# {' against '.join(results['policies'])}",
+        f"{results['instructions']} instructions of `{results['task']}` ({results['split']}), by "
+        f"{results['metric']}. Intervals: 95 %, items resampled, and seeds where there are some; "
+        "p: signs flipped by item, corrected for the number of pairs (Holm).",
+        "\n".join(f"- {text}" for text in results["verdicts"]),
+        _markdown(_policy_rows(results)),
+        _markdown(_pair_rows(results)),
+    ]
+    if results["parts"][results["metric"]]["tasks"]:
+        blocks.append(_markdown(_task_rows(results)))
+    if results["warnings"]:
+        blocks += ["## Notes", "\n".join(f"- {text}" for text in results["warnings"])]
+    runs = [
+        f"- {name}: {', '.join(f'`{run}`' for run in about['runs'])}"
+        for name, about in results["policies"].items()
+    ]
+    return "\n\n".join([*blocks, "## Runs", "\n".join(runs), ""])
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> str:
+    head, *others = [
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
+    ]
+    return "\n".join([head, "| --- |" + " --- |" * (len(rows[0]) - 1), *others])
+
+
+def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    others = [name for name in results["parts"] if name != results["metric"]]
+    rows = [
+        ("policy", results["metric"], "95 % interval", "by seed", "IQM of tasks", "length", *others)
+    ]
+    main = results["parts"][results["metric"]]["policies"]
+    for name, about in results["policies"].items():
+        found = main[name]
+        length = about["response_len"]
+        rows.append(
+            (
+                name,
+                f"{found['mean']:.3f}",
+                f"{found['low']:.3f} to {found['high']:.3f}",
+                ", ".join(f"{mean:.3f}" for mean in found["seed_means"]),
+                f"{found['iqm']:.3f}",
+                "-" if length is None else f"{length:.1f}",
+                *(f"{results['parts'][other]['policies'][name]['mean']:.3f}" for other in others),
+            )
+        )
+    return rows
+
+
+def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = [
+        (
+            "difference",
+            "reward",
+            "mean",
+            "95 % interval",
+            "p (Holm)",
+            "better",
+            "equal",
+            "worse",
+            "wins of a run",
+        )
+    ]
+    for part, found in results["parts"].items():
+        for pair in found["pairs"]:
+            rows.append(
+                (
+                    f"{pair['a']} - {pair['b']}",
+                    part,
+                    f"{pair['mean']:+.3f}",
+                    f"{pair['low']:+.3f} to {pair['high']:+.3f}",
+                    f"{pair['p_holm']:.3g}",
+                    *(str(pair[key]) for key in ("wins", "ties", "losses")),
+                    f"{pair['improvement']:.2f}",
+                )
+            )
+    return rows
+
+
+def _task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    tasks = results["parts"][results["metric"]]["tasks"]
+    names = list(results["policies"])
+    return [
+        ("task", *names),
+        *((label, *(f"{means[name]:.3f}" for name in names)) for label, means in tasks.items()),
+    ]

@@ -1,0 +1,266 @@
+"""What a comparison is about: policies, each one or several runs, on the same instructions.
+
+A policy is named on the command line as a run folder, an evaluation's ``.jsonl``, or
+``NAME=PATH,PATH``. Run folders of one variant with different seeds are one policy. Nothing but
+these files is read: no model is loaded and nothing is scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instructrec.errors import DataError
+from instructrec.experiments.config import flatten
+from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
+from instructrec.experiments.jsonl import Row
+from instructrec.experiments.runfolder import RunFolder, read_metrics
+
+_OWN = ("name", "variant", "seed", "policy.model", "output.", "tracking.", "eval.", "resume")
+"""Settings (or, ending in a dot, groups) in which the seeds of one policy may differ."""
+_SAME = ("task", "split", "episodes", "reward")
+"""Of an evaluation, what makes its scores comparable."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One run of a policy, or one file of its responses."""
+
+    path: Path
+    """Where it lies."""
+    evaluation: Evaluation
+    """Its responses."""
+    seed: int | None = None
+    """Its seed; None where nobody knows it."""
+    variant: str = ""
+    """Name of the setting."""
+    config: Row = field(default_factory=dict)
+    """Its settings; empty for a file of responses."""
+    record: Row = field(default_factory=dict)
+    """What ``run.json`` says."""
+    summary: Row = field(default_factory=dict)
+    """Its final numbers."""
+
+    @property
+    def updates(self) -> list[Row]:
+        """Metrics of its updates; none for a file, or for a run that only evaluates."""
+        return read_metrics(self.path) if self.record.get("job_type") == "train" else []
+
+    @cached_property
+    def by_instruction(self) -> dict[str, list[Row]]:
+        """Its rows by instruction."""
+        found: dict[str, list[Row]] = {}
+        for row in self.evaluation.rows:
+            found.setdefault(row["id"], []).append(row)
+        return found
+
+    def score(self, instruction: str, part: str) -> float:
+        """Mean score over the samples of an instruction that have one; NaN without any."""
+        rows = self.by_instruction[instruction]
+        scores = [row["total"] if part == "total" else row["parts"].get(part) for row in rows]
+        known = [score for score in scores if score is not None]
+        return math.fsum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A policy that is compared."""
+
+    name: str
+    """What it is called."""
+    members: list[Member]
+    """Its runs, by seed."""
+
+    @property
+    def seeds(self) -> list[int | None]:
+        """Seeds of its runs."""
+        return [member.seed for member in self.members]
+
+    def scores(self, ids: Sequence[str], part: str) -> np.ndarray:
+        """Scores, (seeds, instructions) float64, NaN where there is none."""
+        return np.array([[m.score(key, part) for key in ids] for m in self.members])
+
+    def mean_of(self, key: str) -> float:
+        """Mean over the seeds of a metric of the evaluation; NaN where none has it."""
+        values = [m.evaluation.metrics().get(key) for m in self.members]
+        known = [value for value in values if value is not None]
+        return math.fsum(known) / len(known) if known else math.nan
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Policies on the same instructions."""
+
+    contenders: list[Contender]
+    """Two policies or more, in the order given."""
+    ids: list[str]
+    """Instructions that all of them answered."""
+    notes: list[str] = field(default_factory=list)
+    """What a reader has to know about how comparable they are."""
+
+    @property
+    def rows(self) -> list[Row]:
+        """A row of each instruction, of the first policy."""
+        first = self.contenders[0].members[0].by_instruction
+        return [first[key][0] for key in self.ids]
+
+    @property
+    def parts(self) -> list[str]:
+        """Rewards that all of them were measured by, the total first."""
+        members = [m for c in self.contenders for m in c.members]
+        shared = [
+            p for p in members[0].evaluation.parts if all(p in m.evaluation.parts for m in members)
+        ]
+        return ["total", *shared]
+
+    def kept(self, part: str) -> list[int]:
+        """Places in ``ids`` of the instructions on which every run has a score of a part."""
+        scores = np.concatenate([c.scores(self.ids, part) for c in self.contenders])
+        return [int(i) for i in np.flatnonzero(np.isfinite(scores).all(0))]
+
+    def clusters(self, places: Sequence[int]) -> list[str]:
+        """Cluster of each instruction."""
+        rows = self.rows
+        return [cluster_of(rows[i]) for i in places]
+
+    def labels(self, places: Sequence[int]) -> list[str]:
+        """Task of each instruction: that of a mixture, else its family; "" where it has none."""
+        rows = self.rows
+        return [str(rows[i].get("task") or rows[i].get("family") or "") for i in places]
+
+
+def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison:
+    """Reads what is named on the command line.
+
+    Args:
+        named: Run folders, ``.jsonl`` files, or ``NAME=PATH,PATH``.
+        common: Compare on the instructions that all have answered, should they differ.
+
+    Raises:
+        DataError: There are fewer than two policies, one is there twice, an evaluation is missing,
+            or they are of different instructions or rewards.
+        CheckpointError: A folder is no run folder.
+    """
+    contenders = _grouped(named)
+    if len(contenders) < 2:
+        raise DataError(
+            f"{len(contenders)} policy to compare"
+            + (
+                f" ({contenders[0].name!r}, {len(contenders[0].members)} runs)"
+                if contenders
+                else ""
+            )
+            + ": expected two or more. Runs of one variant are one policy; NAME=PATH,PATH says "
+            "otherwise."
+        )
+    notes = [note for contender in contenders for note in _odd_settings(contender)]
+    members = [member for contender in contenders for member in contender.members]
+    first, *others = members
+    for other in others:
+        odd = [key for key in _SAME if _header(first, key) != _header(other, key)]
+        if odd:
+            raise DataError(
+                f"{other.path} and {first.path} were measured by another {', '.join(odd)}: scores "
+                "would mean different things. Measure one of them again; `instructrec evaluate "
+                "FILE.jsonl` scores responses anew."
+            )
+        draws = _header(first, "sampling"), _header(other, "sampling")
+        if draws[0] != draws[1]:
+            notes.append(f"{other.path.name} was drawn in another way than {first.path.name}.")
+    ids = _shared_ids(members, common, notes)
+    return Comparison(contenders, ids, list(dict.fromkeys(notes)))
+
+
+def _grouped(named: Sequence[str]) -> list[Contender]:
+    """Policies by name; run folders of one variant are put together."""
+    groups: dict[str, list[Member]] = {}
+    for text in named:
+        name, separator, paths = text.partition("=")
+        listed = paths.split(",") if separator else [text]
+        for path in listed:
+            member = _member(Path(path))
+            groups.setdefault(name if separator else member.variant, []).append(member)
+    for name, members in groups.items():
+        paths_seen = [member.path.resolve() for member in members]
+        seeds = [member.seed for member in members if member.seed is not None]
+        if len(set(paths_seen)) < len(paths_seen) or len(set(seeds)) < len(seeds):
+            raise DataError(
+                f"{name!r} has a run or a seed twice ({', '.join(str(m.path) for m in members)}): "
+                "expected different seeds of one policy. Give them names: NAME=PATH OTHER=PATH."
+            )
+    return [
+        Contender(name, sorted(members, key=lambda m: -1 if m.seed is None else m.seed))
+        for name, members in groups.items()
+    ]
+
+
+def _member(path: Path) -> Member:
+    if path.is_file():
+        return Member(path, load_evaluation(path), variant=path.stem)
+    folder = RunFolder.open(path)
+    record, summary = folder.record(), folder.summary()
+    if "eval_file" not in summary:
+        raise DataError(
+            f"{path} has no evaluation (its status is {record['status']!r}): finish it with "
+            "--resume, or measure it with `instructrec evaluate`."
+        )
+    info = folder.info()
+    return Member(
+        path,
+        load_evaluation(path / summary["eval_file"]),
+        info.seed,
+        info.variant,
+        folder.config(),
+        record,
+        summary,
+    )
+
+
+def _header(member: Member, key: str) -> Any:
+    return member.evaluation.header.get(key)
+
+
+def _odd_settings(contender: Contender) -> list[str]:
+    """A note where the seeds of a policy had different settings."""
+    flat = [flatten(member.config) for member in contender.members if member.config]
+    keys = {key for config in flat for key in config}
+    odd = sorted(
+        key
+        for key in keys
+        if not any(key.startswith(own) if own.endswith(".") else key == own for own in _OWN)
+        and len({repr(config.get(key)) for config in flat}) > 1
+    )
+    shown = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
+    return [f"the runs of {contender.name} differ in {shown}."] if odd else []
+
+
+def _shared_ids(members: Sequence[Member], common: bool, notes: list[str]) -> list[str]:
+    first = members[0]
+    prompts = {key: rows[0]["prompt"] for key, rows in first.by_instruction.items()}
+    shared = [
+        key
+        for key, prompt in prompts.items()
+        if all(
+            key in m.by_instruction and m.by_instruction[key][0]["prompt"] == prompt
+            for m in members
+        )
+    ]
+    most = max(len(member.by_instruction) for member in members)
+    if len(shared) < most:
+        if not common or not shared:
+            odd = next(
+                m for m in members if m.by_instruction.keys() != prompts.keys() or m is members[-1]
+            )
+            raise DataError(
+                f"{odd.path} and {first.path} answered different instructions ({len(shared)} of up "
+                f"to {most} are the same): expected the same split and limit. "
+                + ("--common compares on those that are the same." if shared else "Measure again.")
+            )
+        notes.append(f"only {len(shared)} of {most} instructions were answered by all.")
+    return shared
