@@ -84,12 +84,15 @@ def test_the_python_blocks_print_what_their_comments_say(root: Path, workplace: 
 
 def test_every_instructrec_command_is_understood(root: Path, workplace: Path) -> None:
     """Recipes, keys and values are checked without training anything."""
-    from instructrec.experiments.cli import main
+    from instructrec.experiments.cli import command_parser, main
 
     given = commands(root, "instructrec")
     assert {"train", "sft", "evaluate", "rewards", "tasks"} <= {line.split()[0] for line in given}
     for line in given:
         arguments = shlex.split(line)
+        if arguments[0] == "compare":  # reads what the commands before it write
+            assert command_parser("compare").parse_args(arguments[1:]).policies == arguments[1:]
+            continue
         if arguments[0] in SMALL:
             arguments.append("--print_config")
         with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.suppress(SystemExit):
