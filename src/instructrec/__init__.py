@@ -1,10 +1,26 @@
 """Reinforcement-learning instruction tuning that a researcher can trust."""
 
+from typing import TYPE_CHECKING, Any
+
 from instructrec.checkout import require_links
 
 __version__ = "0.1.0"
 
 require_links()
+
+if TYPE_CHECKING:
+    from instructrec.experiments.api import compare, evaluate, train
+
+__all__ = ["__version__", "compare", "evaluate", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads what trains, evaluates and compares when it is asked for."""
+    if name in ("train", "evaluate", "compare"):
+        from instructrec.experiments import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def _register_environments() -> None:

@@ -1,0 +1,118 @@
+"""Training, evaluating and comparing from Python, with the settings of the command line.
+
+The same recipes, keys, checks and messages; ``from instructrec import train, evaluate, compare``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instructrec.experiments import command_line, telling
+from instructrec.experiments.cli import command_parser
+from instructrec.experiments.config import EvaluateConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from instructrec.experiments.compare import CompareConfig
+    from instructrec.experiments.evaluation import Evaluation
+    from instructrec.experiments.train import Outcome
+
+
+def train(
+    *recipes: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: telling.Say = telling.say,
+) -> Outcome:
+    """Trains a policy, as ``instructrec train`` does.
+
+    Example:
+        Two seeds of a shipped recipe::
+
+            for seed in (0, 1):
+                outcome = train("short_answers", settings={"seed": seed, "ppo.num_updates": 8})
+                print(outcome.folder.path, outcome.summary["eval/exact_match/mean"])
+
+    Args:
+        recipes: Names of shipped recipes or paths of YAML files; later ones win.
+        settings: Dotted keys and their values, over the recipes.
+        resume: Continue the folder's newest checkpoint.
+        overwrite: Delete an existing run of this name.
+        say: Receives lines for people.
+
+    Raises:
+        InstructRecError: As for the command, with its message.
+    """
+    from instructrec.experiments.train import run_training
+
+    config = _config("train", TrainConfig, recipes, settings)
+    command = _as_command("train", recipes, settings)
+    return run_training(config, resume=resume, overwrite=overwrite, command=command, say=say)
+
+
+def evaluate(
+    policy: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    robust: bool = False,
+    overwrite: bool = False,
+    say: telling.Say = telling.say,
+) -> Evaluation:
+    """Measures a policy on held-out instructions, as ``instructrec evaluate`` does.
+
+    Args:
+        policy: A run folder, a model, or the ``.jsonl`` of an earlier evaluation.
+        settings: Dotted keys and their values, e.g. ``{"task": "parity", "limit": 100}``.
+        robust: Measure it on the same instructions in other words, too.
+        overwrite: Delete an earlier evaluation in the same place.
+        say: Receives lines for people.
+
+    Raises:
+        InstructRecError: As for the command, with its message.
+    """
+    from instructrec.experiments.evaluate_policy import run_evaluation
+
+    config = _config("evaluate", EvaluateConfig, (), settings, str(policy))
+    command = _as_command("evaluate", [policy], settings)
+    return run_evaluation(
+        str(policy), config, robust=robust, overwrite=overwrite, command=command, say=say
+    )
+
+
+def compare(
+    *policies: str | Path, config: CompareConfig | None = None, say: telling.Say = telling.say
+) -> dict[str, Any]:
+    """Compares policies, as ``instructrec compare`` does; see `experiments.compare.compare`."""
+    from instructrec.experiments.compare import compare as compare_named
+
+    return compare_named([str(policy) for policy in policies], config, say=say)
+
+
+def _config(
+    command: str,
+    kind: type[Any],
+    recipes: tuple[str | Path, ...],
+    settings: Mapping[str, Any] | None,
+    *positional: str,
+) -> Any:
+    arguments = command_line.recipes_to_config([str(recipe) for recipe in recipes])
+    arguments += [*_options(settings), *positional]
+    values = command_line.parse(command_parser(command), arguments)
+    return command_line.as_dataclass(kind, values)
+
+
+def _options(settings: Mapping[str, Any] | None) -> list[str]:
+    return [f"--{key}={_written(value)}" for key, value in (settings or {}).items()]
+
+
+def _written(value: Any) -> str:
+    """A value as the command line takes it."""
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def _as_command(name: str, given: Any, settings: Mapping[str, Any] | None) -> list[str]:
+    """The command line that does the same, for the record of the run."""
+    return [name, *map(str, given), *_options(settings)]
