@@ -1,4 +1,4 @@
-"""What the rewards that run a model have in common: its folder, loading, padding, batches.
+"""What rewards and encoders that run a model have in common: its folder, loading, batches.
 
 torch and transformers are imported when the first batch is scored, not before.
 """
@@ -39,14 +39,14 @@ class ModelReward:
     __name__ = "model"
     kind: ClassVar[str] = "sequence-classification model"
     """What the folder must hold, for the errors."""
+    role: ClassVar[str] = "reward"
+    """What it is, for the errors."""
 
     def __init__(self, path: str, batch_size: int, max_length: int | None, device: str) -> None:
         self.path = self.identity_path = self._check_path(path)
         for name, value in (("batch_size", batch_size), ("max_length", max_length)):
             if value is not None and value < 1:
-                raise ConfigError(
-                    f"reward {self.__name__!r}: {name} = {value}: expected at least 1."
-                )
+                raise ConfigError(f"{self.who}: {name} = {value}: expected at least 1.")
         self.batch_size = batch_size
         self.max_length = max_length
         self.device = device
@@ -59,6 +59,11 @@ class ModelReward:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_loaded": None}
 
+    @property
+    def who(self) -> str:
+        """How errors call it."""
+        return f"{self.role} {self.__name__!r}"
+
     def count_truncated(self, cut: list[bool], limit: int) -> None:
         """Counts texts that were cut, with a warning the first time.
 
@@ -68,7 +73,7 @@ class ModelReward:
         """
         if any(cut) and not self.truncated:
             warnings.warn(
-                f"reward {self.__name__!r}: {sum(cut)} of {len(cut)} texts are longer than {limit} "
+                f"{self.who}: {sum(cut)} of {len(cut)} texts are longer than {limit} "
                 "tokens and were cut.",
                 stacklevel=3,
             )
@@ -80,15 +85,14 @@ class ModelReward:
         if path.strip() and folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise ConfigError(
-                    f"reward {self.__name__!r}: {path!r} is no model folder (it has no "
-                    "config.json)."
+                    f"{self.who}: {path!r} is no model folder (it has no config.json)."
                 )
             return str(folder)
         # One slash at most and nothing like a path: it may be the id of a model on the hub.
         looks_like_path = folder.is_absolute() or path.startswith((".", "~"))
         if looks_like_path or path.count("/") > 1 or not path.strip():
             raise ConfigError(
-                f"reward {self.__name__!r}: no folder {path!r}; expected the folder of a "
+                f"{self.who}: no folder {path!r}; expected the folder of a "
                 f"{self.kind}, or a hub id."
             )
         return path
@@ -170,7 +174,7 @@ def label_index(config: Any, label: str | int | None, reward: ModelReward) -> in
     if isinstance(label, str) and label in names:
         return names.index(label)
     raise ConfigError(
-        f"reward {reward.__name__!r}: label = {label!r}, but {reward.path!r} has {len(names)} "
+        f"{reward.who}: label = {label!r}, but {reward.path!r} has {len(names)} "
         f"labels: {', '.join(names)}. Set label to one of them or its index."
         f"{did_you_mean(str(label), names)}"
     )
@@ -189,13 +193,13 @@ def _load(
         )
     except Exception as error:
         raise PolicyError(
-            f"reward {reward.__name__!r}: {reward.path!r} cannot be loaded as a {reward.kind}: "
+            f"{reward.who}: {reward.path!r} cannot be loaded as a {reward.kind}: "
             f"{type(error).__name__}: {error}"
         ) from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(unused))
     if missing:  # transformers fills them with random numbers, which would be a random reward
         raise PolicyError(
-            f"reward {reward.__name__!r}: {reward.path!r} lacks the trained weights "
+            f"{reward.who}: {reward.path!r} lacks the trained weights "
             f"{', '.join(missing[:5])} ({len(missing)} in all); it is no {reward.kind}. Train one "
             "from it first."
         )
@@ -214,7 +218,7 @@ def _agree_on_padding(
     pad = next((token for token in candidates if token is not None and token >= 0), None)
     if pad is None:
         raise PolicyError(
-            f"reward {reward.__name__!r}: the tokenizer in {reward.path!r} has neither a padding "
+            f"{reward.who}: the tokenizer in {reward.path!r} has neither a padding "
             "nor an end token; set one of them and save the tokenizer again."
         )
     config.pad_token_id = pad
@@ -231,8 +235,7 @@ def _text_limit(tokenizer: Any, config: Any, reward: ModelReward) -> int:
     window = min((w for w in windows if w), default=reward.max_length or 512)
     if reward.max_length is not None and reward.max_length > window:
         raise ConfigError(
-            f"reward {reward.__name__!r}: max_length = {reward.max_length}, but the model reads "
-            f"{window} tokens."
+            f"{reward.who}: max_length = {reward.max_length}, but the model reads {window} tokens."
         )
     return reward.max_length or window
 

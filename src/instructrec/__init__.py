@@ -60,6 +60,11 @@ def _register_environments() -> None:
         entry_point="instructrec.envs.tool_use:ToolEnv",
         vector_entry_point="instructrec.envs.tool_use:ToolVectorEnv",
     )
+    register(
+        id="instructrec/Candidates-v0",  # a choice among responses, for agents of numbers
+        entry_point="instructrec.envs.candidates:CandidatesEnv",
+        vector_entry_point="instructrec.envs.candidates:CandidatesVectorEnv",
+    )
 
 
 _register_environments()
