@@ -142,7 +142,7 @@ class CandidatesVectorEnv(InstructionVectorEnv):
             shuffle=shuffle,
             seed=candidate_seed,
         )
-        self.single_action_space = Discrete(num_candidates)  # type: ignore[assignment]
+        self.single_action_space = Discrete(num_candidates)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._candidates: list[tuple[str, ...]] = [()] * num_envs
 
@@ -164,7 +164,7 @@ class CandidatesVectorEnv(InstructionVectorEnv):
             DataError: There is no candidate of this number, or not B actions.
             ResetNeeded: A copy has no episode to step.
         """
-        self._check_lengths(actions, extras or {})
+        self._check_lengths(actions, extras or {})  # type: ignore[arg-type]
         texts = [""] * self.num_envs
         for i in self._rows(active):
             texts[i] = self._candidates[i][check_number(actions[i], self.source.num_candidates)]
