@@ -33,11 +33,12 @@ from instructrec.errors import ConfigError, InstructRecError
 from instructrec.experiments import telling
 from instructrec.experiments.evaluation import cluster_of
 from instructrec.experiments.jsonl import write_atomic, write_json
-from instructrec.experiments.machine import collect
+from instructrec.experiments.machine import git_commit, machine_info, versions
 from instructrec.experiments.stats import mean_interval, two_level_bootstrap
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 
 try:
+    import stable_baselines3
     from stable_baselines3 import DQN
     from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 except ImportError as error:
@@ -93,7 +94,9 @@ def make_env(given: argparse.Namespace, encoder: Encoder, split: str) -> gym.Env
     """The environment of a split."""
     env = gym.make(
         "instructrec/Candidates-v0",
-        task=make_task(given.task, split=split, size=given.size if split == "train" else given.limit),
+        task=make_task(
+            given.task, split=split, size=given.size if split == "train" else given.limit
+        ),
         num_candidates=given.candidates,
     )
     return EmbeddingObservation(env, encoder)
@@ -137,6 +140,15 @@ def train(
     return before, score(model, held_out), time.monotonic() - start
 
 
+def nearest(env: gym.Env[Any, Any]) -> list[float]:
+    """The reward of the candidate that is most similar to the instruction: nothing is learned."""
+    rewards = []
+    for index in range(len(env.get_wrapper_attr("task"))):
+        texts, _ = env.reset(options={"index": index})
+        rewards.append(float(env.step(int((texts[1:] @ texts[0]).argmax()))[1]))
+    return rewards
+
+
 def summarise(matrix: Sequence[Sequence[float]], clusters: Sequence[str], differences: bool) -> Any:
     """A mean with its interval: over seeds and items, or over items where there is one seed."""
     if len(matrix) > 1:
@@ -153,12 +165,13 @@ def markdown(result: dict[str, Any]) -> str:
         f"{settings['steps']} steps on {settings['size']} training instructions, encoder "
         f"`{settings['encoder']}`; mean reward of the greedy choice on {settings['limit']} test "
         f"instructions, seeds {', '.join(map(str, settings['seeds']))}. Intervals (95 %) resample "
-        "items, and seeds where there are several.",
+        "items, and seeds where there are several. Nearest: the candidate whose embedding is most "
+        "similar to that of the instruction.",
         "",
         "| | mean | interval | by seed |",
         "| --- | --- | --- | --- |",
     ]
-    for name in ("before", "after", "gain"):
+    for name in ("nearest", "before", "after", "gain"):
         found = result[name]
         means = ", ".join(f"{mean:.3f}" for mean in found.get("seed_means", [found["mean"]]))
         limits = f"{found['low']:.3f} to {found['high']:.3f}"
@@ -194,12 +207,16 @@ def run(given: argparse.Namespace, say: telling.Say) -> dict[str, Any]:
         before.append(first)
         after.append(last)
         training.append(took)
-    items = list(iterate(make_env(given, encoder, "test").get_wrapper_attr("task")))
+    held_out = make_env(given, encoder, "test")
+    items = list(iterate(held_out.get_wrapper_attr("task")))
     clusters = [cluster_of({"id": item.id, **item.columns}) for item in items]
     gain = (np.array(after) - np.array(before)).tolist()
     return {
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
-        "machine": collect(),
+        "machine": machine_info(),
+        "versions": {**versions(), "stable-baselines3": stable_baselines3.__version__},
+        "commit": git_commit(),
+        "nearest": asdict(mean_interval(nearest(held_out), clusters)),
         "before": summarise(before, clusters, False),
         "after": summarise(after, clusters, False),
         "gain": summarise(gain, clusters, True),
@@ -219,9 +236,9 @@ def main(arguments: Sequence[str] | None = None, *, say: telling.Say = telling.s
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     for name, value, text in (
-        ("steps", 4000, "choices in training"),
-        ("size", 256, "training instructions"),
-        ("limit", 150, "test instructions"),
+        ("steps", 1200, "choices in training"),
+        ("size", 160, "training instructions"),
+        ("limit", 100, "test instructions"),
         ("hidden", 64, "width of the network"),
     ):
         parser.add_argument(f"--{name}", type=int, default=value, help=text)
