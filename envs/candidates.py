@@ -77,8 +77,9 @@ class CandidatesEnv(InstructionEnv):
         """Shows an instruction and its candidates; see `InstructionEnv.reset`."""
         self._candidates = ()
         _, info = super().reset(seed=seed, options=options)
-        self._candidates = self.source(self._index, self.instruction)
-        observation = self.source.observe(self.instruction, self._candidates, self._max_chars)
+        candidates = self.source(self._index, self.instruction)
+        observation = self.source.observe(self.instruction, candidates, self._max_chars)
+        self._candidates = candidates
         return observation, info
 
     def step(self, action: int) -> tuple[str, float, bool, bool, dict[str, Any]]:  # type: ignore[override]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 GUESSES = 64
 """Instructions among whose references a random answer is drawn."""
+MOST_NUMBERS = 16
+"""Up to so many actions that are numbers, each of them is shown."""
 _NAMESPACE = "instructrec/"
 
 
@@ -173,17 +175,21 @@ def _cells(row: Mapping[str, Any], parts: list[str]) -> tuple[str, ...]:
 
     scores = [f"{row['parts'][name]:.3f}" if name in row["parts"] else "-" for name in parts]
     total = "-" if row["return"] is None else f"{row['return']:.3f}"
-    text = excerpt(str(row["action"]), 40)
+    text = excerpt(str(row.get("response", row["action"])), 40)
     return (row["answer"], total, str(row["turns"]), row["status"], *scores, text)
 
 
 def _answers(env: Any, seed: int) -> dict[str, Any]:
     """Scripted answers to the instruction shown, those that make sense here."""
-    from gymnasium.spaces import Text
+    from gymnasium.spaces import Discrete, Text
 
     if not isinstance(env.action_space, Text):
-        env.action_space.seed(seed)
-        return {"random": env.action_space.sample()}
+        space, listed = env.action_space, {}
+        if isinstance(space, Discrete) and space.n <= MOST_NUMBERS:
+            numbers = range(int(space.start), int(space.start + space.n))
+            listed = {f"number {number}": number for number in numbers}
+        space.seed(seed)
+        return {**listed, "random": space.sample()}
     from instructrec.policies.scripted import OraclePolicy, RandomPolicy
 
     item, task, found = env.instruction, env.task, {}
@@ -209,6 +215,8 @@ def _answered(env: Any, name: str, action: Any) -> dict[str, Any]:
             row["turns"] += 1
             row["status"] = info.get("reward_status", "scored")
             row["parts"] = info.get("reward_parts", {})
+            if "response" in info:  # the text that a number stands for
+                row["response"] = info["response"]
     except RewardError as error:
         row |= {"status": "failed", "return": None, "error": str(error)}
     if row["return"] is not None and math.isnan(row["return"]):  # no reward applies

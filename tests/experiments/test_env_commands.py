@@ -189,6 +189,28 @@ def test_numbers_are_asked_for_again_where_actions_are_numbers(
     assert "round 7" in printed and "by a limit" in printed
 
 
+def test_every_candidate_is_shown_with_what_it_earns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["envs", "show", "Candidates", "--task", "parity", "--options.num_candidates=2"]) == 0
+    )
+    printed = capsys.readouterr().out
+    found = rows(printed)
+    assert "actions" in found and "0: " in printed and "1: " in printed
+    assert sorted(found[f"number {i}"][0] for i in (0, 1)) == ["0.000", "1.000"]
+    assert {found[f"number {i}"][-1] for i in (0, 1)} == {"even", "odd"}
+
+
+def test_a_candidate_is_chosen_by_its_number(capsys: pytest.CaptureFixture[str]) -> None:
+    env = gym.make("instructrec/Candidates-v0").unwrapped
+    env.reset(seed=3)
+    right = env.texts[1:].index(env.instruction.columns["reference"])
+    score = play(env, seed=3, episodes=1, source=io.StringIO(f"4\n{right}\n"))
+    assert score.returns == [1.0]
+    printed = capsys.readouterr().out
+    assert "expected a number from 0 to 3" in printed
+    assert rows(printed)["response"] == [env.instruction.columns["reference"]]
+
+
 def test_answers_come_through_a_pipe() -> None:
     done = subprocess.run(
         [*COMMAND, "play", "Parity", "--seed", "3"],
