@@ -62,7 +62,10 @@ class HashEncoder:
     def _count(self, word: str, row: np.ndarray) -> None:
         for n in range(1, self.longest + 1):
             for start in range(len(word) - n + 1):
-                code = zlib.crc32(word[start : start + n].encode("utf-8", "replace"))
+                piece = word[start : start + n]
+                if piece == " ":  # every word would have two of them
+                    continue
+                code = zlib.crc32(piece.encode("utf-8", "replace"))
                 # One bit decides the sign, so that collisions cancel out on average.
                 row[(code >> 1) % self.size] += 1.0 if code & 1 else -1.0
 
