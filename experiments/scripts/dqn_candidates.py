@@ -196,6 +196,7 @@ def encode(given: argparse.Namespace, encoder: Encoder) -> float:
 
 def run(given: argparse.Namespace, say: telling.Say) -> dict[str, Any]:
     """Trains and measures every seed."""
+    commit = git_commit()  # of the code that is loaded, whatever happens to the files meanwhile
     folder = str(embedded_folder()) if given.encoder == EMBEDDED_NAME else given.encoder
     encoder = make_encoder(folder)
     seconds = encode(given, encoder)
@@ -215,7 +216,7 @@ def run(given: argparse.Namespace, say: telling.Say) -> dict[str, Any]:
         "settings": {name: value for name, value in vars(given).items() if name != "out"},
         "machine": machine_info(),
         "versions": {**versions(), "stable-baselines3": stable_baselines3.__version__},
-        "commit": git_commit(),
+        "commit": commit,
         "nearest": asdict(mean_interval(nearest(held_out), clusters)),
         "before": summarise(before, clusters, False),
         "after": summarise(after, clusters, False),
