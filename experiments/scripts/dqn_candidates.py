@@ -78,7 +78,9 @@ class CandidateQNetwork(QNetwork):
 
     def __init__(self, observation_space: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(observation_space, *args, **kwargs)
-        self.q_net = Scorer(*observation_space.shape, hidden=self.net_arch[0])
+        texts, size = observation_space.shape
+        scorer: Any = Scorer(texts, size, hidden=self.net_arch[0])
+        self.q_net = scorer
 
 
 class CandidatePolicy(DQNPolicy):
