@@ -54,6 +54,7 @@ _QUALITIES = {
     "language": "language:Language",
     "constraints": "constraints:constraints",
     "math_verify": "maths:MathVerify",
+    "reasoning_gym": "reasoning:ReasoningGym",
     "embedding_similarity": "embedding:EmbeddingSimilarity",
     "llm_judge": "judge:LLMJudge",
 }

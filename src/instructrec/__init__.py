@@ -37,6 +37,7 @@ def _register_environments() -> None:
         "Parity": "parity",
         "Arithmetic": "arithmetic",
         "Skills": "skills",
+        "ReasoningGym": "reasoning_gym",  # pip install 'instructrec[reasoning-gym]'
     }
     for name, task in tasks.items():
         register(
