@@ -43,6 +43,7 @@ NEARLY = 0.95
 """Share of the best reward that counts as learned."""
 _HOLDS_BACK = (
     *("micro_batch_size", "lr_schedule", "warmup_steps", "target_kl", "prompt_filter"),
+    *("curriculum", "curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
     *("prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon", "eval_every", "save_every"),
     "early_stopping_patience",
 )

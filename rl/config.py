@@ -22,7 +22,7 @@ def _require(condition: bool, field: str, given: object, expected: str) -> None:
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
     *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
-    "rollout_chunks",
+    *("rollout_chunks", "curriculum_window"),
 )
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
@@ -121,6 +121,16 @@ class PPOConfig:
     """Passes over instructions whose rewards hardly vary: id, or a column to judge them by."""
     prompt_filter_floor: float = 0.1
     """Least chance of an instruction to be played all the same, in (0, 1]."""
+    curriculum: str | None = None
+    """Column with the level of difficulty, a whole number: the pass rate decides which is played."""
+    curriculum_pass: float = 0.99
+    """Least total reward with which an answer passes."""
+    curriculum_window: int = 64
+    """Latest answers at a level by whose pass rate it is raised or lowered."""
+    curriculum_raise: float = 0.8
+    """Share of passes from which the next level is played, in (0, 1]."""
+    curriculum_lower: float = 0.1
+    """Share of passes down to which the level before is played, in [0, 1)."""
     vf_coef: float = 0.5
     """Weight of the value loss."""
     critic: Literal["shared", "separate"] = "shared"
@@ -172,6 +182,8 @@ class PPOConfig:
         self._check("lam_value", lambda value: 0 <= value <= 1, "a number in [0, 1]")
         self._check("cliprange", lambda value: 0 < value < 1, "a number in (0, 1)")
         self._check("prompt_filter_floor", lambda value: 0 < value <= 1, "a number in (0, 1]")
+        self._check("curriculum_raise", lambda value: 0 < value <= 1, "a share in (0, 1]")
+        self._check("curriculum_lower", lambda value: 0 <= value < 1, "a share in [0, 1)")
         self._check("importance_cap", lambda value: value >= 1, "1 or more")
         highest = 1 + self.cliprange_high
         self._check("dual_clip", lambda value: value > highest, f"more than {highest:g}, the clip")
@@ -212,7 +224,7 @@ class PPOConfig:
 
         Raises:
             DataError: It would not fill one rollout (TRL would run 0 steps and report success), or
-                has no such column as the prompt filter goes by.
+                has no such column as the prompt filter or the curriculum goes by.
         """
         needed = self.episodes_per_update // self.num_generations
         if num_instructions < needed:
@@ -221,6 +233,11 @@ class PPOConfig:
                 f"of one rollout (ppo.episodes_per_update = {self.episodes_per_update}, "
                 f"ppo.num_generations = {self.num_generations}). Add data or lower "
                 "ppo.episodes_per_update."
+            )
+        if self.curriculum not in (None, *columns):
+            raise DataError(
+                f"ppo.curriculum = {self.curriculum!r}: the task has no such column. "
+                f"Expected one of {', '.join(columns)}, or null for no curriculum."
             )
         if self.prompt_filter not in (None, "id", *columns):
             raise DataError(

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 _WITH = {
     "prompt_filter_floor": ("prompt_filter", "a filter, e.g. ppo.prompt_filter = 'id'"),
+    "curriculum_pass": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
+    "curriculum_window": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
+    "curriculum_raise": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
+    "curriculum_lower": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
     "kl_horizon": ("kl_target", "a target, e.g. ppo.kl_target = 6"),
     "entropy_coef_max": ("entropy_target", "a target, e.g. ppo.entropy_target = 0.4"),
     "early_stopping_patience": ("eval_every", "ppo.eval_every above 0"),
@@ -71,6 +75,16 @@ def _impossible(config: PPOConfig) -> Iterator[str]:
         yield (
             f"ppo.advantage = {config.advantage!r} compares responses to the same instruction: "
             "expected ppo.num_generations of 2 or more."
+        )
+    if config.curriculum is not None and config.prompt_filter is not None:
+        yield (
+            f"ppo.curriculum = {config.curriculum!r} and ppo.prompt_filter = "
+            f"{config.prompt_filter!r} both choose the instructions: expected one of them."
+        )
+    if config.curriculum_lower >= config.curriculum_raise:
+        yield (
+            f"ppo.curriculum_lower = {config.curriculum_lower} is not below ppo.curriculum_raise = "
+            f"{config.curriculum_raise}: expected a gap between them."
         )
     if (config.on_length == "penalty") != (config.missing_eos_penalty is not None):
         yield (

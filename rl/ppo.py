@@ -155,7 +155,7 @@ class PPOTrainer(RolloutTrainer):
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout, self.weights),
             **self.stats,
-            **({"rollout/passed_over_frac": f.passed_over} if (f := self.prompt_filter) else {}),
+            **(self.prompt_filter.metrics() if self.prompt_filter else {}),
             **self.speedometer.metrics(self.learner, laps),
             **laps,
         }

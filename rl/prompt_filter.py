@@ -20,6 +20,7 @@ import numpy as np
 
 from instructrec.envs.tasks.base import Task
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.curriculum import Curriculum, make_curriculum
 from instructrec.rl.rollout import instruction_order
 
 DECAY = 0.97
@@ -114,6 +115,10 @@ class PromptFilter:
                 self._all.add(reward)
                 self._by_key.setdefault(self.key_of(index), Spread()).add(reward)
 
+    def metrics(self) -> dict[str, float]:
+        """What the last choice looked like."""
+        return {"rollout/passed_over_frac": self.passed_over}
+
     def _weights(self) -> dict[str, float]:
         """Chance of each known key to be played: its variance beside the largest one."""
         variances = {key: spread.variance(self._all) for key, spread in self._by_key.items()}
@@ -133,8 +138,10 @@ class PromptFilter:
         self._by_key = {key: Spread(*values) for key, values in state["keys"].items()}
 
 
-def make_filter(task: Task, seed: int, config: PPOConfig) -> PromptFilter | None:
-    """The filter that the settings ask for, if any."""
+def make_filter(task: Task, seed: int, config: PPOConfig) -> PromptFilter | Curriculum | None:
+    """What chooses the instructions, if the settings ask for any choice."""
+    if config.curriculum is not None:
+        return make_curriculum(task, seed, config)
     column = config.prompt_filter
     if column is None:
         return None

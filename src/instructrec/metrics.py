@@ -97,6 +97,11 @@ METRICS: tuple[Metric, ...] = (
         "rollout.",
     ),
     Metric(
+        "rollout/level",
+        "level",
+        "Mean level of the instructions of this rollout, which the curriculum chose.",
+    ),
+    Metric(
         "reward/total/mean",
         "score",
         "Mean return of the scored episodes: the weighted sum of the rewards, or what the "

@@ -198,6 +198,20 @@ def test_the_prompt_filter_chooses_alike_and_learns_from_all(toy, in_two_process
 
 
 @pytest.mark.slow
+def test_the_curriculum_of_all_is_that_of_one(toy, in_two_processes, tmp_path):
+    path = tmp_path / "levels.jsonl"
+    rows = [{"prompt": f"write {i}", "reference": "a", "level": i % 3} for i in range(96)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    levels = type(toy)(str(path))
+    config = whole_batch(toy, curriculum="level", curriculum_pass=1.5, num_updates=6)
+    config = dataclasses.replace(config, curriculum_window=40, curriculum_raise=0.3)
+    alone = scripted_run(levels, config)
+    both = in_two_processes(lambda: scripted_run(levels, config))
+    assert len({metrics["rollout/level"] for metrics in alone[2]}) > 1
+    assert both[0][3] == alone[3]
+
+
+@pytest.mark.slow
 def test_an_early_stop_and_unequal_lengths_leave_equal_weights(toy, in_two_processes):
     config = dataclasses.replace(toy.fast, target_kl=0.002, num_ppo_epochs=3, kl_coef=0.05)
 
