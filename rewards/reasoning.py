@@ -204,8 +204,7 @@ def _unpacked(text: str) -> dict[str, Any]:
         problem["generator"], problem["options"], problem["entry"]["answer"]
     except (ValueError, SyntaxError, TypeError, KeyError) as error:
         raise DataError(
-            f"column 'entry' is {text[:80]!r}...; expected what the task 'reasoning_gym' puts "
-            "there"
+            f"column 'entry' is {text[:80]!r}...; expected what the task 'reasoning_gym' puts there"
         ) from error
     return problem
 

@@ -180,9 +180,7 @@ def test_training_climbs_and_resumes_bit_for_bit(levelled, tmp_path):
     assert levels[0] == 0.0 and levels == sorted(levels) and levels[-1] > 0
 
     stops = iter([False, True])
-    _, result, first = toy.train(
-        config, checkpoint_dir=tmp_path, should_stop=lambda: next(stops)
-    )
+    _, result, first = toy.train(config, checkpoint_dir=tmp_path, should_stop=lambda: next(stops))
     assert result.stopped == "interrupted"
     state = read_checkpoint(tmp_path / "update-000002").state["prompt_filter"]
     assert state["position"] > 0 and len(state["families"]) == 1
