@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.rewards import make_reward, make_rewards
-from instructrec.rewards import reasoning
+from instructrec.rewards import make_reward, make_rewards, reasoning
 from instructrec.rewards.base import Status
 
 INSTALLED = importlib.util.find_spec("reasoning_gym") is not None
