@@ -294,7 +294,7 @@ class ReasoningGym:
 
     def _answer(self, response: str) -> str:
         if self.answer_tag is not None:
-            before, opened, rest = response.rpartition(f"<{self.answer_tag}>")
+            _, opened, rest = response.rpartition(f"<{self.answer_tag}>")
             inside, closed, _ = rest.partition(f"</{self.answer_tag}>")
             if opened and closed:
                 return inside.strip()

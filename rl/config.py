@@ -122,7 +122,7 @@ class PPOConfig:
     prompt_filter_floor: float = 0.1
     """Least chance of an instruction to be played all the same, in (0, 1]."""
     curriculum: str | None = None
-    """Column with the level of difficulty, a whole number: the pass rate decides which is played."""
+    """Column with the level, a whole number: the pass rate decides which level is played."""
     curriculum_pass: float = 0.99
     """Least total reward with which an answer passes."""
     curriculum_window: int = 64

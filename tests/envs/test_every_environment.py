@@ -4,6 +4,7 @@ import json
 import math
 import random
 import warnings
+from importlib.util import find_spec
 
 import gymnasium as gym
 import numpy as np
@@ -19,7 +20,13 @@ from hypothesis import strategies as st
 import instructrec  # noqa: F401  (registers the ids)
 from instructrec.errors import InstructRecError
 
-IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
+NEEDS = {"instructrec/ReasoningGym-v0": "reasoning_gym"}
+"""Ids that work only with a package of an extra."""
+IDS = sorted(
+    name
+    for name in gym.registry
+    if name.startswith("instructrec/") and (name not in NEEDS or find_spec(NEEDS[name]))
+)
 MODES = ["SAME_STEP", "DISABLED", "NEXT_STEP"]
 SEEDS = 20
 ONE_MEGABYTE = 2**20

@@ -26,7 +26,7 @@ SMALL = {
     "composite": {"datasets": [{"name": "gcd"}, {"name": "puzzle24", "weight": 2.0}]},
     "futoshiki": {"min_board_size": 4, "max_board_size": 4},
     "intermediate_integration": {"problem_types": ["linear"], "problem_type_weights": [1.0]},
-    "knight_swap": {"max_nodes": 6, "max_pieces": 2, "max_steps": 4},
+    "knight_swap": {"impossible_ratio": 0.0, "max_steps": 40},
     "zebra_puzzles": {"num_people": 3, "num_characteristics": 3},
 }
 """Options of the generators that take seconds for an item of default size."""
