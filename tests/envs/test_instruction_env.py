@@ -6,6 +6,7 @@ import math
 import pickle
 import random
 import warnings
+from importlib.util import find_spec
 
 import gymnasium as gym
 import numpy as np
@@ -22,7 +23,10 @@ from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.rewards.combine import make_rewards
 from instructrec.rewards.registry import register_reward
 
-IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
+REGISTERED = sorted(name for name in gym.registry if name.startswith("instructrec/"))
+NEEDS = {"instructrec/ReasoningGym-v0": "reasoning_gym"}
+"""Ids that work only with a package of an extra."""
+IDS = [name for name in REGISTERED if name not in NEEDS or find_spec(NEEDS[name])]
 ANSWERED_ONCE = [n for n in IDS if "Chat" not in n and "Tool" not in n]  # others show messages
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 
@@ -68,7 +72,7 @@ def needs_style(completions, style, **columns):
 
 
 def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
-    assert [name.removeprefix("instructrec/").removesuffix("-v0") for name in IDS] == [
+    assert [name.removeprefix("instructrec/").removesuffix("-v0") for name in REGISTERED] == [
         "Arithmetic",
         "Category",
         "Chat",
@@ -77,6 +81,7 @@ def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
         "Instruction",
         "OddOneOut",
         "Parity",
+        "ReasoningGym",
         "Refine",
         "Skills",
         "SwapWords",
