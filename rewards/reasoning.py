@@ -21,6 +21,8 @@ from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from instructrec.errors import ConfigError, DataError, RewardError, did_you_mean, unknown_name
 from instructrec.rewards.base import FailedScore, Status
 from instructrec.rewards.isolation import Workers, WorkerSettings
@@ -110,16 +112,22 @@ def level_options(generator: str, level: int, options: Mapping[str, Any]) -> dic
     if isinstance(level, bool) or not isinstance(level, int) or not 0 <= level <= highest:
         raise ConfigError(f"generator {generator!r} has the levels 0 to {highest}, not {level!r}")
     curriculum.set_global_level(level)
-    given = dataclasses.asdict(curriculum.generate_configuration(dict(options)))
-    for name, value in options.items():
-        if given[name] != value:
+    configuration = curriculum.generate_configuration(dict(options))
+    set_here = {
+        getattr(attribute, field)
+        for attribute in curriculum.attributes.values()
+        for field in ("field_name", "lower_field_name", "upper_field_name")
+        if hasattr(attribute, field)
+    }
+    for name in options:
+        if name in set_here:
             raise ConfigError(f"option {name!r} of {generator!r} is set by the level: leave it out")
-    changed = {name: value for name, value in given.items() if name not in _OURS}
+    whole = {**options, **{name: getattr(configuration, name) for name in sorted(set_here)}}
     try:
-        make_generator(generator, changed)
+        make_generator(generator, whole)
     except ConfigError as error:
         raise ConfigError(f"level {level}: {error}") from error
-    return changed
+    return whole
 
 
 def make_generator(generator: str, options: Mapping[str, Any], seed: int | None = None) -> Any:
@@ -168,15 +176,14 @@ def reseeded(made: Any, seed: int) -> Any:
 def pack(generator: str, options: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
     """Returns a problem of the library as text, for the column ``entry``.
 
-    Raises:
-        DataError: It holds something that no literal can say.
+    Tuples and keys of any kind are kept, other objects (fractions, dates) become their text.
     """
     whole = {"generator": generator, "options": dict(options), "entry": _plain(entry)}
     return repr(whole)
 
 
 def _plain(value: Any) -> Any:
-    """Returns a value with numpy's scalars and subclasses of plain types made plain."""
+    """Returns a value as what Python has literals for."""
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -187,9 +194,7 @@ def _plain(value: Any) -> Any:
             return kind(value)
     if value is None:
         return None
-    if hasattr(value, "item"):
-        return value.item()
-    raise DataError(f"a problem of reasoning-gym holds {value!r} ({type(value).__name__})")
+    return value.item() if isinstance(value, np.generic) else str(value)
 
 
 @lru_cache(maxsize=512)

@@ -112,6 +112,7 @@ def test_the_right_answer_earns_the_reward_and_ends_the_episode(name):
     assert (after, reward) == ("", 1.0)
     assert terminated is True and truncated is False
     judged = {"skill", "skill.exact_match"} if "Skills" in name else {"exact_match"}
+    judged = {"reasoning_gym"} if "ReasoningGym" in name else judged
     assert info["reward_parts"] == dict.fromkeys(judged, 1.0)
     assert info["reward_status"] == "scored"
     env.reset(seed=3)

@@ -179,7 +179,7 @@ def test_options_and_levels_are_those_of_the_generator():
     assert [task.labels(i) for i in range(2)] == [
         {"family": "chain_sum", "level": level} for level in (0, 2)
     ]
-    assert "'max_digits': 1, 'allow_negation': True" in task[0].columns["entry"]
+    assert "'allow_negation': True, 'max_digits': 1" in task[0].columns["entry"]
     assert "'max_digits': 3" in task[1].columns["entry"]
 
 

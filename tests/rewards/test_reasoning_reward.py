@@ -1,7 +1,9 @@
 """The scorers of reasoning-gym as a reward: what counts as the answer, and what may not happen."""
 
 import importlib.util
+import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -26,10 +28,13 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 
 def test_a_problem_keeps_its_tuples_and_keys_as_text():
-    entry = {"answer": None, "metadata": {1: (2, [np.int64(3), np.str_("four")]), "x": 0.5}}
+    entry = {
+        "answer": None,
+        "metadata": {1: (2, [np.int64(3), np.str_("four")]), "x": Fraction(1, 2)},
+    }
     text = reasoning.pack("gcd", {"min_value": 1}, entry)
     kept = reasoning._unpacked(text)["entry"]
-    assert kept == {"answer": None, "metadata": {1: (2, [3, "four"]), "x": 0.5}}
+    assert kept == {"answer": None, "metadata": {1: (2, [3, "four"]), "x": "1/2"}}
     assert type(kept["metadata"][1]) is tuple
 
 
@@ -100,6 +105,4 @@ def test_worker_processes_score_alike():
 def test_the_library_is_imported_with_the_first_use_only():
     assert "instructrec.rewards.reasoning" in sys.modules
     code = "import sys, instructrec.rewards.reasoning; sys.exit('reasoning_gym' in sys.modules)"
-    import subprocess
-
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
