@@ -187,8 +187,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        kind = list if isinstance(value, list) else tuple
-        return kind(_plain(item) for item in value)
+        items = [_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     for kind in (bool, int, float, str):
         if isinstance(value, kind):
             return kind(value)
