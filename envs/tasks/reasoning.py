@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,7 +26,10 @@ from instructrec.rewards.reasoning import (
 MADE_AT_ONCE = frozenset({"acre", "composite", "gsm_symbolic", "list_functions", "survo"})
 """Generators that draw from their seed when they are made, so that each item needs its own."""
 HASH_DEPENDENT = frozenset(
-    {"composite", "isomorphic_strings", "polynomial_multiplication", "ransom_note", "word_ladder"}
+    {
+        *("composite", "isomorphic_strings", "knight_swap", "polynomial_multiplication"),
+        *("ransom_note", "word_ladder"),
+    }
 )
 """Generators that walk through sets of strings: their items depend on Python's hash seed."""
 ATTEMPTS = 200
@@ -179,12 +183,16 @@ def _generate(generator: str, options: Mapping[str, Any], seed: int) -> dict[str
 
 @contextmanager
 def _own_generators(seed: int) -> Iterator[None]:
-    """Seeds the global generators and puts them back: a few problems draw from them."""
+    """Seeds the global generators and puts them back: a few problems draw from them.
+
+    What a problem's code prints is dropped: it would stand in the output of a command.
+    """
     states = random.getstate(), np.random.get_state()
     random.seed(seed)
     np.random.seed(seed)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
