@@ -7,6 +7,8 @@ import json
 import os
 import pty
 import re
+import select
+import signal
 import subprocess
 import sys
 import time
@@ -227,10 +229,14 @@ def at_a_terminal(keys: list[bytes], *arguments: str) -> tuple[int, str]:
     process, terminal = pty.fork()
     if process == 0:
         os.environ["TERM"] = "dumb"
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a background job ignores it
         os.execv(sys.executable, [*COMMAND, *arguments])
-    printed, asked = b"", 0
+    printed, asked, deadline = b"", 0, time.monotonic() + 60
     try:
         while True:
+            if not select.select([terminal], [], [], max(deadline - time.monotonic(), 0))[0]:
+                os.kill(process, signal.SIGKILL)
+                break
             try:
                 printed += os.read(terminal, 4096)
             except OSError:  # the program has ended
