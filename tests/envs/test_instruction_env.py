@@ -27,7 +27,8 @@ REGISTERED = sorted(name for name in gym.registry if name.startswith("instructre
 NEEDS = {"instructrec/ReasoningGym-v0": "reasoning_gym"}
 """Ids that work only with a package of an extra."""
 IDS = [name for name in REGISTERED if name not in NEEDS or find_spec(NEEDS[name])]
-ANSWERED_ONCE = [n for n in IDS if "Chat" not in n and "Tool" not in n]  # others show messages
+SHOWS_MORE = ("Chat", "Tool", "Candidates")  # messages, tools, and what there is to choose from
+ANSWERED_ONCE = [name for name in IDS if not any(kind in name for kind in SHOWS_MORE)]
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 
 
@@ -74,6 +75,7 @@ def needs_style(completions, style, **columns):
 def test_there_are_ids_for_any_task_and_one_for_each_built_in_task():
     assert [name.removeprefix("instructrec/").removesuffix("-v0") for name in REGISTERED] == [
         "Arithmetic",
+        "Candidates",
         "Category",
         "Chat",
         "ClosedAnswers",
