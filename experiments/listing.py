@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from instructrec.errors import ConfigError
+
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
@@ -47,7 +49,11 @@ def tasks() -> str:
 
     rows = []
     for name in list_tasks():
-        splits = [make_task(name, split=split) for split in ("train", "validation", "test")]
+        try:
+            splits = [make_task(name, split=split) for split in ("train", "validation", "test")]
+        except ConfigError as error:  # it needs an extra, or options
+            rows.append((name, "-", str(error)))
+            continue
         item = splits[0][0]
         sizes = " / ".join(str(len(task)) for task in splits)
         example = f"{render_prompt(item.prompt)} -> {item.columns.get('reference')}"

@@ -21,7 +21,8 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.rewards.combine import make_rewards
 
 IDS = sorted(name for name in gym.registry if name.startswith("instructrec/"))
-ANSWERED_ONCE = [n for n in IDS if "Chat" not in n and "Tool" not in n]  # others show messages
+OTHERWISE = ("Chat", "Tool", "Candidates", "ReasoningGym")  # asked or judged in another way
+ANSWERED_ONCE = [name for name in IDS if not any(kind in name for kind in OTHERWISE)]
 MODES = ["SAME_STEP", "DISABLED", "NEXT_STEP"]
 
 

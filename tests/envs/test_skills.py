@@ -224,9 +224,8 @@ def test_the_examples_of_the_page_run_and_name_the_rewards_of_the_skills(root):
     namespace = {}
     exec(re.search(r"```python\n(.*?)```", text, flags=re.DOTALL)[1], namespace)
     assert namespace["one"].name == "unit_conversion_zh3"
-    rewards, augmented, mixture = (
-        yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
-    )
+    blocks = re.findall(r"```yaml\n(.*?)```", text, flags=re.DOTALL)
+    rewards, _, augmented, mixture = (yaml.safe_load(block) for block in blocks)
     assert rewards["rewards"] == default_rewards(namespace["task"])
     assert len(make_task(augmented["task"]["name"], **augmented["task"]["options"])) == 3 * 4096
     del mixture["task"]["options"]["tasks"]["quiz"]  # its file is the reader's

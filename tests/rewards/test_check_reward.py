@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import time
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -50,7 +51,14 @@ def verdicts(reward, data=None, **options):
 # These need a model or a server, start a process first, or import a library that sets variables.
 ON_THEIR_OWN = ("learned", "classifier", "embedding_similarity", "llm_judge")
 ON_THEIR_OWN += ("math_verify", "hf_metric")
-BUILT_IN = [name for name in _BUILTINS if name not in ON_THEIR_OWN]
+NEEDS = {"reasoning_gym": "reasoning_gym"}  # an extra that is not always installed
+BUILT_IN = [
+    pytest.param(name, marks=pytest.mark.skipif(not find_spec(NEEDS[name]), reason="extra"))
+    if name in NEEDS
+    else name
+    for name in _BUILTINS
+    if name not in ON_THEIR_OWN
+]
 
 
 @pytest.mark.parametrize("name", BUILT_IN)

@@ -299,5 +299,6 @@ def test_rewards_inside_of_a_reward_do_not_take_its_time_again(toy):
     config = dataclasses.replace(toy.fast, num_updates=1)
     _, _, [(metrics, _)] = toy.train(config, reward=make_rewards(reward))
     assert metrics["reward/outer.slow/seconds"] >= 0.3
-    assert metrics["time/score_s"] == metrics["reward/outer/seconds"]
+    outer = metrics["reward/outer/seconds"]
+    assert outer <= metrics["time/score_s"] < 1.5 * outer  # both together would be twice as much
     assert metrics["time/rollout_s"] > 0

@@ -175,14 +175,14 @@ class Dictation(InstructionVectorEnv):
 
     def __init__(self, num_envs, **options):
         super().__init__(num_envs, **options)
-        self.told = [False] * num_envs
+        self.dictated = [False] * num_envs
 
     def begin(self, i):
-        self.told[i] = False
+        self.dictated[i] = False
 
     def judge(self, i, text, total):
-        if not self.told[i]:
-            self.told[i] = True
+        if not self.dictated[i]:
+            self.dictated[i] = True
             return 0.0, "first" if i % 2 else "second", {}
         wanted = range(97, 110) if i % 2 else range(110, 123)
         return sum(ord(c) in wanted for c in text) / max(len(text), 1), None, {}
