@@ -7,14 +7,10 @@ items are resampled. It writes ``compare.json`` and ``compare.md``, and a page f
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from instructrec.errors import ConfigError, DataError, unknown_name
 from instructrec.experiments import compare_page, telling
@@ -80,8 +76,7 @@ def compare(
     results = results_of(comparison, config.metric)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", results)
-    text = to_markdown(json.loads((out / "compare.json").read_text(encoding="utf-8")))
-    write_atomic(out / "compare.md", text)
+    write_atomic(out / "compare.md", to_markdown(results))
     write_atomic(out / "compare.html", compare_page.page(results, comparison))
     say(to_text(results))
     say(f"\nwritten  {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.html'}")
@@ -97,13 +92,14 @@ def results_of(comparison: Comparison, metric: str) -> dict[str, Any]:
     """All numbers of a comparison, JSON-able.
 
     Raises:
-        DataError: No instruction has a score of the metric from every policy.
+        DataError: Fewer than two items have a score of the metric from every policy.
     """
     parts = {part: _part(comparison, part) for part in comparison.parts}
     if not parts[metric]:
         raise DataError(
-            f"no instruction has a score of {metric!r} from every run: expected rewards that "
-            "apply to the same instructions. Look at the rows of the evaluations."
+            f"fewer than two items have a score of {metric!r} from every run: expected rewards "
+            "that apply to the same instructions, and several of these. Look at the rows of the "
+            "evaluations."
         )
     parts = {name: part for name, part in parts.items() if part}
     header = comparison.contenders[0].members[0].evaluation.header
@@ -120,12 +116,12 @@ def results_of(comparison: Comparison, metric: str) -> dict[str, Any]:
 
 
 def _part(comparison: Comparison, part: str) -> dict[str, Any]:
-    """Means and pairs by one reward; empty where no instruction has a score from all."""
+    """Means and pairs by one reward; empty where fewer than two items have a score from all."""
     places = comparison.kept(part)
-    if not places:
+    clusters, labels = comparison.clusters(places), comparison.labels(places)
+    if len(set(clusters)) < 2:  # nothing to resample
         return {}
     ids = [comparison.ids[i] for i in places]
-    clusters, labels = comparison.clusters(places), comparison.labels(places)
     scores = {c.name: c.scores(ids, part) for c in comparison.contenders}
     seeds = {c.name: c.seeds for c in comparison.contenders}
     tasks = {name: by_task(matrix, labels) for name, matrix in scores.items()}
@@ -153,24 +149,22 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
 
 
 def _about(contender: Contender) -> dict[str, Any]:
-    last = [member.updates[-1] for member in contender.members if member.updates]
-    drift = [
-        row["ppo/kl_ref"] / max(row["rollout/response_len"], 1)
-        for row in last
-        if "ppo/kl_ref" in row
-    ]
     return {
-        "runs": [str(member.path) for member in contender.members],
+        "runs": [
+            {
+                "path": str(member.path),
+                "command": " ".join(member.record.get("command", [])),
+                "git_commit": member.record.get("git_commit"),
+                "machine": member.record.get("machine"),
+                "versions": member.record.get("versions"),
+            }
+            for member in contender.members
+        ],
         "seeds": contender.seeds,
         "algorithm": contender.members[0].record.get("algorithm"),
-        "response_len": _number(contender.mean_of("eval/response_len")),
-        "truncated_frac": _number(contender.mean_of("eval/truncated_frac")),
-        "kl_per_token": float(np.mean(drift)) if drift else None,
+        "response_len": contender.response_len,
+        "kl_per_token": contender.kl_per_token,
     }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> list[str]:
@@ -183,7 +177,7 @@ def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> lis
                 f"{contender.name} has {runs} run{'s' if runs > 1 else ''}: another seed may give "
                 "another result than the interval says. Three seeds or more tell."
             )
-        kl = _about(contender)["kl_per_token"]
+        kl = contender.kl_per_token
         if kl is not None and abs(kl) > FAR_FROM_REFERENCE:
             found.append(
                 f"{contender.name} ended {kl:.2f} nats per token from its reference: read its "
@@ -202,9 +196,9 @@ def _of_a_pair(
     comparison: Comparison, parts: dict[str, Any], metric: str, pair: dict[str, Any]
 ) -> list[str]:
     found = []
-    by_name = {c.name: c.mean_of("eval/response_len") for c in comparison.contenders}
+    by_name = {c.name: c.response_len for c in comparison.contenders}
     a, b = by_name[pair["a"]], by_name[pair["b"]]
-    if min(a, b) > 0 and max(a, b) / min(a, b) > LENGTHS_DIFFER:
+    if a and b and max(a, b) / min(a, b) > LENGTHS_DIFFER:
         found.append(
             f"responses of {pair['a']} have {a:.1f} tokens and those of {pair['b']} {b:.1f}: make "
             "sure that the reward does not pay for length."
@@ -264,8 +258,10 @@ def to_markdown(results: dict[str, Any]) -> str:
     if results["warnings"]:
         blocks += ["## Notes", "\n".join(f"- {text}" for text in results["warnings"])]
     runs = [
-        f"- {name}: {', '.join(f'`{run}`' for run in about['runs'])}"
+        f"- {name}: `{run['command'] or run['path']}`"
+        + (f", commit {run['git_commit'][:12]}" if run["git_commit"] else "")
         for name, about in results["policies"].items()
+        for run in about["runs"]
     ]
     return "\n\n".join([*blocks, "## Runs", "\n".join(runs), ""])
 
@@ -280,7 +276,7 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     others = [name for name in results["parts"] if name != results["metric"]]
     rows = [
-        ("policy", results["metric"], "95 % interval", "by seed", "IQM of tasks", "length", *others)
+        ("policy", results["metric"], "95 % interval", "by seed", "IQM of tasks", "tokens", *others)
     ]
     main = results["parts"][results["metric"]]["policies"]
     for name, about in results["policies"].items():

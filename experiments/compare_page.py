@@ -85,7 +85,7 @@ def _means(results: dict[str, Any]) -> str:
         ]
         for i, (name, about) in enumerate(results["policies"].items())
     ]
-    return bars(main) + _table(["policy", *parts, "length", "runs"], rows)
+    return bars(main) + _table(["policy", *parts, "tokens", "runs"], rows)
 
 
 def _interval(found: dict[str, Any]) -> str:
@@ -185,7 +185,11 @@ def _marked(first: str, second: str) -> str:
 
 def _runs(results: dict[str, Any]) -> str:
     rows = [
-        [text(name), text(about["algorithm"] or "-"), "<br>".join(map(text, about["runs"]))]
+        [
+            text(name),
+            text(about["algorithm"] or "-"),
+            "<br>".join(text(run["path"]) for run in about["runs"]),
+        ]
         for name, about in results["policies"].items()
     ]
     return _table(["policy", "algorithm", "runs"], rows)

@@ -109,7 +109,7 @@ def _pair(
 ) -> Pair:
     plain = paired_difference(a_SN.mean(0), b_TN.mean(0), clusters)
     low, high, method = plain.low, plain.high, "items"
-    if min(len(a_SN), len(b_TN)) > 1:
+    if max(len(a_SN), len(b_TN)) > 1:
         method = "seeds and items"
         if list(a_seeds) == list(b_seeds) and None not in a_seeds:
             found = two_level_bootstrap(a_SN - b_TN, clusters, differences=True)
@@ -144,7 +144,10 @@ def unpaired_interval(
     resamples: int = 4999,
     rng: Rng = 0,
 ) -> tuple[float, float]:
-    """Percentile interval of the difference of means: seeds drawn apart, items together."""
+    """Percentile interval of the difference of means: seeds drawn apart, items together.
+
+    A policy of one run keeps it in every resample.
+    """
     index_N, count = cluster_index(clusters, a_SN.shape[1])
     sizes_C = np.bincount(index_N, minlength=count).astype(np.float64)
     sums = [

@@ -47,7 +47,7 @@ class Member:
     summary: Row = field(default_factory=dict)
     """Its final numbers."""
 
-    @property
+    @cached_property
     def updates(self) -> list[Row]:
         """Metrics of its updates; none for a file, or for a run that only evaluates."""
         return read_metrics(self.path) if self.record.get("job_type") == "train" else []
@@ -86,11 +86,23 @@ class Contender:
         """Scores, (seeds, instructions) float64, NaN where there is none."""
         return np.array([[m.score(key, part) for key in ids] for m in self.members])
 
-    def mean_of(self, key: str) -> float:
-        """Mean over the seeds of a metric of the evaluation; NaN where none has it."""
-        values = [m.evaluation.metrics().get(key) for m in self.members]
-        known = [value for value in values if value is not None]
-        return math.fsum(known) / len(known) if known else math.nan
+    @cached_property
+    def response_len(self) -> float | None:
+        """Mean length of its responses in tokens; None where nobody counted."""
+        rows = [row for member in self.members for row in member.evaluation.rows]
+        known = [row["response_len"] for row in rows if row["response_len"] is not None]
+        return math.fsum(known) / len(known) if known else None
+
+    @cached_property
+    def kl_per_token(self) -> float | None:
+        """How far its runs ended from their references, nats per token; None without any."""
+        last = [member.updates[-1] for member in self.members if member.updates]
+        known = [
+            row["ppo/kl_ref"] / max(row["rollout/response_len"], 1)
+            for row in last
+            if "ppo/kl_ref" in row
+        ]
+        return math.fsum(known) / len(known) if known else None
 
 
 @dataclass(frozen=True)

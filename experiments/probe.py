@@ -231,7 +231,9 @@ def _costs(
 ) -> list[str]:
     """Runs one update and says what a run costs in time and memory."""
     parts = memory_by_part(policy, config)
-    one = dataclasses.replace(config.ppo, num_updates=1, eval_every=0, save_every=0)
+    one = dataclasses.replace(
+        config.ppo, num_updates=1, eval_every=0, save_every=0, early_stopping_patience=0
+    )
     env = setup_run.training_env(config, materials)
     seen: list[dict[str, float]] = []
     setup_run.learner(config.algorithm)(

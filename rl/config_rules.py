@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 _WITH = {
     "prompt_filter_floor": ("prompt_filter", "a filter, e.g. ppo.prompt_filter = 'id'"),
-    "curriculum_pass": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
-    "curriculum_window": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
-    "curriculum_raise": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
-    "curriculum_lower": ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
+    **dict.fromkeys(
+        ("curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
+        ("curriculum", "a column, e.g. ppo.curriculum = 'level'"),
+    ),
     "kl_horizon": ("kl_target", "a target, e.g. ppo.kl_target = 6"),
     "entropy_coef_max": ("entropy_target", "a target, e.g. ppo.entropy_target = 0.4"),
     "early_stopping_patience": ("eval_every", "ppo.eval_every above 0"),

@@ -100,9 +100,8 @@ def test_a_clear_difference_is_decided_and_said_in_words(tmp_path: Path) -> None
     assert results["parts"]["total"]["tasks"]["even"]["new"] == pytest.approx(0.5)
     notes = " ".join(results["warnings"])
     assert "Three seeds" in notes and "new is better than old in total, but worse in short" in notes
-    assert json.loads((tmp_path / "out" / "compare.json").read_text()) == json.loads(
-        json.dumps(results)
-    )
+    written = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert written == json.loads(json.dumps(results))
     assert "| new - old | total | +0.500 |" in (tmp_path / "out" / "compare.md").read_text()
 
 
@@ -141,6 +140,25 @@ def test_seeds_that_are_not_the_same_are_drawn_apart(tmp_path: Path) -> None:
     results = compare(list(map(str, folders)), CompareConfig(out=str(tmp_path / "o")), say=silent)
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["method"] == "seeds and items" and 0.3 < pair["low"] < 0.5 < pair["high"] < 0.7
+
+
+def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
+    def luck(seed: int) -> Scores:
+        return lambda i: {"match": float(i % 4 < seed), "short": 0.0}
+
+    new = [run_folder(tmp_path / f"s{s}", luck(s), seed=s, variant="new") for s in (1, 2, 3)]
+    old = evaluation(tmp_path / "old.jsonl", luck(1))
+    named = [*map(str, new), str(old)]
+    results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
+    (pair,) = results["parts"]["total"]["pairs"]
+    assert pair["method"] == "seeds and items" and pair["mean"] == pytest.approx(0.25)
+    assert pair["low"] <= 0.05 and pair["high"] >= 0.4 and not pair["decided"]
+
+
+def test_a_single_item_says_nothing_of_chance(tmp_path: Path) -> None:
+    named = [str(evaluation(tmp_path / f"{x}.jsonl", good, size=1)) for x in "ab"]
+    with pytest.raises(DataError, match="fewer than two items have a score of 'total'"):
+        compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
 
 
 def test_a_seed_that_had_other_settings_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -73,6 +74,27 @@ class Toy:
             **options,
         )
         return policy, result, log
+
+    def learns(self, env, seed):
+        """Makes sure that a policy learns 64 episodes of single characters, from nearly nothing."""
+        config = dataclasses.replace(
+            self.fast,
+            num_updates=30,
+            episodes_per_update=64,
+            response_length=1,
+            micro_batch_size=32,
+            learning_rate=6e-3,
+            critic_learning_rate=6e-3,
+            lr_schedule="linear",
+        )
+        log = []
+
+        def on_update(metrics, rows):
+            log.append(metrics["reward/total/mean"])
+
+        train_ppo(self.policy(seed), env, config, seed=seed, on_update=on_update)
+        assert sum(log[:2]) / 2 < 0.2
+        assert sum(log[-3:]) / 3 > 0.8, log
 
     def trainer(self, config, learner=PPOLearner, kind=PPOTrainer):
         """A trainer that was not started."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
 
 from instructrec.envs.chat import ChatVectorEnv
-from instructrec.rl.ppo import train_ppo
 
 
 def is_letter(text):
@@ -35,24 +33,4 @@ def talk(size, path):
 @pytest.mark.parametrize("seed", range(5))
 def test_it_learns_to_do_what_the_user_asks_for(toy, tmp_path, seed):
     """Whoever says the same in both turns gets nothing: the user has to be heeded."""
-    config = dataclasses.replace(
-        toy.fast,
-        num_updates=30,
-        episodes_per_update=64,
-        response_length=1,
-        micro_batch_size=32,
-        learning_rate=6e-3,
-        critic_learning_rate=6e-3,
-        lr_schedule="linear",
-    )
-    log = []
-    train_ppo(
-        toy.policy(seed),
-        talk(64, tmp_path / "go.jsonl"),
-        config,
-        seed=seed,
-        on_update=lambda metrics, rows: log.append(metrics),
-    )
-    rewards = [metrics["reward/total/mean"] for metrics in log]
-    assert sum(rewards[:2]) / 2 < 0.2
-    assert sum(rewards[-3:]) / 3 > 0.8, rewards
+    toy.learns(talk(64, tmp_path / "go.jsonl"), seed)

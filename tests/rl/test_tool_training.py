@@ -9,7 +9,6 @@ import pytest
 
 from instructrec.envs.tool_calls import Call
 from instructrec.envs.tool_use import ToolVectorEnv
-from instructrec.rl.ppo import train_ppo
 from instructrec.rl.reporting import rollout_metrics
 from instructrec.rl.rollout import collect
 
@@ -67,24 +66,4 @@ def test_results_are_tokens_of_the_environment(toy, tmp_path):
 @pytest.mark.parametrize("seed", range(5))
 def test_it_learns_to_call_the_tool_and_then_to_answer(toy, tmp_path, seed):
     """Whoever says the same in both turns gets nothing: the result has to be heeded."""
-    config = dataclasses.replace(
-        toy.fast,
-        num_updates=30,
-        episodes_per_update=64,
-        response_length=1,
-        micro_batch_size=32,
-        learning_rate=6e-3,
-        critic_learning_rate=6e-3,
-        lr_schedule="linear",
-    )
-    log = []
-    train_ppo(
-        toy.policy(seed),
-        secrets(64, tmp_path / "go.jsonl"),
-        config,
-        seed=seed,
-        on_update=lambda metrics, rows: log.append(metrics),
-    )
-    rewards = [metrics["reward/total/mean"] for metrics in log]
-    assert sum(rewards[:2]) / 2 < 0.2
-    assert sum(rewards[-3:]) / 3 > 0.8, rewards
+    toy.learns(secrets(64, tmp_path / "go.jsonl"), seed)
