@@ -7,13 +7,14 @@ runs, so that help, completion and mistakes answer at once.
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import sys
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import instructrec
 from instructrec import processes
@@ -22,6 +23,8 @@ from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, un
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+Build = Callable[["ArgumentParser"], None]
+Run = Callable[["Namespace", list[str]], None]
 _DEBUG_HELP = "Show the full traceback of an error (also INSTRUCTREC_DEBUG=1)."
 
 
@@ -31,9 +34,9 @@ class Command:
 
     help: str
     """One line for the overview."""
-    build: Callable[[ArgumentParser], None]
+    build: Build
     """Adds the arguments."""
-    run: Callable[[Namespace, list[str]], None]
+    run: Run
     """Runs with the parsed arguments and the command line as it was given."""
     takes_recipe: bool = False
     """Whether leading arguments are recipes."""
@@ -41,223 +44,59 @@ class Command:
     """Whether a launcher may start it in several processes."""
 
 
-def _add_folder_flags(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="Continue the run folder's newest checkpoint; a finished run goes on to a larger "
-        "ppo.num_updates.",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="Delete an existing run folder of this name."
-    )
+def _in(module: str, name: str = "") -> tuple[Build, Run]:
+    """The functions ``build`` and ``run`` of a module here, imported when they are needed.
 
+    Args:
+        module: Name of the module in this package.
+        name: Takes ``build_<name>`` and ``run_<name>`` instead.
+    """
+    suffix = f"_{name}" if name else ""
 
-def _build_train(parser: ArgumentParser) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import TrainConfig
+    def of(function: str) -> Any:
+        found = importlib.import_module(f"instructrec.experiments.{module}")
+        return getattr(found, function + suffix)
 
-    command_line.add_config_file(parser)
-    parser.add_class_arguments(TrainConfig)
-    _add_folder_flags(parser)
-    parser.add_argument(
-        "--sanity",
-        action="store_true",
-        help="Train nothing for good: overfit 8 instructions in about a minute, or say why not.",
-    )
+    def build(parser: ArgumentParser) -> None:
+        of("build")(parser)
 
+    def run(values: Namespace, command: list[str]) -> None:
+        of("run")(values, command)
 
-def _build_sft(parser: ArgumentParser) -> None:
-    _build_train(parser)
-    parser.set_defaults({"algorithm": "sft"})
-
-
-def _run_train(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import TrainConfig
-
-    config = command_line.as_dataclass(TrainConfig, values)
-    if command[:1] == ["sft"] and config.algorithm != "sft":
-        raise ConfigError(
-            f"algorithm = {config.algorithm!r}: `instructrec sft` trains with algorithm sft; "
-            "use `instructrec train` for this recipe."
-        )
-    if values.sanity:
-        from instructrec.experiments.sanity import run_sanity
-
-        processes.refuse_several("train --sanity")
-        if values.resume or values.overwrite:
-            raise ConfigError("--sanity writes no run folder: leave --resume and --overwrite out.")
-        run_sanity(config)
-        return
-    from instructrec.experiments.train import run_training
-
-    run_training(config, resume=values.resume, overwrite=values.overwrite, command=command)
-
-
-def _build_evaluate(parser: ArgumentParser) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import EvaluateConfig
-
-    command_line.add_config_file(parser)
-    parser.add_argument(
-        "policy",
-        help="A run folder, a Hugging Face folder or hub id, a model name (smollm2-135m, tiny), "
-        "oracle, random or empty, or the .jsonl of an earlier evaluation to score it anew.",
-    )
-    parser.add_class_arguments(EvaluateConfig)
-    parser.add_argument(
-        "--robustness",
-        action="store_true",
-        help="Measure the policy on the same instructions in other words, too: typos, casing, "
-        "paraphrase, distractor, conflict, vague.",
-    )
-    parser.add_argument(
-        "--overwrite", action="store_true", help="Delete an existing run folder of this name."
-    )
-
-
-def _run_evaluate(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import EvaluateConfig
-    from instructrec.experiments.evaluate_policy import run_evaluation
-
-    config = command_line.as_dataclass(EvaluateConfig, values)
-    run_evaluation(
-        values.policy,
-        config,
-        robust=values.robustness,
-        overwrite=values.overwrite,
-        command=command,
-    )
-
-
-def _build_compare(parser: ArgumentParser) -> None:
-    from instructrec.experiments.compare import CompareConfig
-
-    parser.add_argument(
-        "policies",
-        nargs="+",
-        help="Run folders (those of one variant are the seeds of one policy), .jsonl files of "
-        "responses, or NAME=PATH,PATH.",
-    )
-    parser.add_class_arguments(CompareConfig)
-
-
-def _run_compare(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.compare import CompareConfig, compare
-
-    compare(values.policies, command_line.as_dataclass(CompareConfig, values))
-
-
-def _build_probe(parser: ArgumentParser) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import TrainConfig
-    from instructrec.experiments.probe import ProbeConfig
-
-    command_line.add_config_file(parser)
-    parser.add_class_arguments(TrainConfig)
-    parser.add_class_arguments(ProbeConfig, "probe")
-
-
-def _run_probe(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.config import TrainConfig
-    from instructrec.experiments.probe import run_probe
-
-    run_probe(command_line.as_dataclass(TrainConfig, values), values.probe)
-
-
-def _build_quickstart(parser: ArgumentParser) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.quickstart_config import QuickstartConfig
-
-    command_line.add_config_file(parser)
-    parser.add_class_arguments(QuickstartConfig)
-
-
-def _run_quickstart(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import command_line
-    from instructrec.experiments.quickstart import run_quickstart
-    from instructrec.experiments.quickstart_config import QuickstartConfig
-
-    run_quickstart(command_line.as_dataclass(QuickstartConfig, values), command=command)
-
-
-def _build_list(parser: ArgumentParser) -> None:
-    parser.add_argument("action", choices=["list"], help="list: print the names.")
-
-
-def _build_rewards(parser: ArgumentParser) -> None:
-    from instructrec.experiments import reward_commands
-
-    reward_commands.build(parser)
-
-
-def _run_rewards(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import reward_commands
-
-    reward_commands.run(values, command)
-
-
-def _build_data(parser: ArgumentParser) -> None:
-    from instructrec.experiments import data_commands
-
-    data_commands.build(parser)
-
-
-def _run_data(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import data_commands
-
-    data_commands.run(values, command)
-
-
-def _list_tasks(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments.listing import tasks
-
-    print(tasks())
-
-
-def _build_envs(parser: ArgumentParser) -> None:
-    from instructrec.experiments import env_commands
-
-    env_commands.build(parser)
-
-
-def _run_envs(values: Namespace, command: list[str]) -> None:
-    from instructrec.experiments import env_commands
-
-    env_commands.run(values, command)
+    return build, run
 
 
 COMMANDS = {
     "train": Command(
-        "Train a policy, with PPO by default.", _build_train, _run_train, True, shared=True
+        "Train a policy, with PPO by default.",
+        *_in("run_commands", "train"),
+        takes_recipe=True,
+        shared=True,
     ),
-    "sft": Command("Train on demonstrations (warm start).", _build_sft, _run_train, True),
+    "sft": Command(
+        "Train on demonstrations (warm start).", *_in("run_commands", "sft"), takes_recipe=True
+    ),
     "evaluate": Command(
-        "Measure a policy on held-out instructions.", _build_evaluate, _run_evaluate, shared=True
+        "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
     "compare": Command(
-        "Which policy is better, by how much, and how sure is that?", _build_compare, _run_compare
+        "Which policy is better, by how much, and how sure is that?",
+        *_in("run_commands", "compare"),
     ),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
-        _build_probe,
-        _run_probe,
-        True,
+        *_in("run_commands", "probe"),
+        takes_recipe=True,
     ),
     "quickstart": Command(
         "Show on the embedded model that PPO improves it; compare with SFT.",
-        _build_quickstart,
-        _run_quickstart,
-        True,
+        *_in("run_commands", "quickstart"),
+        takes_recipe=True,
     ),
-    "rewards": Command("List, show, check and score rewards.", _build_rewards, _run_rewards),
-    "data": Command("Check a data set, or show what is in it.", _build_data, _run_data),
-    "tasks": Command("List the built-in tasks.", _build_list, _list_tasks),
-    "envs": Command("List environments, show one, or play in it.", _build_envs, _run_envs),
+    "rewards": Command("List, show, check and score rewards.", *_in("reward_commands")),
+    "data": Command("Check a data set, or show what is in it.", *_in("data_commands")),
+    "tasks": Command("List the built-in tasks.", *_in("run_commands", "tasks")),
+    "envs": Command("List environments, show one, or play in it.", *_in("env_commands")),
 }
 
 
