@@ -19,7 +19,7 @@ from instructrec.experiments.playing import EnvName
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
-from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
@@ -127,10 +127,9 @@ class TrainConfig:
     """The instructions."""
     policy: PolicyConfig = PolicyConfig()
     """The model."""
-    rewards: dict[str, bool | float | str | RewardSpec] = field(
-        default_factory=lambda: {"exact_match": 1.0}
-    )
-    """Name -> weight of a registered reward, module:attr or file.py:attr, or all of a long form."""
+    rewards: dict[str, bool | float | str | RewardSpec] = field(default_factory=dict)
+    """Name -> weight of a registered reward, module:attr or file.py:attr, or all of a long form;
+    none takes the task's own, which is exact_match for most."""
     ppo: PPOConfig = PPOConfig()
     """Settings of PPO, and of raft."""
     sft: SFTConfig = SFTConfig()
@@ -145,8 +144,6 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for key in ("name", "variant"):
             _check_name(key, getattr(self, key))
-        if not self.rewards:
-            raise ConfigError("rewards is empty: expected at least one, e.g. {exact_match: 1.0}.")
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
         if self.algorithm == "sft" and self.task.env == "refine":
@@ -202,8 +199,13 @@ class TrainConfig:
         )
 
     def resolved(self) -> TrainConfig:
-        """The same run with its variant and name written out."""
-        return dataclasses.replace(self, variant=self.resolved_variant, name=self.resolved_name)
+        """The same run with its variant, name and rewards written out."""
+        return dataclasses.replace(
+            self,
+            variant=self.resolved_variant,
+            name=self.resolved_name,
+            rewards=self.rewards or self.task.own_rewards(),
+        )
 
     def with_micro_batch_size(self, device_type: str) -> TrainConfig:
         """The same run with a micro-batch size for its episodes' length and its processes."""
@@ -319,8 +321,8 @@ class EvaluateConfig:
     """Most answers in one episode of several; None takes that of the policy's run, else 3."""
     env_options: dict[str, Any] | None = None
     """More options of env chat and tool; None takes those of the policy's run."""
-    rewards: dict[str, bool | float | str | RewardSpec] | None = None
-    """What is measured; None takes those of the policy's run folder, else the task's own."""
+    rewards: dict[str, bool | float | str | RewardSpec] = field(default_factory=dict)
+    """What is measured; none takes those of the policy's run folder, else the task's own."""
     limit: int | None = None
     """Most instructions; None takes the whole split."""
     samples: int = 1
@@ -347,6 +349,8 @@ class EvaluateConfig:
     """auto, cpu, cuda, cuda:1, mps, ..."""
     system_prompt: str | None = None
     """System message; None takes that of the policy's run folder, else none."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """The model, where the policy is the address of a server."""
     output: OutputConfig = OutputConfig()
     """Where the run folder goes."""
 

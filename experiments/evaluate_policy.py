@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.groups import by_task
+from instructrec.experiments.jsonl import plain
 from instructrec.experiments.listing import table
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
-from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
+from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConfig, Sampling
+from instructrec.policies.endpoint import EndpointPolicy, is_endpoint
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
 SCRIPTED = ("oracle", "random", "empty")
@@ -56,10 +58,10 @@ def run_evaluation(
     """Evaluates a policy; the rows go to its run folder, or to one of their own.
 
     Args:
-        policy: A run folder, a Hugging Face folder or hub id, a model name, one of ``oracle``,
-            ``random``, ``empty``, or the ``.jsonl`` of an earlier evaluation, whose responses are
-            given again (to measure other rewards on them). The weights of a run folder must be
-            those that its run recorded.
+        policy: A run folder, a Hugging Face folder or hub id, a model name, the address of a
+            server up to ``/v1``, one of ``oracle``, ``random``, ``empty``, or the ``.jsonl`` of an
+            earlier evaluation, whose responses are given again (to measure other rewards on them).
+            The weights of a run folder must be those that its run recorded.
         config: What is measured, and how.
         robust: Measure it on the same instructions in other words, too.
         overwrite: Delete an earlier evaluation in the same place.
@@ -72,7 +74,12 @@ def run_evaluation(
     """
     if robust:
         robustness.refuse_replay(policy)
-    if _is_scripted(policy):
+    if config.endpoint != EndpointConfig() and not is_endpoint(policy):
+        raise ConfigError(
+            f"endpoint.* given, but {policy!r} is no server: expected an address such as "
+            "http://localhost:8000/v1."
+        )
+    if _is_without_weights(policy):
         processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
     with processes.joined(config.device):
         say = say if processes.is_main() else telling.say_nothing
@@ -108,7 +115,7 @@ def _prepare(
     reward = make_rewards(plan.rewards)
     reward.check_columns([*task.columns, *plan.episodes.told])
     plan.corpus.check_columns(task.columns)
-    answering = _load(policy, plan, config.seed)
+    answering = _load(policy, plan, config)
     if run is not None:
         with_weights: Any = answering  # a run's policy has weights
         verification.check_loaded(with_weights.weights_hash(), run)
@@ -286,7 +293,7 @@ def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) 
     if config.system_prompt is not None:
         kept["system_prompt"] = config.system_prompt
     return PolicyConfig(
-        model=policy if _is_scripted(policy) else setup_run.model_folder(policy),
+        model=policy if _is_without_weights(policy) else setup_run.model_folder(policy),
         dtype=config.dtype,
         device=config.device,
         lora=lora,
@@ -294,20 +301,28 @@ def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) 
     )
 
 
-def _is_scripted(policy: str) -> bool:
-    return policy in SCRIPTED or policy.endswith(".jsonl")
+def _is_without_weights(policy: str) -> bool:
+    return policy in SCRIPTED or policy.endswith(".jsonl") or is_endpoint(policy)
 
 
-def _load(policy: str, plan: _Plan, seed: int) -> Policy:
+def _load(policy: str, plan: _Plan, config: EvaluateConfig) -> Policy:
+    if is_endpoint(policy):
+        return EndpointPolicy(
+            policy,
+            config.endpoint,
+            system_prompt=plan.policy.system_prompt,
+            sampling=plan.sampling,
+            seed=config.seed,
+        )
     if policy == "oracle":
         return scripted.OraclePolicy()
     if policy == "random":
-        return scripted.RandomPolicy(seed=seed)
+        return scripted.RandomPolicy(seed=config.seed)
     if policy == "empty":
         return scripted.EmptyPolicy()
     if policy.endswith(".jsonl"):
         return scripted.ReplayPolicy(policy)
-    return setup_run.load(plan.policy, seed, plan.sampling)
+    return setup_run.load(plan.policy, config.seed, plan.sampling)
 
 
 def _new_folder(
@@ -318,7 +333,8 @@ def _new_folder(
     overwrite: bool,
     command: Sequence[str] | None,
 ) -> RunFolder:
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", policy).strip("-.")
+    who = f"{config.endpoint.model} at {policy}" if is_endpoint(policy) else policy
+    label = re.sub(r"[^A-Za-z0-9.]+", "-", who).strip("-.")
     task = re.sub(r"[^A-Za-z0-9.]+", "-", Path(plan.task.split(":")[0]).stem)
     derived = f"eval-{label}-{task}-{plan.split}-{decoding}".replace("_", "-")
     if not re.fullmatch(r"[A-Za-z0-9.-]+", derived):
@@ -328,7 +344,7 @@ def _new_folder(
         algorithm="none",
         variant=label,
         seed=None if plan.sampling.greedy else config.seed,
-        base_model=policy,
+        base_model=who,
         task=plan.task,
         parent=policy if (Path(policy) / "run.json").is_file() else None,
     )
@@ -339,16 +355,28 @@ def _new_folder(
         "eval": {"limit": config.limit, "samples": config.samples, "batch_size": config.batch_size},
         "seed": config.seed,
     }
+    if is_endpoint(policy):
+        resolved["endpoint"] = asdict(config.endpoint)
     resolved["task"] |= plan.episodes.header()
     resolved["eval"] |= vars(plan.sampling)
     resolved["eval"] |= {
         "corpus_metrics": list(plan.corpus.names),
         "corpus_references": plan.corpus.references,
     }
+    path = Path(config.output.dir) / (config.name or derived)
     return RunFolder.create(
-        Path(config.output.dir) / (config.name or derived),
+        path,
         info,
         resolved,
+        resume=not overwrite and _was_interrupted(path, resolved),
         overwrite=overwrite,
         command=None if command is None else ["instructrec", *command],
     )
+
+
+def _was_interrupted(path: Path, resolved: dict[str, Any]) -> bool:
+    """Whether the folder holds the same evaluation, which did not come to its end."""
+    if not (path / "run.json").is_file():
+        return False
+    before = RunFolder.open(path)
+    return before.record().get("status") != "finished" and before.config() == plain(resolved)

@@ -58,7 +58,7 @@ class Recorder:
             name=f"{config.resolved_variant}-s{config.seed}",
             job_type=job_type,
             group=config.resolved_variant,
-            tags=[config.algorithm, config.policy.model, *config.rewards],
+            tags=[config.algorithm, config.policy.model, *config.reward_value()],
             run_config=config.to_dict(),
             note=say,
         )

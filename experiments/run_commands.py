@@ -74,7 +74,8 @@ def build_evaluate(parser: ArgumentParser) -> None:
     parser.add_argument(
         "policy",
         help="A run folder, a Hugging Face folder or hub id, a model name (smollm2-135m, tiny), "
-        "oracle, random or empty, or the .jsonl of an earlier evaluation to score it anew.",
+        "the address of a server with OpenAI's interface (https://host/v1), oracle, random or "
+        "empty, or the .jsonl of an earlier evaluation to score it anew.",
     )
     parser.add_class_arguments(EvaluateConfig)
     parser.add_argument(

@@ -61,7 +61,7 @@ def make_materials(config: TrainConfig) -> Materials:
         test = _make_split(task.name, task.test_split, task.options)
     else:
         test = _make_split(config.eval.task, task.test_split, config.eval.options, "eval.options")
-    reward = make_rewards(config.reward_value())
+    reward = make_rewards(config.resolved().reward_value())
     for each in (train, validation, test):
         reward.check_columns([*each.columns, *task.episodes.told])
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from instructrec.errors import ConfigError
+from instructrec.envs.tasks.base import default_rewards, make_task
+from instructrec.errors import ConfigError, InstructRecError
 from instructrec.experiments.playing import EnvName, Episodes
+from instructrec.rewards.parts import RewardSpec
 
 
 @dataclass(frozen=True)
@@ -57,3 +60,14 @@ class TaskConfig:
     def episodes(self) -> Episodes:
         """What an episode is."""
         return Episodes(self.env, self.max_turns, self.env_options)
+
+    def own_rewards(self) -> dict[str, bool | float | str | RewardSpec]:
+        """The rewards that the task brings along: exact match, if it has none of its own."""
+        try:
+            given = default_rewards(make_task(self.name, split=self.train_split, **self.options))
+        except InstructRecError:
+            given = {"exact_match": 1.0}  # what is wrong with the task is said where it is made
+        return {
+            name: RewardSpec(**spec) if isinstance(spec, Mapping) else spec
+            for name, spec in given.items()
+        }

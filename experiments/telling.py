@@ -113,7 +113,8 @@ def conclude(
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     if "speed/limit_frac" in summary:
         lines.append(_speed(summary))
-    shown = [*config.rewards, "total"] if len(config.rewards) > 1 else list(config.rewards)
+    rewards = list(config.reward_value())
+    shown = [*rewards, "total"] if len(rewards) > 1 else rewards
     corpus = [key for key in summary if key.startswith("eval/corpus/") and key.endswith("/score")]
     shown += [key.removeprefix("eval/").removesuffix("/score") for key in corpus]
     lines += [line for name in shown if (line := measured(name, summary))]

@@ -57,6 +57,37 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True)
+class EndpointConfig:
+    """A model behind a server with OpenAI's chat-completions interface."""
+
+    model: str | None = None
+    """Name of the model on that server."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key; None sends none."""
+    concurrency: int = 8
+    """Calls at a time."""
+    retries: int = 3
+    """Repetitions of a call that failed for want of a connection, time or capacity."""
+    timeout_s: float = 60.0
+    """Seconds that one call may take."""
+    deadline_s: float = 300.0
+    """Seconds that an answer may take, repetitions included."""
+    max_bytes: int = 4_000_000
+    """Longest answer of the server."""
+    length_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the server calls the most tokens of an answer."""
+    allow_http: bool = False
+    """Let http leave this machine, in a network that you trust."""
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1 or not self.deadline_s > 0:
+            raise ConfigError(
+                f"endpoint.concurrency = {self.concurrency}, endpoint.deadline_s = "
+                f"{self.deadline_s}: expected at least 1, and more than 0 seconds."
+            )
+
+
+@dataclass(frozen=True)
 class Sampling:
     """How responses are drawn."""
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from instructrec.asynchronous import run_coroutine
 from instructrec.errors import ConfigError, DataError, RewardError, did_you_mean
-from instructrec.rewards.asynchronous import run_coroutine
 from instructrec.rewards.base import FailedScore, RewardInfo
 from instructrec.rewards.loading import load_object, portable
 from instructrec.rewards.options import EXTRAS, Parameters, bind, read_parameters

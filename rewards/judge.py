@@ -14,12 +14,11 @@ import json
 import re
 import secrets
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from instructrec.chat_endpoint import CallFailed, ChatEndpoint, shown
 from instructrec.errors import ConfigError
 from instructrec.rewards.base import FailedScore, Status
-from instructrec.rewards.judge_client import CallFailed, ChatEndpoint, shown
 from instructrec.rewards.text import completion_text, prompt_text, reference_texts
 
 if TYPE_CHECKING:
@@ -106,28 +105,26 @@ class LLMJudge:
                 f"reward 'llm_judge': lowest = {lowest}, highest = {highest}: the best grade must "
                 "be above the worst."
             )
-        if not (max_concurrency >= 1 and deadline_s > 0):
+        if not (max_concurrency >= 1 and deadline_s > 0 and max_tokens >= 1):
             raise ConfigError(
                 f"reward 'llm_judge': max_concurrency = {max_concurrency}, deadline_s = "
-                f"{deadline_s}: expected at least 1, and more than 0 seconds."
-            )
-        if find_spec("httpx") is None:
-            raise ConfigError(
-                "reward 'llm_judge' needs the package httpx: pip install 'instructrec[judge]'."
+                f"{deadline_s}, max_tokens = {max_tokens}: expected at least 1, and more than 0 "
+                "seconds."
             )
         self.endpoint = ChatEndpoint(
             endpoint,
             model,
+            owner="reward 'llm_judge'",
             api_key_env=api_key_env,
             retries=retries,
             timeout_s=timeout_s,
             max_bytes=max_bytes,
-            max_tokens=max_tokens,
             allow_http=allow_http,
         )
         self.rubric = (rubric or RUBRIC).strip()
         self.lowest, self.highest = lowest, highest
         self.max_concurrency, self.deadline_s = max_concurrency, deadline_s
+        self.max_tokens = max_tokens
         self._secret = secrets.token_bytes(16)
 
     async def __call__(
@@ -213,13 +210,16 @@ class _Batch:
                 return FailedScore(Status.RAISED, message)
             try:
                 chat = judge.messages(prompt, response, answers)
-                verdict = await judge.endpoint.complete(self.client, chat, self.end)
+                verdict = await judge.endpoint.complete(
+                    self.client, chat, self.end, max_tokens=judge.max_tokens, temperature=0
+                )
             except CallFailed as failure:
                 self.unreachable += failure.unreachable
-                return FailedScore(failure.status, str(failure))
+                status = Status.TIMEOUT if failure.timed_out else Status.RAISED
+                return FailedScore(status, str(failure))
         self.unreachable = 0
         try:
-            grade = parse_verdict(verdict, judge.lowest, judge.highest)
+            grade = parse_verdict(verdict.text, judge.lowest, judge.highest)
         except ValueError as error:
             return FailedScore(Status.RAISED, f"no grade: {error}")
         return (grade - judge.lowest) / (judge.highest - judge.lowest)

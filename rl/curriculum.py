@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from instructrec.envs.tasks.base import Task
+from instructrec.envs.tasks.base import Task, labels_of
 from instructrec.errors import DataError
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.rollout import instruction_order
@@ -129,17 +129,16 @@ class Curriculum:
 def make_curriculum(task: Task, seed: int, config: PPOConfig) -> Curriculum:
     """The curriculum over the column ``config.curriculum``.
 
-    A task that knows columns of an item without making it says so by a method ``labels(index)``.
-
     Raises:
         DataError: The level of an instruction is no whole number.
     """
     column = config.curriculum
     assert column is not None
-    labels = getattr(task, "labels", lambda index: task[index].columns)
     places = []
     for index in range(len(task)):
-        known = labels(index)
+        known = labels_of(task, index)
+        if column not in known:
+            known = task[index].columns
         places.append((str(known.get("family")), _level(known.get(column), index, column)))
     return Curriculum(places, seed, config)
 

@@ -154,6 +154,7 @@ class PPOTrainer(RolloutTrainer):
             "train/episodes": float(update * config.episodes_per_update),
             **reporting.rollout_metrics(self.rollout, laps["time/rollout_s"]),
             **reporting.reward_metrics(self.rollout, self.weights),
+            **reporting.task_metrics(self.rollout),
             **self.stats,
             **(self.prompt_filter.metrics() if self.prompt_filter else {}),
             **self.speedometer.metrics(self.learner, laps),

@@ -107,6 +107,18 @@ def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, 
     return metrics
 
 
+def task_metrics(rollout: Rollout) -> dict[str, float]:
+    """Episodes and mean return of each task of a mixture; empty where there is no mixture."""
+    totals, scored = rollout.totals, np.asarray(rollout.scored)
+    metrics: dict[str, float] = {}
+    for task in dict.fromkeys(task for task in rollout.tasks if task is not None):
+        mine = np.array([name == task for name in rollout.tasks])
+        metrics[f"rollout/task/{task}/episodes"] = float(mine.sum())
+        if (mine & scored).any():
+            metrics[f"rollout/task/{task}/total"] = float(totals[mine & scored].mean())
+    return metrics
+
+
 def kl_metrics(experience: Experience, kl_coef: float) -> dict[str, float]:
     """KL to the reference in nats per sequence (k1); absent when no reference is used."""
     if experience.ref_logprobs_BT is None:

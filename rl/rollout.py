@@ -59,6 +59,8 @@ class Rollout:
     """False for an episode that is not trained on: not scored, or left out for its length."""
     references: list[Any] = field(default_factory=list)
     """The instructions' reference column (None where there is none)."""
+    tasks: list[str | None] = field(default_factory=list)
+    """The task of a mixture that each instruction belongs to (None where there is no mixture)."""
     rewards: RewardBatch | None = None
     """Totals, parts and status of each episode's last answer."""
     returns: list[float] = field(default_factory=list)
@@ -183,6 +185,7 @@ def _play(
         unfinished=[e.unfinished for e in episodes],
         kept=[ok and not (masks_cut and is_cut) for ok, is_cut in zip(scored, cut, strict=True)],
         references=[item.columns.get("reference") for item in instructions],
+        tasks=[item.columns.get("task") for item in instructions],
         rewards=rewards,
         returns=[sum(e.rewards) for e in episodes],
         counts=[e.counts for e in episodes],

@@ -15,6 +15,7 @@ from instructrec.envs.tasks.base import (
     check_index,
     check_split,
     default_rewards,
+    labels_of,
     make_task,
     register_task,
 )
@@ -69,6 +70,10 @@ class AugmentedTask:
         epoch, place = divmod(index, len(self.task))
         item = reworded(self.task[place], self.kinds, self.seed, epoch, place)
         return replace(item, id=f"{item.id}@{epoch}") if epoch else item
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """Columns of an item as far as the task knows them without making it."""
+        return labels_of(self.task, index % len(self.task))
 
     @property
     def fingerprint(self) -> str:

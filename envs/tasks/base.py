@@ -95,6 +95,16 @@ def default_rewards(task: Task) -> Any:
     return getattr(task, "rewards", {"exact_match": 1.0})
 
 
+def labels_of(task: Task, index: int) -> Mapping[str, Any]:
+    """Returns columns of an item: those that the task knows without making it, else all.
+
+    A task for which making an item costs much has a method ``labels(index)`` that says what level,
+    family and the like it is of.
+    """
+    labels = getattr(task, "labels", None)
+    return task[index].columns if labels is None else labels(index)
+
+
 def render_prompt(prompt: Prompt) -> str:
     """Returns a prompt as one string: itself, or a conversation as ``role: content`` lines."""
     if isinstance(prompt, str):

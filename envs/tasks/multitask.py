@@ -14,6 +14,7 @@ from instructrec.envs.tasks.base import (
     check_index,
     check_split,
     default_rewards,
+    labels_of,
     make_task,
     register_task,
 )
@@ -94,6 +95,13 @@ class Mixture:
         return replace(
             item, id=f"{name}:{item.id}" + (f"@{again}" if again else ""), columns=columns
         )
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """Columns of an item as far as its task knows them without making it."""
+        part = int(self._parts[index])
+        task, name = self._tasks[part], self.names[part]
+        known = labels_of(task, int(self._within[index]) % len(task))
+        return {**known, "task": name, "family": known.get("family") or name}
 
     @property
     def fingerprint(self) -> str:

@@ -97,6 +97,16 @@ METRICS: tuple[Metric, ...] = (
         "rollout.",
     ),
     Metric(
+        "rollout/task/<task>/episodes",
+        "episodes",
+        "Episodes of this rollout that belong to one task of a mixture.",
+    ),
+    Metric(
+        "rollout/task/<task>/total",
+        "score",
+        "Mean return of those of them that are scored; absent where none is.",
+    ),
+    Metric(
         "rollout/level",
         "level",
         "Mean level of the instructions of this rollout, which the curriculum chose.",

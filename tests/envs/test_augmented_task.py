@@ -7,7 +7,7 @@ import gymnasium as gym
 import pytest
 
 from instructrec.envs.tasks.augmented import KINDS, AugmentedTask
-from instructrec.envs.tasks.base import Instruction, iterate, make_task
+from instructrec.envs.tasks.base import Instruction, iterate, labels_of, make_task
 from instructrec.envs.tasks.mixture import FAMILIES
 from instructrec.envs.tasks.skills.catalog import SKILLS
 from instructrec.envs.tasks.vocabulary import CATEGORIES
@@ -166,3 +166,16 @@ def test_the_info_of_an_environment_says_what_was_done():
 def test_impossible_augmentations_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         make_task("augmented", **options)
+
+
+class Graded(Conversations):
+    """Knows how hard a conversation is before it is made."""
+
+    def labels(self, index):
+        return {"level": index}
+
+
+def test_labels_pass_through_in_every_epoch():
+    task = always("typos", Graded(), epochs=2)
+    assert [labels_of(task, index)["level"] for index in range(6)] == [0, 1, 2, 0, 1, 2]
+    assert labels_of(always("typos", Conversations()), 1)["reference"] == "2"

@@ -5,7 +5,7 @@ from collections import Counter
 import gymnasium as gym
 import pytest
 
-from instructrec.envs.tasks.base import iterate, make_task
+from instructrec.envs.tasks.base import iterate, labels_of, make_task
 from instructrec.errors import ConfigError
 
 
@@ -113,3 +113,9 @@ def test_the_info_of_an_environment_names_the_task():
 def test_impossible_mixtures_are_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         make_task("mixture", **options)
+
+
+def test_labels_are_those_of_the_task_that_an_item_belongs_to():
+    mixture = make_task("mixture", tasks={"word": {"use": "parity", "weight": 3}, "category": 1})
+    for index in range(8):
+        assert labels_of(mixture, index) == mixture[index].columns

@@ -15,7 +15,7 @@ import yaml
 from instructrec.errors import ConfigError
 from instructrec.experiments import command_line
 from instructrec.experiments.cli import COMMANDS, command_parser, main
-from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.config import EvaluateConfig, TrainConfig, reward_value
 
 
 def train_config(*arguments: str) -> TrainConfig:
@@ -82,6 +82,13 @@ def test_the_long_form_of_a_reward_is_given_key_by_key() -> None:
         "weight": 0.3,
         "options": {"words": ["please"]},
     }
+
+
+def test_what_an_evaluation_measures_is_given_key_by_key_too() -> None:
+    given = ["tiny", "--rewards.kind.use", "my.py:kind", "--rewards.kind.weight", "0.3"]
+    values = command_line.parse(command_parser("evaluate"), given)
+    config = command_line.as_dataclass(EvaluateConfig, values)
+    assert reward_value(config.rewards) == {"kind": {"use": "my.py:kind", "weight": 0.3}}
 
 
 def test_deep_keys_and_mappings_are_overridden() -> None:

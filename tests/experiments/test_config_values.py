@@ -89,11 +89,6 @@ def test_settings_of_the_other_algorithm_are_refused_by_name() -> None:
         TrainConfig(algorithm="sft", ppo=PPOConfig(num_updates=3))
 
 
-def test_rewards_must_not_be_empty() -> None:
-    with pytest.raises(ConfigError, match="rewards is empty"):
-        TrainConfig(rewards={})
-
-
 @pytest.mark.parametrize("kind", [EvalConfig, EvaluateConfig])
 def test_several_greedy_samples_are_refused(kind: type) -> None:
     with pytest.raises(ConfigError, match="same response every time"):
@@ -140,6 +135,18 @@ def test_a_written_configuration_reads_back_as_the_same_run(
     back = read_back(resolved, tmp_path / "config.yaml")
     assert back.to_dict() == resolved.to_dict()
     assert back.reward_value() == resolved.reward_value()
+
+
+@pytest.mark.parametrize(
+    ("task", "rewards"),
+    [("unit_conversion", ["skill"]), ("parity", ["exact_match"]), ("unknown", ["exact_match"])],
+)
+def test_a_run_without_rewards_takes_those_of_its_task(task: str, rewards: list[str]) -> None:
+    config = TrainConfig(task=TaskConfig(name=task))
+    assert not config.rewards
+    assert list(config.resolved().reward_value()) == rewards
+    given = dataclasses.replace(config, rewards={"f1": 1.0})
+    assert given.resolved().reward_value() == {"f1": 1.0}
 
 
 def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:

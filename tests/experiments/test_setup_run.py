@@ -58,6 +58,17 @@ def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
     PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task(40, ())
 
 
+def test_the_rewards_of_a_task_judge_its_training() -> None:
+    materials = setup_run.make_materials(TrainConfig(task=TaskConfig(name="relation_extraction")))
+    item = materials.test[0]
+    batch = materials.reward.score(
+        [item.prompt] * 2,
+        [str(item.columns["reference"]), "nobody"],
+        {name: [value] * 2 for name, value in item.columns.items()},
+    )
+    assert batch.total.tolist() == [1.0, 0.0]
+
+
 def test_a_filter_by_a_column_that_is_missing_leaves_no_folder(tmp_path: Path) -> None:
     config = TrainConfig(
         ppo=PPOConfig(prompt_filter="famliy"), output=OutputConfig(dir=str(tmp_path))

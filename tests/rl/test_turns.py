@@ -15,7 +15,7 @@ from instructrec.policies.base import Responses, StopReason
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import tensors_of
-from instructrec.rl.reporting import reward_metrics
+from instructrec.rl.reporting import reward_metrics, task_metrics
 from instructrec.rl.rollout import collect
 
 
@@ -137,6 +137,32 @@ def test_the_share_of_last_answers_that_a_reward_read_in_part_is_logged():
     rollout, _ = scripted_rollout(*THREE, reward={"reading": {"use": Reading}})
     metrics = reward_metrics(rollout, {})
     assert metrics["reward/reading/truncated_frac"] == pytest.approx(1 / 3)  # "0.75" of three
+
+
+def test_each_task_of_a_mixture_has_a_return_of_its_own():
+    parts = {"easy": {"use": "parity", "weight": 3}, "hard": {"use": "category", "weight": 1}}
+    env = InstructionVectorEnv(
+        4,
+        task="mixture",
+        task_options={"tasks": parts},
+        reward={"numbers": {"use": numbers}},
+        autoreset_mode="DISABLED",
+    )
+    policy = Scripted(*([says(text, 1)] for text in ("1", "bad", "0", "0.5")))
+    config = PPOConfig(episodes_per_update=4, num_mini_batches=1, response_length=3)
+    rollout = collect(policy, env, range(4), dataclasses.replace(config, max_error_frac=0.5))
+    assert sorted(rollout.tasks) == ["easy", "easy", "easy", "hard"]
+    hard = rollout.tasks.index("hard")
+    metrics = task_metrics(rollout)
+    assert metrics["rollout/task/easy/episodes"] == 3 and metrics["rollout/task/hard/episodes"] == 1
+    paid = {i: total for i, total in enumerate((1.0, None, 0.0, 0.5)) if total is not None}
+    easy = [total for i, total in paid.items() if i != hard]
+    assert metrics["rollout/task/easy/total"] == pytest.approx(sum(easy) / len(easy))
+    assert metrics.get("rollout/task/hard/total") == paid.get(hard)
+
+
+def test_without_a_mixture_there_are_no_tasks_to_report():
+    assert task_metrics(scripted_rollout(*THREE)[0]) == {}
 
 
 def test_a_failed_reward_in_any_turn_leaves_the_episode_out():

@@ -49,5 +49,7 @@ def _private_loop() -> asyncio.AbstractEventLoop:
     with _lock:
         if _loop is None or _owner != os.getpid():
             _loop, _owner = asyncio.new_event_loop(), os.getpid()
-            threading.Thread(target=_loop.run_forever, name="rewards-async", daemon=True).start()
+            threading.Thread(
+                target=_loop.run_forever, name="instructrec-async", daemon=True
+            ).start()
         return _loop

@@ -13,12 +13,13 @@ import ipaddress
 import json
 import os
 import random
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from instructrec.errors import ConfigError
-from instructrec.rewards.base import Status
 
 if TYPE_CHECKING:
     import httpx
@@ -31,15 +32,13 @@ class CallFailed(Exception):
 
     Args:
         message: Why.
-        status: What becomes of the sample.
+        timed_out: Whether there was no time left for it.
         unreachable: Whether the server itself was the reason, not what it was asked.
     """
 
-    def __init__(
-        self, message: str, status: Status = Status.RAISED, *, unreachable: bool = False
-    ) -> None:
+    def __init__(self, message: str, *, timed_out: bool = False, unreachable: bool = False) -> None:
         super().__init__(message)
-        self.status = status
+        self.timed_out = timed_out
         self.unreachable = unreachable
 
 
@@ -48,13 +47,23 @@ class _TryAgain(CallFailed):
 
     Args:
         message: Why.
-        status: What becomes of the sample when no attempt is left.
+        timed_out: As for ``CallFailed``.
         pause_s: Shortest pause that the server asks for.
     """
 
-    def __init__(self, message: str, status: Status = Status.RAISED, pause_s: float = 0.0) -> None:
-        super().__init__(message, status, unreachable=True)
+    def __init__(self, message: str, *, timed_out: bool = False, pause_s: float = 0.0) -> None:
+        super().__init__(message, timed_out=timed_out, unreachable=True)
         self.pause_s = pause_s
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a server's model answered."""
+
+    text: str
+    """The message, without the key."""
+    finish_reason: str
+    """Why it ended: ``stop``, ``length``, or what else the server says; empty when it does not."""
 
 
 class ChatEndpoint:
@@ -63,11 +72,11 @@ class ChatEndpoint:
     Args:
         url: Address up to ``/v1``.
         model: Name of the model.
+        owner: Who asks, for messages: "reward 'llm_judge'".
         api_key_env: Name of the environment variable with the key; None for no key.
         retries: Repetitions of a failed call.
         timeout_s: Longest time for one call, in seconds.
-        max_bytes: Longest answer.
-        max_tokens: Longest answer that the model is asked for.
+        max_bytes: Longest answer of the server.
         allow_http: Whether http may leave this machine.
 
     Raises:
@@ -79,56 +88,56 @@ class ChatEndpoint:
         url: str,
         model: str,
         *,
+        owner: str,
         api_key_env: str | None,
         retries: int,
         timeout_s: float,
         max_bytes: int,
-        max_tokens: int,
         allow_http: bool,
     ) -> None:
-        self.url = _checked_url(url, allow_http) + "/chat/completions"
-        if not (retries >= 0 and timeout_s > 0 and max_bytes >= 1 and max_tokens >= 1):
+        if find_spec("httpx") is None:
+            raise ConfigError(f"{owner} needs the package httpx: pip install 'instructrec[judge]'.")
+        self.url = _checked_url(url, allow_http, owner) + "/chat/completions"
+        if not (retries >= 0 and timeout_s > 0 and max_bytes >= 1):
             raise ConfigError(
-                f"reward 'llm_judge': retries = {retries}, timeout_s = {timeout_s}, max_bytes = "
-                f"{max_bytes}, max_tokens = {max_tokens}: expected 0 or more retries and positive "
-                "limits."
+                f"{owner}: retries = {retries}, timeout_s = {timeout_s}, max_bytes = {max_bytes}: "
+                "expected 0 or more retries and positive limits."
             )
         self.model = model
+        self.owner = owner
         self.api_key_env = api_key_env
         self.retries = retries
         self.timeout_s = timeout_s
         self.max_bytes = max_bytes
-        self.max_tokens = max_tokens
 
     async def complete(
-        self, client: httpx.AsyncClient, messages: list[dict[str, str]], end: float
-    ) -> str:
+        self,
+        client: httpx.AsyncClient,
+        messages: Sequence[Mapping[str, str]],
+        end: float,
+        **settings: Any,
+    ) -> Answer:
         """Returns what the model answers.
 
         Args:
             client: From ``connect``.
             messages: The chat.
             end: When to give up, on the clock of the running loop.
+            **settings: More fields of the request, such as ``max_tokens`` and ``temperature``.
 
         Raises:
             CallFailed: When no attempt got a usable answer in time.
             ConfigError: When the server refuses the key or does not know the address.
         """
         loop = asyncio.get_running_loop()
-        body = json.dumps(
-            {
-                "model": self.model,
-                "messages": messages,
-                "temperature": 0,
-                "max_tokens": self.max_tokens,
-            }
-        ).encode("ascii")
+        request = {"model": self.model, "messages": list(messages), **settings}
+        body = json.dumps(request).encode("ascii")
         for attempt in range(self.retries + 1):
             left = end - loop.time()
             if left <= 0:
-                raise CallFailed("the time for the batch is over", Status.TIMEOUT)
+                raise CallFailed("the time for the batch is over", timed_out=True)
             try:
-                return self._content(await self._call(client, body, min(self.timeout_s, left)))
+                return self._answer(await self._call(client, body, min(self.timeout_s, left)))
             except _TryAgain as failure:
                 pause = _FIRST_PAUSE_S * 2**attempt * random.SystemRandom().uniform(0.5, 1.5)
                 pause = max(pause, failure.pause_s)
@@ -174,7 +183,7 @@ class ChatEndpoint:
                 return await self._read(response, self.max_bytes)
         except (TimeoutError, httpx.TimeoutException):
             message = f"no answer within {seconds:.3g} s"
-            raise _TryAgain(message, Status.TIMEOUT) from None
+            raise _TryAgain(message, timed_out=True) from None
         except httpx.HTTPError as error:
             # Without its cause: a traceback would show the request with its headers.
             raise _TryAgain(f"{type(error).__name__}: {self._safe(str(error))}") from None
@@ -194,12 +203,12 @@ class ChatEndpoint:
         if code == 401:
             where = f"the key in {self.api_key_env}" if self.api_key_env else "a call without key"
             raise ConfigError(
-                f"reward 'llm_judge': {self.url} refuses {where} (status 401). Set api_key_env to "
+                f"{self.owner}: {self.url} refuses {where} (status 401). Set api_key_env to "
                 "the name of the variable that holds a valid key."
             )
         if code == 404:
             raise ConfigError(
-                f"reward 'llm_judge': {self.url} knows no such address or no model {self.model!r} "
+                f"{self.owner}: {self.url} knows no such address or no model {self.model!r} "
                 f"(status 404: {said}). The endpoint ends in /v1 as a rule."
             )
         if 300 <= code < 400:
@@ -216,21 +225,23 @@ class ChatEndpoint:
         key = os.environ.get(self.api_key_env, "").strip()
         if not key or not key.isascii() or not key.isprintable():
             raise ConfigError(
-                f"reward 'llm_judge': the environment variable {self.api_key_env!r} is "
+                f"{self.owner}: the environment variable {self.api_key_env!r} is "
                 f"{'not a key' if key else 'not set'}; set it to the key, or api_key_env to null."
             )
         return key
 
-    def _content(self, body: bytes) -> str:
-        """The text in an answer, without the key: what is no grade is shown to people."""
+    def _answer(self, body: bytes) -> Answer:
+        """What stands in an answer, without the key: people are shown what is of no use."""
+        content = reason = None
         try:
-            content = json.loads(body)["choices"][0]["message"]["content"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            content = None
+            choice = json.loads(body)["choices"][0]
+            content, reason = choice["message"]["content"], choice.get("finish_reason")
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass
         if not isinstance(content, str):
             said = self._safe(body.decode("utf-8", "replace"))
             raise CallFailed(f"the server answered {said}; expected a chat completion")
-        return self._without_key(content)
+        return Answer(self._without_key(content), reason if isinstance(reason, str) else "")
 
     def _safe(self, text: str) -> str:
         """What the other side said, for a message: without the key, short and on one line."""
@@ -246,7 +257,7 @@ def shown(text: str) -> str:
     return ascii(text if len(text) <= 200 else text[:200] + "...")
 
 
-def _checked_url(url: str, allow_http: bool) -> str:
+def _checked_url(url: str, allow_http: bool, owner: str) -> str:
     try:
         parts = urlsplit(url.strip())
         host, credentials = parts.hostname, parts.username or parts.password
@@ -255,17 +266,17 @@ def _checked_url(url: str, allow_http: bool) -> str:
         parts = urlsplit("")
     if credentials:
         raise ConfigError(
-            "reward 'llm_judge': the endpoint holds a user name or password; leave it out and name "
-            "the variable with the key in api_key_env."
+            f"{owner}: the endpoint holds a user name or password; leave it out and name the "
+            "variable with the key in api_key_env."
         )
     if parts.scheme not in ("http", "https") or not host or parts.query or parts.fragment:
         raise ConfigError(
-            f"reward 'llm_judge': endpoint = {url!r}: expected an address such as "
+            f"{owner}: endpoint = {url!r}: expected an address such as "
             "https://api.example.org/v1 or http://localhost:8000/v1."
         )
     if parts.scheme == "http" and not allow_http and not _is_this_machine(host):
         raise ConfigError(
-            f"reward 'llm_judge': endpoint = {url!r} would send prompts and the key unencrypted to "
+            f"{owner}: endpoint = {url!r} would send prompts and the key unencrypted to "
             "another machine; use https, or set allow_http: true in a network that you trust."
         )
     return url.strip().rstrip("/")
