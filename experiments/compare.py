@@ -1,31 +1,33 @@
 """``instructrec compare``: which policy is better, by how much, and how sure that is.
 
 Reads run folders alone. Every instruction weighs the same, samples of one instruction are averaged
-first, policies are paired by instruction (and by seed where they have the same seeds), and whole
-items are resampled. It writes ``compare.json`` and ``compare.md``, and a page for the browser.
+first, policies are paired by instruction (and by seed where they have the same seeds), whole items
+are resampled, and the spread of the runs says what others would give. It writes ``compare.json``,
+``compare.md``, and a page for the browser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from instructrec.errors import ConfigError, DataError, unknown_name
 from instructrec.experiments import compare_page, telling
 from instructrec.experiments.compare_stats import (
-    Pair,
+    FEWEST_RUNS,
     by_task,
     compare_all,
     interquartile_mean,
-    policy_mean,
 )
 from instructrec.experiments.contenders import Comparison, Contender, read_comparison
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.listing import table
+from instructrec.experiments.stats import mean_interval, seeds_interval
 
-FEW_SEEDS = 3
 LENGTHS_DIFFER = 1.25
 """Ratio of mean response lengths from which a reader is told."""
 FAR_FROM_REFERENCE = 0.5
@@ -131,14 +133,15 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
         "left_out": len(comparison.ids) - len(places),
         "policies": {
             name: {
-                **asdict(policy_mean(matrix, clusters)),
+                **asdict(mean_interval(matrix.mean(0), clusters)),
+                "runs": _over_runs(matrix, clusters),
                 "seed_means": matrix.mean(1).tolist(),
                 "iqm": interquartile_mean(tasks[name]),
             }
             for name, matrix in scores.items()
         },
         "pairs": [
-            {**asdict(pair), "decided": pair.decided}
+            {**asdict(pair), "decided_here": pair.decided_here, "decided": pair.decided}
             for pair in compare_all(scores, seeds, clusters, labels)
         ],
         "tasks": {
@@ -146,6 +149,14 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
             for k, label in enumerate(shown)
         },
     }
+
+
+def _over_runs(matrix: np.ndarray, clusters: list[str]) -> tuple[float, float] | None:
+    """The interval of other runs on other instructions; None where too few runs tell."""
+    if len(matrix) < FEWEST_RUNS:
+        return None
+    found = seeds_interval(matrix, clusters)
+    return found.low, found.high
 
 
 def _about(contender: Contender) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> lis
     found = []
     for contender in comparison.contenders:
         runs = len(contender.members)
-        if runs < FEW_SEEDS:
+        if runs < FEWEST_RUNS:
             found.append(
                 f"{contender.name} has {runs} run{'s' if runs > 1 else ''}: another seed may give "
                 "another result than the interval says. Three seeds or more tell."
@@ -212,17 +223,26 @@ def _of_a_pair(
     return found
 
 
-def verdict(pair: dict[str, Any] | Pair) -> str:
-    """What a pair says, as a sentence."""
-    found = pair if isinstance(pair, dict) else {**asdict(pair), "decided": pair.decided}
-    size = f"{abs(found['mean']):.3f}"
-    sign = 1 if found["mean"] >= 0 else -1
-    better, worse = (found["a"], found["b"])[::sign]
-    ends = sorted((sign * found["low"], sign * found["high"]))
-    interval = f"[{ends[0]:+.3f}, {ends[1]:+.3f}], p = {found['p_holm']:.3g}"
-    if found["decided"]:
-        return f"{better} is better than {worse} by {size} {interval}."
-    return f"undecided: {better} is ahead of {worse} by {size} {interval}, which may be chance."
+def verdict(pair: Mapping[str, Any]) -> str:
+    """What a pair of ``compare.json`` says, as a sentence."""
+    sign = 1 if pair["mean"] >= 0 else -1
+    better, worse = (pair["a"], pair["b"])[::sign]
+    size = f"{abs(pair['mean']):.3f} {_ends(pair, '', sign)}, p = {pair['p_holm']:.3g}"
+    over_runs = "" if pair["runs_low"] is None else _ends(pair, "runs_", sign)
+    if not pair["decided_here"]:
+        return f"undecided: {better} is ahead of {worse} by {size}, which may be chance."
+    if not pair["decided"]:
+        return (
+            f"undecided: these runs of {better} are better than those of {worse} by {size}, but "
+            f"others may be worse: {over_runs}."
+        )
+    others = f"; of other runs {over_runs}" if over_runs else ""
+    return f"{better} is better than {worse} by {size}{others}."
+
+
+def _ends(pair: Mapping[str, Any], which: str, sign: int = 1) -> str:
+    low, high = sorted((sign * pair[f"{which}low"], sign * pair[f"{which}high"]))
+    return f"[{low:+.3f}, {high:+.3f}]"
 
 
 # For people ---------------------------------------------------------------------------------------
@@ -247,8 +267,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     blocks = [
         f"# {' against '.join(results['policies'])}",
         f"{results['instructions']} instructions of `{results['task']}` ({results['split']}), by "
-        f"{results['metric']}. Intervals: 95 %, items resampled, and seeds where there are some; "
-        "p: signs flipped by item, corrected for the number of pairs (Holm).",
+        f"{results['metric']}. Intervals: 95 %, of these runs on other items and, from three "
+        "on, of other runs; p: signs flipped by item, corrected for the number of pairs (Holm).",
         "\n".join(f"- {text}" for text in results["verdicts"]),
         _markdown(_policy_rows(results)),
         _markdown(_pair_rows(results)),
@@ -276,7 +296,16 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     others = [name for name in results["parts"] if name != results["metric"]]
     rows = [
-        ("policy", results["metric"], "95 % interval", "by seed", "IQM of tasks", "tokens", *others)
+        (
+            "policy",
+            results["metric"],
+            "95 % interval",
+            "of other runs",
+            "by seed",
+            "IQM of tasks",
+            "tokens",
+            *others,
+        )
     ]
     main = results["parts"][results["metric"]]["policies"]
     for name, about in results["policies"].items():
@@ -287,6 +316,7 @@ def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
                 name,
                 f"{found['mean']:.3f}",
                 f"{found['low']:.3f} to {found['high']:.3f}",
+                "-" if found["runs"] is None else "{:.3f} to {:.3f}".format(*found["runs"]),
                 ", ".join(f"{mean:.3f}" for mean in found["seed_means"]),
                 f"{found['iqm']:.3f}",
                 "-" if length is None else f"{length:.1f}",
@@ -303,6 +333,7 @@ def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
             "reward",
             "mean",
             "95 % interval",
+            "of other runs",
             "p (Holm)",
             "better",
             "equal",
@@ -317,7 +348,8 @@ def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
                     f"{pair['a']} - {pair['b']}",
                     part,
                     f"{pair['mean']:+.3f}",
-                    f"{pair['low']:+.3f} to {pair['high']:+.3f}",
+                    _ends(pair, ""),
+                    "-" if pair["runs_low"] is None else _ends(pair, "runs_"),
                     f"{pair['p_holm']:.3g}",
                     *(str(pair[key]) for key in ("wins", "ties", "losses")),
                     f"{pair['improvement']:.2f}",

@@ -1,8 +1,9 @@
 """The numbers of a comparison: means, paired differences, wins, and scores over tasks.
 
-Pure functions of score matrices, (seeds, instructions). Sources: paired bootstrap and clusters as
-in ``stats``; Holm 1979 for several pairs; interquartile mean and probability of improvement as
-Agarwal et al. 2021 define them (https://arxiv.org/abs/2108.13264).
+Pure functions of score matrices, (runs, instructions). There are two intervals: of these very runs
+on other instructions (paired bootstrap, as in ``stats``), and of other runs, too
+(``random_effects``). Holm 1979 for several pairs; interquartile mean and probability of improvement
+as Agarwal et al. 2021 define them (https://arxiv.org/abs/2108.13264).
 """
 
 from __future__ import annotations
@@ -13,18 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats as scipy_stats
 
-from instructrec.experiments.resampling import Rng, cluster_index
-from instructrec.experiments.stats import (
-    Interval,
-    SeedInterval,
-    mean_interval,
-    paired_difference,
-    two_level_bootstrap,
-    wilson_interval,
-)
+from instructrec.experiments.random_effects import crossed_interval
+from instructrec.experiments.resampling import cluster_index
+from instructrec.experiments.stats import Interval, paired_difference, wilson_interval
 
 SIGNIFICANT = 0.05
 """Level of the tests, after Holm's correction."""
+FEWEST_RUNS = 3
+"""Runs of a policy from which their spread says something about other runs."""
 TIE = 1e-9
 """Scores that differ by less are equal."""
 
@@ -40,11 +37,13 @@ class Pair:
     mean: float
     """Mean of a - b."""
     low: float
-    """Lower end of its 95 % interval."""
+    """Lower end of the 95 % interval of these very runs on other instructions."""
     high: float
     """Upper end."""
-    method: str
-    """What the interval resamples: ``seeds and items`` or ``items``."""
+    runs_low: float | None
+    """Lower end of the 95 % interval of other runs, too; None where there are fewer than three."""
+    runs_high: float | None
+    """Upper end."""
     p: float
     """Two-sided p-value of "no difference": signs flipped in whole clusters of instructions."""
     p_holm: float
@@ -61,16 +60,16 @@ class Pair:
     """Probability that a run of a beats one of b on a task, ties half; mean over tasks."""
 
     @property
-    def decided(self) -> bool:
-        """Whether interval and test agree that there is a difference."""
+    def decided_here(self) -> bool:
+        """Whether interval and test agree that these very runs differ."""
         return self.p_holm < SIGNIFICANT and (self.low > 0 or self.high < 0)
 
-
-def policy_mean(scores_SN: np.ndarray, clusters: Sequence[Hashable]) -> Interval | SeedInterval:
-    """Mean of a policy; its interval is over seeds and items from two seeds on."""
-    if len(scores_SN) > 1:
-        return two_level_bootstrap(scores_SN, clusters)
-    return mean_interval(scores_SN[0], clusters)
+    @property
+    def decided(self) -> bool:
+        """Whether they differ, and other runs would, too, as far as there are runs to tell."""
+        if self.runs_low is None or self.runs_high is None:
+            return self.decided_here
+        return self.decided_here and (self.runs_low > 0 or self.runs_high < 0)
 
 
 def compare_all(
@@ -78,6 +77,8 @@ def compare_all(
     seeds: Mapping[str, Sequence[int | None]],
     clusters: Sequence[Hashable],
     labels: Sequence[str],
+    *,
+    resamples: int = 9999,
 ) -> list[Pair]:
     """Compares every two policies.
 
@@ -86,10 +87,11 @@ def compare_all(
         seeds: Policy -> its seeds; policies with the same ones are paired by seed.
         clusters: N labels of what is resampled together.
         labels: N names of tasks.
+        resamples: Resamples of the items, and most permutations.
     """
     names = list(scores)
     pairs = [
-        _pair(a, b, scores[a], scores[b], seeds[a], seeds[b], clusters, labels)
+        _pair(a, b, scores[a], scores[b], seeds[a], seeds[b], clusters, labels, resamples)
         for i, a in enumerate(names)
         for b in names[i + 1 :]
     ]
@@ -106,25 +108,21 @@ def _pair(
     b_seeds: Sequence[int | None],
     clusters: Sequence[Hashable],
     labels: Sequence[str],
+    resamples: int,
 ) -> Pair:
-    plain = paired_difference(a_SN.mean(0), b_TN.mean(0), clusters)
-    low, high, method = plain.low, plain.high, "items"
-    if max(len(a_SN), len(b_TN)) > 1:
-        method = "seeds and items"
-        if list(a_seeds) == list(b_seeds) and None not in a_seeds:
-            found = two_level_bootstrap(a_SN - b_TN, clusters, differences=True)
-            low, high = found.low, found.high
-        else:
-            low, high = unpaired_interval(a_SN, b_TN, clusters)
+    plain = paired_difference(a_SN.mean(0), b_TN.mean(0), clusters, resamples=resamples)
+    paired = list(a_seeds) == list(b_seeds) and None not in a_seeds
+    runs_low, runs_high = runs_interval(a_SN, b_TN, clusters, paired=paired)
     difference_N = a_SN.mean(0) - b_TN.mean(0)
     wins, losses = int((difference_N > TIE).sum()), int((difference_N < -TIE).sum())
     return Pair(
         a,
         b,
         plain.mean,
-        low,
-        high,
-        method,
+        plain.low,
+        plain.high,
+        runs_low,
+        runs_high,
         plain.p,
         plain.p,
         wins,
@@ -135,37 +133,24 @@ def _pair(
     )
 
 
-def unpaired_interval(
-    a_SN: np.ndarray,
-    b_TN: np.ndarray,
-    clusters: Sequence[Hashable],
-    *,
-    confidence: float = 0.95,
-    resamples: int = 4999,
-    rng: Rng = 0,
-) -> tuple[float, float]:
-    """Percentile interval of the difference of means: seeds drawn apart, items together.
+def runs_interval(
+    a_SN: np.ndarray, b_TN: np.ndarray, clusters: Sequence[Hashable], *, paired: bool
+) -> tuple[float, float] | tuple[None, None]:
+    """Interval of the difference of means for other runs on other instructions.
 
-    A policy of one run keeps it in every resample.
+    Args:
+        a_SN: Scores of the first policy's runs.
+        b_TN: Those of the second; a policy of one run stays what it is.
+        clusters: N labels of what belongs together.
+        paired: Whether run i of both had the same seed.
+
+    Returns:
+        Lower and upper end; None twice where neither has `FEWEST_RUNS` runs.
     """
-    index_N, count = cluster_index(clusters, a_SN.shape[1])
-    sizes_C = np.bincount(index_N, minlength=count).astype(np.float64)
-    sums = [
-        np.stack([np.bincount(index_N, weights=row, minlength=count) for row in matrix])
-        for matrix in (a_SN, b_TN)
-    ]
-    generator = np.random.default_rng(rng)
-    drawn = np.empty(resamples)
-    for i in range(resamples):
-        items = generator.integers(count, size=count)
-        means = [
-            matrix[generator.integers(len(matrix), size=len(matrix))][:, items].mean(0).sum()
-            for matrix in sums
-        ]
-        drawn[i] = (means[0] - means[1]) / sizes_C[items].sum()
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(drawn, [tail, 1 - tail])
-    return float(low), float(high)
+    if max(len(a_SN), len(b_TN)) < FEWEST_RUNS:
+        return None, None
+    matrices = [a_SN - b_TN] if paired else [a_SN, -b_TN]
+    return crossed_interval(matrices, cluster_index(clusters, a_SN.shape[1])[0], 0.95)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -79,36 +79,6 @@ def sums_bootstrap(
     return float(interval.low), float(interval.high), method
 
 
-def two_way_bootstrap(
-    matrix_SN: np.ndarray, index_N: np.ndarray, confidence: float, resamples: int, rng: Rng
-) -> tuple[float, float, str]:
-    """Interval of the mean of all entries when rows and clusters of columns are drawn."""
-    if np.ptp(matrix_SN) == 0:
-        return float(matrix_SN[0, 0]), float(matrix_SN[0, 0]), "constant"
-    sizes_C = np.bincount(index_N).astype(np.float64)
-    num_seeds, n_clusters = len(matrix_SN), len(sizes_C)
-    member_NC = np.zeros((len(index_N), n_clusters))
-    member_NC[np.arange(len(index_N)), index_N] = 1.0
-    sums_SC = matrix_SN @ member_NC
-
-    def statistic(seeds: np.ndarray, items: np.ndarray, axis: int = -1) -> np.ndarray:
-        drawn = sums_SC[seeds[..., :, None], items[..., None, :]]
-        return drawn.sum((-1, -2)) / (num_seeds * sizes_C[items].sum(-1))
-
-    # Seeds and clusters are two independent samples of numbers, which scipy draws for us.
-    interval = stats.bootstrap(
-        (np.arange(num_seeds), np.arange(n_clusters)),
-        statistic,
-        vectorized=True,
-        n_resamples=resamples,
-        batch=max(1, _BATCH_ELEMENTS // (num_seeds * n_clusters)),
-        confidence_level=confidence,
-        method="percentile",
-        rng=np.random.default_rng(rng),
-    ).confidence_interval
-    return float(interval.low), float(interval.high), "percentile"
-
-
 def sign_flip_p(sums_C: np.ndarray, resamples: int, rng: Rng) -> float:
     """Two-sided p-value of "a and b are exchangeable within clusters"; 1 when nothing differs."""
     if not sums_C.any():

@@ -5,9 +5,8 @@ prompts about one word) are not independent, so whole *clusters* are resampled, 
 responses. Every function takes ``rng`` (a seed or a generator) and gives the same numbers for the
 same seed.
 
-Method: Miller 2024, "Adding Error Bars to Evals" (https://arxiv.org/abs/2411.00640); seeds: Agarwal
-et al. 2021 (https://arxiv.org/abs/2108.13264); two ways at once: Owen 2007 (pigeonhole bootstrap,
-https://arxiv.org/abs/0712.1111).
+Method: Miller 2024, "Adding Error Bars to Evals" (https://arxiv.org/abs/2411.00640); seeds: see
+``random_effects``.
 """
 
 from __future__ import annotations
@@ -20,13 +19,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from instructrec.errors import DataError
-from instructrec.experiments.resampling import (
-    Rng,
-    cluster_index,
-    sign_flip_p,
-    sums_bootstrap,
-    two_way_bootstrap,
-)
+from instructrec.experiments.random_effects import crossed_interval
+from instructrec.experiments.resampling import Rng, cluster_index, sign_flip_p, sums_bootstrap
 
 _WILSON_MAX = 50
 """Up to this many independent 0/1 values the bootstrap is too optimistic; Wilson's holds."""
@@ -95,11 +89,11 @@ class SeedInterval:
     n_seeds: int
     """Seeds (rows)."""
     n_clusters: int
-    """Clusters of items that were resampled."""
+    """Clusters of items."""
     confidence: float = 0.95
     """Coverage that was asked for."""
-    method: str = "percentile"
-    """percentile, wilson (all right or all wrong) or constant (all values equal)."""
+    method: str = "crossed"
+    """crossed, wilson (all right or all wrong) or constant (all values equal)."""
 
 
 def mean_interval(
@@ -247,30 +241,24 @@ def paired_difference(
     )
 
 
-def two_level_bootstrap(
+def seeds_interval(
     matrix: ArrayLike,
     clusters: Sequence[Hashable] | None = None,
     *,
     differences: bool = False,
     confidence: float = 0.95,
-    resamples: int = 4999,
-    rng: Rng = 0,
 ) -> SeedInterval:
-    """Mean of a seeds × items matrix with an interval over both: seeds and item clusters are drawn.
+    """Mean of a seeds × items matrix, and what another seed on other items would give.
 
     For a difference between two ways of training give the matrix of differences, row by row for
-    the same seed and column by column for the same item: the pairing is then kept in every
-    resample. All right or all wrong gives Wilson's interval, each cluster taken as one try.
-    With few seeds the percentile interval is somewhat narrow for the spread between
-    seeds (by a factor of sqrt((S - 1) / S)); use at least five.
+    the same seed and column by column for the same item. All right or all wrong gives Wilson's
+    interval, each cluster taken as one try. Scores within 0 and 1 keep their ends there.
 
     Args:
         matrix: (S, N) finite numbers; row = seed, column = item.
-        clusters: N labels of the columns; columns of one label are drawn together.
+        clusters: N labels of the columns; columns of one label belong together.
         differences: The numbers are differences: all 0 then means no difference, not all wrong.
         confidence: Coverage, in (0, 1).
-        resamples: Bootstrap resamples.
-        rng: Seed or generator.
 
     Raises:
         DataError: Fewer than two seeds or two clusters, or a value that is not finite.
@@ -278,16 +266,22 @@ def two_level_bootstrap(
     matrix_SN = np.asarray(matrix, dtype=np.float64)
     if matrix_SN.ndim != 2 or matrix_SN.shape[0] < 2 or not np.isfinite(matrix_SN).all():
         raise DataError(
-            f"a matrix of shape {matrix_SN.shape} cannot be resampled over seeds: expected finite "
+            f"a matrix of shape {matrix_SN.shape} says nothing about seeds: expected finite "
             "numbers, two or more rows (seeds), one column for each item."
         )
     num_seeds, num_items = matrix_SN.shape
     index_N, n_clusters = cluster_index(clusters, num_items)
     if n_clusters < 2:
-        raise DataError(f"{n_clusters} cluster of items: expected at least 2 to resample.")
-    low, high, method = two_way_bootstrap(matrix_SN, index_N, confidence, resamples, rng)
-    if method == "constant" and not differences:
-        low, high, method = _constant(low, n_clusters, confidence)
+        raise DataError(f"{n_clusters} cluster of items: expected at least 2.")
+    low, high = crossed_interval([matrix_SN], index_N, confidence)
+    method = "crossed"
+    if np.ptp(matrix_SN) == 0:
+        low = high = float(matrix_SN[0, 0])
+        method = "constant"
+        if not differences:
+            low, high, method = _constant(low, n_clusters, confidence)
+    elif not differences and matrix_SN.min() >= 0 and matrix_SN.max() <= 1:
+        low, high = max(low, 0.0), min(high, 1.0)
     return SeedInterval(
         mean=float(matrix_SN.mean()),
         low=low,

@@ -29,7 +29,7 @@ from instructrec.experiments.evaluation import cluster_of, load_evaluation
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.runfolder import RunFolder, read_metrics
-from instructrec.experiments.stats import mean_interval, paired_difference, two_level_bootstrap
+from instructrec.experiments.stats import mean_interval, paired_difference, seeds_interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 ENVS = {"instruction": "Single answers", "refine": "Several tries"}
@@ -39,7 +39,7 @@ MAY_DIFFER = (
     *("ppo.advantage", "ppo.num_generations", "ppo.save_every", "ppo.keep_checkpoints"),
 )
 """Settings (or, ending in a dot, groups) in which runs of one environment may differ."""
-SHOWN_AT, WINDOW, SEEDS_RESAMPLED = 20, 8, 5
+SHOWN_AT, WINDOW, SEEDS_SHOWN = 20, 8, 5
 
 
 class FinishedRun:
@@ -176,8 +176,8 @@ def _difference(a: Sequence[FinishedRun], b: Sequence[FinishedRun]) -> dict[str,
         return None
     first, second = _matrix(ours), _matrix(theirs)
     clusters = _clusters(ours)
-    if len(seeds) >= SEEDS_RESAMPLED:
-        found = asdict(two_level_bootstrap(first - second, clusters, differences=True))
+    if len(seeds) >= SEEDS_SHOWN:
+        found = asdict(seeds_interval(first - second, clusters, differences=True))
     else:
         found = asdict(paired_difference(first.mean(0), second.mean(0), clusters))
     each = [float(mean) for mean in (first - second).mean(1)]
@@ -196,8 +196,8 @@ def _clusters(runs: Sequence[FinishedRun]) -> list[str]:
 
 def _interval(matrix: np.ndarray, clusters: Sequence[str]) -> dict[str, Any]:
     """Over seeds and items from five seeds on; over items below that."""
-    if len(matrix) >= SEEDS_RESAMPLED:
-        return asdict(two_level_bootstrap(matrix, clusters))
+    if len(matrix) >= SEEDS_SHOWN:
+        return asdict(seeds_interval(matrix, clusters))
     found = asdict(mean_interval(matrix.mean(0), clusters))
     return found | {"seed_means": [float(mean) for mean in matrix.mean(1)]}
 
@@ -208,7 +208,7 @@ def to_markdown(results: dict[str, Any]) -> str:
         "# Where a critic pays",
         "",
         "Mean total of test responses after PPO with three baselines, otherwise alike. Intervals "
-        f"(95 %) resample seeds and items from {SEEDS_RESAMPLED} seeds on, items below that. "
+        f"(95 %) are of other seeds and items from {SEEDS_SHOWN} seeds on, of items below that. "
         "Explained variance: share of the variance of the returns that the value head predicts in "
         f"the first {WINDOW} updates, the last {WINDOW}, and update {SHOWN_AT}, mean over seeds; "
         "the head learns whatever the baseline is. Critic used: share of the updates in which its "

@@ -34,7 +34,7 @@ from instructrec.experiments import telling
 from instructrec.experiments.evaluation import cluster_of
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.machine import git_commit, machine_info, versions
-from instructrec.experiments.stats import mean_interval, two_level_bootstrap
+from instructrec.experiments.stats import mean_interval, seeds_interval
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 
 try:
@@ -154,7 +154,7 @@ def nearest(env: gym.Env[Any, Any]) -> list[float]:
 def summarise(matrix: Sequence[Sequence[float]], clusters: Sequence[str], differences: bool) -> Any:
     """A mean with its interval: over seeds and items, or over items where there is one seed."""
     if len(matrix) > 1:
-        return asdict(two_level_bootstrap(matrix, clusters, differences=differences))
+        return asdict(seeds_interval(matrix, clusters, differences=differences))
     return asdict(mean_interval(matrix[0], clusters))
 
 
@@ -166,9 +166,9 @@ def markdown(result: dict[str, Any]) -> str:
         "",
         f"{settings['steps']} steps on {settings['size']} training instructions, encoder "
         f"`{settings['encoder']}`; mean reward of the greedy choice on {settings['limit']} test "
-        f"instructions, seeds {', '.join(map(str, settings['seeds']))}. Intervals (95 %) resample "
-        "items, and seeds where there are several. Nearest: the candidate whose embedding is most "
-        "similar to that of the instruction.",
+        f"instructions, seeds {', '.join(map(str, settings['seeds']))}. Intervals (95 %) are of "
+        "other items, and of other seeds where there are several. Nearest: the candidate whose "
+        "embedding is most similar to that of the instruction.",
         "",
         "| | mean | interval | by seed |",
         "| --- | --- | --- | --- |",

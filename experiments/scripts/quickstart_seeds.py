@@ -26,7 +26,7 @@ from instructrec.experiments.progress import format_duration
 from instructrec.experiments.quickstart_report import BASELINES, STAGES, TITLES
 from instructrec.experiments.quickstart_stages import open_quickstart
 from instructrec.experiments.runfolder import RunFolder
-from instructrec.experiments.stats import SeedInterval, paired_difference, two_level_bootstrap
+from instructrec.experiments.stats import SeedInterval, paired_difference, seeds_interval
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 
@@ -87,7 +87,7 @@ def aggregate(runs: Sequence[FinishedQuickstart], note: str = "") -> dict[str, A
     names = runs[0].stages
     for stage in names:
         matrix = np.stack([run.scores(stage, ids) for run in runs])
-        stages[stage] = asdict(two_level_bootstrap(matrix, clusters))
+        stages[stage] = asdict(seeds_interval(matrix, clusters))
         stages[stage]["train_s"] = [run.train_s(stage) for run in runs]
         stages[stage]["greedy"] = [run.greedy[stage].metrics() for run in runs]
         stages[stage]["sampled"] = [run.sampled(stage) for run in runs]
@@ -151,7 +151,7 @@ def _difference(
     runs: Sequence[FinishedQuickstart], a: str, b: str, ids: Sequence[str], clusters: Sequence[str]
 ) -> dict[str, Any]:
     matrix = np.stack([run.scores(a, ids) - run.scores(b, ids) for run in runs])
-    both: SeedInterval = two_level_bootstrap(matrix, clusters, differences=True)
+    both: SeedInterval = seeds_interval(matrix, clusters, differences=True)
     each = [
         asdict(paired_difference(run.scores(a, ids), run.scores(b, ids), clusters)) for run in runs
     ]
@@ -165,8 +165,8 @@ def to_markdown(results: dict[str, Any], name: str) -> str:
         f"# {name}",
         "",
         f"Exact match of greedy decoding on {results['instructions']} held-out instructions about "
-        f"{results['items']} items, seeds {', '.join(map(str, seeds))}. Intervals (95 %) resample "
-        "seeds and items; those of a single seed resample items.",
+        f"{results['items']} items, seeds {', '.join(map(str, seeds))}. Intervals (95 %) are "
+        "of other seeds and other items; those of a single seed resample items.",
         "",
         "| policy | mean | interval | " + " | ".join(f"seed {s}" for s in seeds) + " | training |",
         "| --- | --- | --- |" + " --- |" * (len(seeds) + 1),

@@ -125,7 +125,9 @@ def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
         "old": [0, 1, 2],
     }
     (pair,) = results["parts"]["total"]["pairs"]
-    assert pair["method"] == "seeds and items" and pair["improvement"] == 1.0
+    assert pair["improvement"] == 1.0 and pair["decided"]
+    assert (pair["runs_low"], pair["runs_high"]) == pytest.approx((0.34, 0.66), abs=0.01)
+    assert "of other runs [+0.3" in results["verdicts"][0]
     notes = " ".join(results["warnings"])
     assert "2.00 nats per token from its reference" in notes and "Three seeds" not in notes
     assert "learning curves" in (tmp_path / "o" / "compare.html").read_text()
@@ -139,7 +141,7 @@ def test_seeds_that_are_not_the_same_are_drawn_apart(tmp_path: Path) -> None:
     ]
     results = compare(list(map(str, folders)), CompareConfig(out=str(tmp_path / "o")), say=silent)
     (pair,) = results["parts"]["total"]["pairs"]
-    assert pair["method"] == "seeds and items" and 0.3 < pair["low"] < 0.5 < pair["high"] < 0.7
+    assert 0.3 < pair["runs_low"] < 0.5 < pair["runs_high"] < 0.7
 
 
 def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
@@ -151,8 +153,9 @@ def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
     named = [*map(str, new), str(old)]
     results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
     (pair,) = results["parts"]["total"]["pairs"]
-    assert pair["method"] == "seeds and items" and pair["mean"] == pytest.approx(0.25)
-    assert pair["low"] <= 0.05 and pair["high"] >= 0.4 and not pair["decided"]
+    assert pair["mean"] == pytest.approx(0.25) and pair["low"] > 0.1
+    assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and not pair["decided"]
+    assert "these runs of new are better" in results["verdicts"][0]
 
 
 def test_a_single_item_says_nothing_of_chance(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from instructrec.experiments.compare_stats import (
     holm,
     improvement,
     interquartile_mean,
-    unpaired_interval,
+    runs_interval,
 )
 
 
@@ -39,29 +39,43 @@ def test_tasks_weigh_the_same_however_many_instructions_they_have() -> None:
     assert by_task(scores, ["a", "a", "a", "b"]).tolist() == [[1.0, 0.0]]
 
 
-def test_the_unpaired_interval_covers_what_it_should() -> None:
+@pytest.mark.parametrize(("shape", "paired"), [((6, 8), False), ((3, 3), False), ((3, 3), True)])
+def test_the_interval_of_other_runs_covers_what_it_should(
+    shape: tuple[int, int], paired: bool
+) -> None:
     rng = np.random.default_rng(3)
-    covered = 0
-    for _ in range(150):
+    covered, clusters = 0, [i // 2 for i in range(60)]
+    for _ in range(400):
         items = rng.normal(0, 0.5, 60)
-        a = items + rng.normal(0.2, 0.1, (6, 1)) + rng.normal(0, 0.3, (6, 60))
-        b = items + rng.normal(0.0, 0.1, (8, 1)) + rng.normal(0, 0.3, (8, 60))
-        low, high = unpaired_interval(a, b, list(range(60)), resamples=400)
+        a, b = (
+            items + rng.normal(mean, 0.1, (runs, 1)) + rng.normal(0, 0.3, (runs, 60))
+            for mean, runs in zip((0.2, 0.0), shape, strict=True)
+        )
+        low, high = runs_interval(a, b, clusters, paired=paired)
+        assert low is not None and high is not None
         covered += low <= 0.2 <= high
-    assert covered >= 0.88 * 150  # few seeds make a bootstrap somewhat narrow
+    assert 0.92 * 400 <= covered <= 0.99 * 400
 
 
-def test_pairing_makes_intervals_narrower_than_seeds_drawn_apart() -> None:
+def test_pairing_makes_intervals_narrower_than_runs_that_have_nothing_to_do_with_each_other() -> (
+    None
+):
     rng = np.random.default_rng(0)
     seeds = rng.normal(0, 0.5, (5, 1))
     b = seeds + rng.normal(0, 0.1, (5, 50))
-    a = b + 0.1
+    a = b + rng.normal(0.1, 0.01, (5, 50))
     clusters = list(range(50))
-    (paired,) = compare_all(
-        {"a": a, "b": b}, {"a": [*range(5)], "b": [*range(5)]}, clusters, [""] * 50
-    )
-    (apart,) = compare_all(
-        {"a": a, "b": b}, {"a": [*range(5)], "b": [*range(5, 10)]}, clusters, [""] * 50
-    )
-    assert paired.high - paired.low < 1e-9 < 0.2 < apart.high - apart.low
-    assert paired.decided and not apart.decided
+    scores, labels = {"a": a, "b": b}, [""] * 50
+    (paired,) = compare_all(scores, {"a": [*range(5)], "b": [*range(5)]}, clusters, labels)
+    (apart,) = compare_all(scores, {"a": [*range(5)], "b": [*range(5, 10)]}, clusters, labels)
+    assert paired.runs_low is not None and apart.runs_low is not None
+    assert paired.runs_low > 0.09 and apart.runs_low < -0.2
+    assert paired.decided and apart.decided_here and not apart.decided
+
+
+def test_two_runs_say_nothing_of_others() -> None:
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random((2, 20)) for name in "ab"}
+    (pair,) = compare_all(scores, {"a": [0, 1], "b": [0, 1]}, list(range(20)), [""] * 20)
+    assert pair.runs_low is None and pair.runs_high is None
+    assert pair.decided == pair.decided_here
