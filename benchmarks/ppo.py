@@ -262,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"written: {folder / 'ppo.json'}, ppo.md and ppo.png beside it")
     baseline = BASELINES / f"{machine_name(result['machine'], given.model)}.json"
     if given.write_baseline and not failed:
+        baseline.parent.mkdir(exist_ok=True)
         kept = {key: result[key] for key in ("machine", "versions", "commit", "rounds")}
         write_json(baseline, {**kept, "ratios": _all_ratios(result)})
         print(f"baseline: {baseline}")
