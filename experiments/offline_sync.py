@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from instructrec.errors import CheckpointError, TrackingError
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import read_config
-from instructrec.experiments.runs_reading import RunLine, size_of
+from instructrec.experiments.runs_reading import size_of
 from instructrec.experiments.runs_table import human_bytes
 
 Send = Callable[[Sequence[Path]], None]
@@ -27,8 +27,8 @@ Send = Callable[[Sequence[Path]], None]
 class OfflineFiles:
     """What one start of a run has kept for W&B."""
 
-    run: RunLine
-    """The run."""
+    run: str
+    """The run's name."""
     folder: Path
     """W&B's folder, ``offline-run-<date>-<id>``."""
     size_bytes: int
@@ -40,12 +40,16 @@ class OfflineFiles:
         return any(self.folder.glob("*.wandb.synced"))
 
 
-def find_offline(runs: Sequence[RunLine]) -> list[OfflineFiles]:
-    """Returns what runs have kept for W&B, sent or not; one folder for each start of a run."""
+def find_offline(runs: Mapping[str, Path]) -> list[OfflineFiles]:
+    """Finds what runs have kept for W&B, sent or not; one folder for each start of a run.
+
+    Args:
+        runs: Name -> folder of a run or a comparison.
+    """
     return [
-        OfflineFiles(run, folder, size_of(folder))
-        for run in runs
-        for folder in _offline_folders(run.path)
+        OfflineFiles(name, folder, size_of(folder))
+        for name, path in runs.items()
+        for folder in _offline_folders(path)
     ]
 
 
@@ -112,7 +116,7 @@ def _listed(found: Sequence[OfflineFiles]) -> str:
     rows = [("run", "W&B", "size", "files")]
     for files in found:
         state = "sent" if files.is_sent else "not sent"
-        rows.append((files.run.name, state, human_bytes(files.size_bytes), str(files.folder)))
+        rows.append((files.run, state, human_bytes(files.size_bytes), str(files.folder)))
     return table(rows)
 
 

@@ -86,11 +86,18 @@ def _list(values: Namespace) -> None:
 
 
 def _sync(values: Namespace) -> None:
-    lines, _ = read_runs(Path(values.dir))
-    names = values.names
-    chosen = [line for line in lines if not names or any(is_named(line, n) for n in names)]
-    if names and not chosen:
-        raise ConfigError(unknown_name("run", names[0], [line.name for line in lines]))
+    lines, skipped = read_runs(Path(values.dir))
+    if not values.names:
+        chosen = {line.name: line.path for line in lines}
+        chosen |= {other.path.name: other.path for other in skipped if other.is_comparison}
+    else:
+        chosen = {
+            line.name: line.path
+            for line in lines
+            if any(is_named(line, name) for name in values.names)
+        }
+        if not chosen:
+            raise ConfigError(unknown_name("run", values.names[0], [x.name for x in lines]))
     offline_sync.sync(offline_sync.find_offline(chosen), dry_run=values.dry_run)
 
 
@@ -182,7 +189,8 @@ def remove(
 
 def _losses(lines: Sequence[RunLine]) -> list[str]:
     """What would be lost that is not in the table."""
-    unsent = {files.run.name for files in offline_sync.find_offline(lines) if not files.is_sent}
+    found = offline_sync.find_offline({line.name: line.path for line in lines})
+    unsent = {files.run for files in found if not files.is_sent}
     return [
         f"what {name} has kept for W&B was not sent; `instructrec runs sync` sends it."
         for name in sorted(unsent)

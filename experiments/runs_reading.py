@@ -85,6 +85,11 @@ class Skipped:
     reason: str
     """Why it is not in the table."""
 
+    @property
+    def is_comparison(self) -> bool:
+        """Whether it is what ``instructrec compare`` wrote."""
+        return (self.path / "compare.json").is_file() and not self.path.is_symlink()
+
 
 @dataclass(frozen=True)
 class Filters:
@@ -214,15 +219,12 @@ def _search(folder: Path, depth: int) -> Iterator[Path | Skipped]:
             if any(isinstance(found, Path) for found in deeper):
                 yield from deeper
             else:
-                yield Skipped(path, _kind(path))
+                other = Skipped(path, "holds no run.json")
+                yield Skipped(path, "a comparison") if other.is_comparison else other
 
 
 def _has_record(path: Path) -> bool:
     return (path / "run.json").is_file()
-
-
-def _kind(path: Path) -> str:
-    return "a comparison" if (path / "compare.json").is_file() else "holds no run.json"
 
 
 def _summary(path: Path) -> tuple[Row, str]:

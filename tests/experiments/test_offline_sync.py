@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from instructrec.errors import TrackingError
+from instructrec.experiments.cli import main
 from instructrec.experiments.offline_sync import OfflineFiles, find_offline, sync
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.runs_commands import remove
@@ -36,7 +37,7 @@ def make_run(root: Path, name: str, starts: Sequence[str], **tracking: str) -> R
 
 
 def found_in(root: Path) -> list[OfflineFiles]:
-    return find_offline(read_runs(root)[0])
+    return find_offline({line.name: line.path for line in read_runs(root)[0]})
 
 
 def sender(works: Callable[[Path], bool] = lambda folder: True) -> Callable[..., None]:
@@ -54,7 +55,7 @@ def sender(works: Callable[[Path], bool] = lambda folder: True) -> Callable[...,
 def test_files_of_every_start_are_found_with_their_state(tmp_path: Path) -> None:
     make_run(tmp_path, "a", ["20260101_000000+", "20260102_000000"])
     make_run(tmp_path, "b", [])
-    states = [(f.run.name, f.is_sent, f.size_bytes) for f in found_in(tmp_path)]
+    states = [(f.run, f.is_sent, f.size_bytes) for f in found_in(tmp_path)]
     assert states == [("a", True, 100), ("a", False, 100)]
 
 
@@ -62,7 +63,7 @@ def test_files_that_a_run_has_put_elsewhere_are_found(tmp_path: Path) -> None:
     elsewhere = str(tmp_path / "elsewhere")
     make_run(tmp_path / "runs", "a", ["20260101_000000"], dir=elsewhere)
     make_run(tmp_path / "runs", "b", ["20260101_000000"], dir=elsewhere)
-    folders = [(f.run.name, f.folder.name) for f in found_in(tmp_path / "runs")]
+    folders = [(f.run, f.folder.name) for f in found_in(tmp_path / "runs")]
     assert folders == [(n, f"offline-run-20260101_000000-id{n}") for n in ("a", "b")]
 
 
@@ -116,6 +117,20 @@ def test_deleting_a_run_mentions_what_was_not_sent(tmp_path: Path) -> None:
     remove([read_run(run.path)], ask=lambda _: False, say=said.append)
     assert any("not sent" in line for line in said)
     assert run.path.exists()
+
+
+def test_the_files_of_a_comparison_are_sent_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, "a", ["20260101_000000"])
+    folder = tmp_path / "compare-a-vs-b"
+    (folder / "wandb" / "offline-run-20260102_000000-x").mkdir(parents=True)
+    (folder / "compare.json").write_text("{}")
+    assert main(["runs", "sync", "--dry_run", "--dir", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert "2 of 2 to send" in shown and "compare-a-vs-b" in shown
+    assert main(["runs", "sync", "a", "--dry_run", "--dir", str(tmp_path)]) == 0
+    assert "1 of 1 to send" in capsys.readouterr().out
 
 
 @pytest.mark.slow

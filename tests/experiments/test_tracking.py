@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +27,24 @@ class FakeRun:
     def __init__(self, broken=()):
         self.broken = set(broken)
         self.logged, self.metrics, self.summary, self.exit_code = [], [], {}, None
+        self.best, self.alerts, self.artifacts, self.used = {}, [], [], []
 
-    def define_metric(self, name, step_metric=None):
+    def define_metric(self, name, step_metric=None, summary=None):
         self._fail("define_metric")
         self.metrics.append((name, step_metric))
+        if summary is not None:
+            self.best[name] = summary
+
+    def alert(self, title, text, level, wait_duration):
+        assert len(title) < 64 and wait_duration < 1  # two in a minute are two
+        self.alerts.append((title, text, level))
+
+    def use_artifact(self, name, type):
+        self._fail("use_artifact")
+        self.used.append((name, type))
+
+    def log_artifact(self, artifact):
+        self.artifacts.append(artifact)
 
     def log(self, values, **options):
         self._fail("log")
@@ -53,10 +68,24 @@ class FakeTable:
         self.data.append(values)
 
 
+class FakeHistogram:
+    def __init__(self, np_histogram):
+        self.counts, self.edges = np_histogram
+
+
+class FakeArtifact:
+    def __init__(self, name, type, metadata):
+        self.name, self.type, self.metadata, self.folders = name, type, metadata, []
+
+    def add_dir(self, folder, policy, skip_cache):
+        assert policy == "immutable" and skip_cache  # no copy of the weights
+        self.folders.append(folder)
+
+
 class FakeWandb:
     """The part of the module that is used; ``refused`` modes cannot be opened."""
 
-    Table = FakeTable
+    Table, Histogram, Artifact = FakeTable, FakeHistogram, FakeArtifact
 
     def __init__(self, run=None, key=False, refused=()):
         self.run, self.key, self.refused = run or FakeRun(), key, refused
@@ -229,6 +258,83 @@ def test_samples_grow_one_table_on_the_axis_of_updates(tmp_path):
         (2, "c", None, None, None),
     ]
     assert (first["train/update"], second["train/update"]) == (1, 2)
+
+
+def test_every_update_shows_how_its_episodes_are_distributed(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    episodes = [
+        {"parts": {"exact": 1.0, "style": None}, "total": 0.5, "response_len": 3, "advantage": 2.0},
+        {"parts": {"exact": 0.0, "style": float("nan")}, "total": None, "response_len": 5},
+        {"parts": {"exact": 1.0}, "response_len": 4, "advantage": None},
+    ]
+    tracker.log({"train/update": 1.0}, episodes)
+    (logged,) = wandb.run.logged
+    counts = {key: sum(h.counts) for key, h in logged.items() if key.startswith("histogram/")}
+    assert counts == {
+        "histogram/exact": 3,
+        "histogram/total": 1,
+        "histogram/response_len": 3,
+        "histogram/advantage": 1,
+    }
+    edges = logged["histogram/response_len"].edges
+    assert (edges[0], edges[-1]) == (3, 5)
+
+
+def test_the_best_of_what_counts_is_shown_beside_the_latest(tmp_path):
+    wandb = FakeWandb()
+    start(tmp_path, wandb)
+    assert wandb.run.best["eval/total/mean"] == "max,last"
+    assert wandb.run.best["sft/val_loss"] == "min,last"
+    assert ("sft/val_loss", "sft/step") in wandb.run.metrics
+
+
+def test_trouble_becomes_an_alert(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.alert("ppo-parity-s1, update 3", "the entropy fell", "warning")
+    tracker.alert("x" * 200, "broken", "error")
+    assert wandb.run.alerts == [
+        ("ppo-parity-s1, update 3", "the entropy fell", "WARN"),
+        ("x" * 60, "broken", "ERROR"),
+    ]
+
+
+def test_a_policy_is_sent_with_what_it_came_from(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log_policy(tmp_path, "ppo parity/s1-policy", {"policy_hash": "ab", "machine": Path()})
+    (artifact,) = wandb.run.artifacts
+    assert (artifact.name, artifact.type) == ("ppo-parity-s1-policy", "model")
+    assert artifact.metadata == {"policy_hash": "ab", "machine": "."}
+    assert artifact.folders == [str(tmp_path)]
+
+
+def test_the_parent_is_linked_online_alone(tmp_path):
+    offline, online = FakeWandb(), FakeWandb(key=True)
+    for wandb in (offline, online):
+        start(tmp_path, wandb)[0].use_policy("sft-s1-policy")
+    assert offline.run.used == []
+    assert online.run.used == [("sft-s1-policy:latest", "model")]
+
+
+def test_a_parent_that_cannot_be_linked_matters_to_nobody(tmp_path):
+    wandb = FakeWandb(FakeRun(broken={"use_artifact"}), key=True)
+    tracker, _ = start(tmp_path, wandb)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.use_policy("sft-s1-policy")
+        tracker.log({"train/update": 1.0})
+    assert wandb.run.logged == [{"train/update": 1.0}]
+
+
+def test_a_table_is_sent_whole(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log_table("pairs", [{"a": "x", "p": 0.5}, {"a": "y", "p": None}])
+    table = wandb.run.logged[0]["pairs"]
+    assert table.columns == ["a", "p"]
+    assert table.data == [("x", 0.5), ("y", None)]
 
 
 @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("interrupted", 75)])
