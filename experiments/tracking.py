@@ -7,6 +7,7 @@ a question, and no tracking library is imported before a tracker is opened.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -253,10 +254,9 @@ def distributions(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[float
         Name -> the finite numbers of those episodes that have one; names without any are left out.
     """
     found: dict[str, list[float]] = {}
-    for row in plain(list(episodes)):
-        parts = row.get("parts") or {}
+    for row in episodes:
         others = {key: row.get(key) for key in ("total", "advantage", "kl_ref", "response_len")}
-        for name, value in {**parts, **others}.items():
-            if isinstance(value, int | float):
+        for name, value in {**(row.get("parts") or {}), **others}.items():
+            if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, []).append(float(value))
     return found

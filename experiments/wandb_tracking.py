@@ -204,7 +204,8 @@ def _start(
         # redraws lines, which a captured console would store by the thousand.
         settings = wandb.Settings(
             init_timeout=_INIT_TIMEOUT_S,
-            finish_timeout=wait_s,
+            finish_timeout=0.9 * wait_s,  # before the run loses its patience: this has a reason
+            finish_timeout_raises=True,
             x_transaction_log_flush_interval=_FLUSH_S,
             console="off",
             quiet=True,
