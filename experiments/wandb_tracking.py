@@ -31,6 +31,9 @@ _FLUSH_S = 5
 _EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 75}
 _BINS = 32
 _TITLE_CHARS = 60
+_INCREMENTS = 25
+"""Each increment of a table names all before it, so a long run sends them ever more rarely: every
+update at first, every second one after so many increments, every third after twice as many."""
 _BEST = {
     "eval/total/mean": "max,last",
     "reward/total/mean": "max,last",
@@ -47,6 +50,9 @@ class WandbTracker:
         self._wandb = wandb
         self._run = run
         self._table: Any = None
+        self._increments = 0
+        self._unsent = 0
+        self._update = 0
         self.mode = mode
         self.where = _where(run, mode)
 
@@ -113,6 +119,8 @@ class WandbTracker:
                 for key, value in plain(summary or {}).items()
                 if isinstance(value, bool | int | float | str)
             }
+            if self._unsent:
+                self._send_samples(run)
             run.summary.update({"status": status, **final})
             run.finish(exit_code=_EXIT_CODES.get(status, 1))
 
@@ -124,7 +132,14 @@ class WandbTracker:
             self._table = self._new_table(rows, "INCREMENTAL")
         else:
             self._add(self._table, rows)
-        run.log({"samples": self._table, "train/update": rows[-1].get("update", 0)})
+        self._unsent += 1
+        self._update = rows[-1].get("update", 0)
+        if self._unsent > self._increments // _INCREMENTS:
+            self._send_samples(run)
+
+    def _send_samples(self, run: Any) -> None:
+        run.log({"samples": self._table, "train/update": self._update})
+        self._increments, self._unsent = self._increments + 1, 0
 
     def _new_table(self, rows: list[dict[str, Any]], log_mode: str) -> Any:
         columns = list(dict.fromkeys(key for row in rows for key in row))

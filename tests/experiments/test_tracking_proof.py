@@ -15,6 +15,7 @@ from instructrec.experiments.jsonl import Row
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
 
 pytestmark = pytest.mark.slow
+NAMES = {"name": "ppo-parity-s1", "job_type": "train", "group": "ppo-parity"}
 NO_SERVER = "http://127.0.0.1:9"
 TRAIN = (
     *(sys.executable, "-m", "instructrec.experiments.cli", "train", "tiny_smoke"),
@@ -163,3 +164,43 @@ def test_a_full_disk_under_the_run_is_one_line(
     assert done.returncode == 1
     assert "No space left on device" in done.stderr
     assert "free some space" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_real_wandb_records_offline_what_was_logged(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from instructrec.experiments.tracking import TrackingConfig, open_tracking
+tracker = open_tracking(TrackingConfig(), Path({str(tmp_path)!r}), **{NAMES!r})
+assert tracker.mode == "offline", tracker.mode
+for update in (1, 2):
+    tracker.log({{"train/update": float(update), "reward/total/mean": update / 10}})
+    tracker.log_samples([{{"update": update, "prompt": "2?", "parts": {{"exact": 1.0}}}}])
+tracker.finish("finished", {{"eval/total/mean": 0.5}})
+"""
+    environment = os.environ | {"WANDB_MODE": "offline", "HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
+    told = subprocess.run(
+        command, check=True, env=environment, capture_output=True, text=True, timeout=120
+    )
+    folder = next((tmp_path / "wandb").glob("offline-run-*"))
+    assert f"wandb sync {folder}" in told.stdout
+    inspected = subprocess.run(
+        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
+        check=True,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    records = [json.loads(line) for line in inspected.stdout.splitlines()]
+    history = [r["history"]["item"] for r in records if r["type"] == "history"]
+    curve = [
+        (h["train/update"], h["reward/total/mean"]) for h in history if "samples" not in str(h)
+    ]
+    assert curve == [(1, 0.1), (2, 0.2)]
+    run = next(r["run"] for r in records if r["type"] == "run")
+    assert (run["run_group"], run["job_type"]) == ("ppo-parity", "train")
+    summary = [r["summary"]["update"] for r in records if r["type"] == "summary"]
+    assert {"final/eval/total/mean": 0.5, "status": "finished"} in summary
+    assert len(list(folder.glob("files/media/table/samples_*.table.json"))) == 2
+    assert not (tmp_path / "home" / ".local").exists()
