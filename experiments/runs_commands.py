@@ -148,7 +148,7 @@ def _by_path(root: Path, name: str, known: Sequence[RunLine]) -> RunLine:
             f"{path} lies outside of {root}: expected a run in there. Name the folder of the run "
             "folders with --dir."
         )
-    return read_run(path, root)
+    return read_run(root / path.resolve().relative_to(root.resolve()), root)
 
 
 def remove(

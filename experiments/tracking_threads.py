@@ -12,7 +12,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from instructrec.experiments.tracking import Level, NullTracker, Tracker, reason, warn
+from instructrec.experiments.tracking import Level, Tracker, reason, warn
 
 CAPACITY = 256
 """Reports that wait for a tracker at most."""
@@ -158,7 +158,7 @@ def in_background(tracker: Tracker, wait_s: float) -> Tracker:
         tracker: What `open_tracking` returned.
         wait_s: Most seconds that ``finish`` waits for each.
     """
-    if isinstance(tracker, NullTracker):
+    if tracker.mode == "disabled":
         return tracker
     if isinstance(tracker, Together):
         return Together([in_background(one, wait_s) for one in tracker.trackers])
