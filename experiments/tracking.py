@@ -138,6 +138,10 @@ class Tracker(Protocol):
         """Ends the run: finished, failed or interrupted; ``summary`` becomes ``final/<key>``."""
         ...
 
+    def abandon(self) -> None:
+        """Lets go of everything for which the end of the program would wait."""
+        ...
+
 
 class NullTracker:
     """Tracks nothing."""
@@ -164,6 +168,9 @@ class NullTracker:
         """Does nothing."""
 
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
+        """Does nothing."""
+
+    def abandon(self) -> None:
         """Does nothing."""
 
 

@@ -60,6 +60,10 @@ class Together:
         """See `Tracker`."""
         self._each(lambda tracker: tracker.finish(status, summary))
 
+    def abandon(self) -> None:
+        """See `Tracker`."""
+        self._each(lambda tracker: tracker.abandon())
+
     def _each(self, action: Callable[[Tracker], None]) -> None:
         for tracker in self.trackers:
             action(tracker)
@@ -128,11 +132,16 @@ class BackgroundTracker:
                 f"tracking has not come to its end within {wait_s:g} s, and is left alone (longer: "
                 f"tracking.wait_s). The run folder has everything. {self.where}"
             )
+            self.abandon()
         if self.dropped:
             warn(
                 f"{self.dropped} reports were left out of tracking, because it was slower than the "
                 "run. The run folder has everything."
             )
+
+    def abandon(self) -> None:
+        """See `Tracker`; at once, because its thread hangs."""
+        self._tracker.abandon()
 
     def _give(self, report: Callable[[], None], most: int | None) -> None:
         """Hands a report over, unless ``most`` are waiting already."""

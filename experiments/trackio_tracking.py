@@ -94,6 +94,10 @@ class TrackioTracker:
         self._safely(end)
         self._run = None
 
+    def abandon(self) -> None:
+        """Tells it nothing more; it has nothing for which a program's end would wait."""
+        self._run = None
+
     def _safely(self, action: Callable[[Any], None]) -> None:
         if self._run is None:
             return

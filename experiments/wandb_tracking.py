@@ -127,6 +127,12 @@ class WandbTracker:
         self._safely(end)
         self._run = None
 
+    def abandon(self) -> None:
+        """Ends W&B's own process: it does not answer, and the program's end would wait for it."""
+        self._run = None
+        with suppress(Exception):
+            _end_service(self._wandb)
+
     def _append(self, rows: list[dict[str, Any]], run: Any) -> None:
         if self._table is None:
             self._table = self._new_table(rows, "INCREMENTAL")
@@ -157,10 +163,15 @@ class WandbTracker:
         try:
             action(self._run)
         except Exception as error:
+            if self._run is None:  # abandoned in the meantime, which has been said
+                return
             run, self._run = self._run, None
             warn(f"W&B failed and is switched off; the run goes on ({reason(error)})")
-            with suppress(Exception):
-                run.finish(exit_code=1)
+            if isinstance(error, ConnectionError):  # its process has died
+                self.abandon()
+            else:
+                with suppress(Exception):
+                    run.finish(exit_code=1)
 
 
 def open_wandb(
@@ -236,6 +247,18 @@ def _start(
             arguments["id"] = _run_id(folder, renew=True)
             return init("offline"), "offline", f"W&B cannot be reached ({reason(error)})"
     return init("offline"), "offline", ""
+
+
+def _end_service(wandb: Any) -> None:
+    """Ends the process that W&B has started beside this one, and what waits for it at the exit."""
+    import psutil
+
+    connection = getattr(wandb.setup(), "_connection", None)
+    if connection is not None:
+        connection._cleanup()  # takes its hook off the exit; there is no public way
+    for child in psutil.Process().children():
+        if child.name().startswith("wandb"):
+            child.kill()
 
 
 def _own_folders(root: Path) -> Path:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from instructrec.experiments.jsonl import Row
@@ -127,6 +130,34 @@ def test_a_key_without_a_network_means_offline(tmp_path: Path) -> None:
     folders = list((run.path / "wandb").glob("offline-run-*"))
     assert len(folders) == 1
     assert sum("time/total_s" in item for item in history_of(inspect(folders[0]))) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_wandb_that_dies_or_hangs_stops_neither_the_run_nor_its_end(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    options = ("--ppo.num_updates", "30", "--ppo.eval_every", "0", "--tracking.wait_s", "3")
+    process = subprocess.Popen(
+        [*TRAIN, *options],
+        cwd=tmp_path,
+        env=environment(tmp_path, WANDB_MODE="offline"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    metrics = tmp_path / "runs" / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size):
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children()
+    (core,) = [child for child in children if child.name().startswith("wandb")]
+    core.send_signal(number)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0, error
+    assert "Traceback" not in error
+    assert len(read_metrics(metrics.parent)) == 30
+    assert RunFolder.open(metrics.parent).record()["status"] == "finished"
 
 
 @pytest.fixture

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 import importlib.util
+import json
 import os
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -163,10 +165,6 @@ for update in (1, 2):
     tracker.log_samples([{{"update": update, "prompt": "2?", "parts": {{"exact": 1.0}}}}])
 tracker.alert("title", "text", "warning")
 tracker.finish("finished", {{"eval/total/mean": 0.5}})
-import trackio
-(run,) = trackio.Api().runs("instructrec")
-print(run.name, [(p["step"], p["value"]) for p in run.history("reward/total/mean")]
-      if hasattr(run, "history") else "")
 """
     environment = os.environ | {"HOME": str(tmp_path), "TRACKIO_DIR": str(tmp_path / "trackio")}
     told = subprocess.run(
@@ -177,5 +175,12 @@ print(run.name, [(p["step"], p["value"]) for p in run.history("reward/total/mean
         timeout=120,
     )
     assert told.returncode == 0, told.stderr
-    assert "ppo-parity-s1" in told.stdout
-    assert list((tmp_path / "trackio").glob("instructrec*.db"))
+    database = sqlite3.connect(tmp_path / "trackio" / "instructrec.db")
+    found = database.execute("select run_name, step, metrics from metrics order by id").fetchall()
+    rows = [(name, step, json.loads(values)) for name, step, values in found]
+    assert {name for name, _, _ in rows} == {"ppo-parity-s1"}
+    curve = [(step, v["reward/total/mean"]) for _, step, v in rows if "reward/total/mean" in v]
+    assert curve == [(1, 0.1), (2, 0.2)]
+    samples = [v["samples"]["_value"] for _, _, v in rows if "samples" in v]
+    assert samples == [[{"update": u, "prompt": "2?", "exact": 1.0}] for u in (1, 2)]
+    assert rows[-1][2] == {"final/eval/total/mean": 0.5, "status": "finished"}
