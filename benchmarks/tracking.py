@@ -109,7 +109,7 @@ def run(model: str, updates: int, episodes: int, tracked: bool, folder: Path) ->
         name="tracked" if tracked else "untracked",
         task=TaskConfig(name="closed_answers"),
         policy=PolicyConfig(model=model),
-        rewards={"exact_match": 1.0, "f1": 0.5, "length": 0.0},
+        rewards={"exact_match": 1.0, "f1": 0.5, "repetition": 0.1},
         ppo=PPOConfig(
             num_updates=updates + 1,
             episodes_per_update=episodes,
