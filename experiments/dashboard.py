@@ -150,7 +150,7 @@ def _sections(wr: Any) -> dict[str, list[Any]]:
         "Rewards": [
             curves("reward parts of the rollouts", r"reward/.*/mean"),
             curves("held-out reward parts", r"eval/[^/]*/mean"),
-            curves("tasks of a mixture", r"(eval/)?task/.*/mean"),
+            curves("tasks of a mixture", r"(rollout/task/.*/total|eval/task/.*/mean)"),
         ],
         "Reward against KL": [
             curve("total by KL to the reference", "reward/total/mean", x="ppo/kl_ref"),

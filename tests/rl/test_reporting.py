@@ -1,17 +1,15 @@
-"""What is reported of single episodes, and of the tasks of a mixture."""
+"""What is reported of single episodes."""
 
 from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
-from instructrec.rewards.base import RewardBatch
 from instructrec.rl.experience import Experience, tensors_of
 from instructrec.rl.given import rollout_of
-from instructrec.rl.reporting import MOST_TASKS, episode_numbers, task_metrics
+from instructrec.rl.reporting import episode_numbers
 from instructrec.rl.rollout import Rollout
 
 
@@ -39,35 +37,3 @@ def test_an_episode_has_its_mean_advantage_and_its_kl() -> None:
 
 def test_what_an_update_does_not_have_is_absent() -> None:
     assert episode_numbers(experience([1.0, 0.0])) == [{}, {}]
-
-
-def with_tasks(tasks: list[object], totals: list[float]) -> Rollout:
-    made = rollout(totals)
-    made.tasks = tasks
-    made.rewards = RewardBatch(
-        total=np.array(totals), parts={}, status={}, messages={}, seconds={}, flags={}
-    )
-    return made
-
-
-def test_each_task_of_a_mixture_has_its_mean() -> None:
-    made = with_tasks(["a", "b", "a", "a"], [1.0, 0.5, 0.0, math.nan])
-    assert task_metrics(made) == {"task/a/mean": 0.5, "task/b/mean": 0.5}
-
-
-@pytest.mark.parametrize(
-    "tasks",
-    [
-        [None] * 4,
-        ["a"] * 4,
-        [1, 2, 3, 4],
-        [],
-    ],
-)
-def test_a_column_that_names_no_tasks_is_no_mixture(tasks: list[object]) -> None:
-    assert task_metrics(with_tasks(tasks, [1.0] * 4)) == {}
-
-
-def test_too_many_tasks_are_something_else() -> None:
-    count = MOST_TASKS + 1
-    assert task_metrics(with_tasks([str(i) for i in range(count)], [1.0] * count)) == {}
