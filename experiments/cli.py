@@ -93,6 +93,10 @@ COMMANDS = {
         *_in("run_commands", "quickstart"),
         takes_recipe=True,
     ),
+    "runs": Command(
+        "List the runs, delete some, or send their offline W&B files.", *_in("runs_commands")
+    ),
+    "dashboard": Command("Save a view of a W&B project for comparisons.", *_in("dashboard")),
     "rewards": Command("List, show, check and score rewards.", *_in("reward_commands")),
     "data": Command("Check a data set, or show what is in it.", *_in("data_commands")),
     "tasks": Command("List the built-in tasks.", *_in("run_commands", "tasks")),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import ConfigError, DataError, unknown_name
-from instructrec.experiments import compare_page, telling
+from instructrec.experiments import compare_page, compare_tracking, telling
 from instructrec.experiments.compare_stats import (
     FEWEST_RUNS,
     by_task,
@@ -27,6 +27,7 @@ from instructrec.experiments.contenders import Comparison, Contender, read_compa
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.stats import mean_interval, seeds_interval
+from instructrec.experiments.tracking import TrackingConfig
 
 LENGTHS_DIFFER = 1.25
 """Ratio of mean response lengths from which a reader is told."""
@@ -44,6 +45,8 @@ class CompareConfig:
     """Compare on the instructions that all policies answered, should they differ."""
     out: str | None = None
     """Folder of the result; None takes runs/compare-<names>."""
+    tracking: TrackingConfig = TrackingConfig(mode="disabled")
+    """Where it is mirrored to; nowhere unless tracking.mode is given."""
 
 
 def compare(
@@ -82,6 +85,8 @@ def compare(
     write_atomic(out / "compare.html", compare_page.page(results, comparison))
     say(to_text(results))
     say(f"\nwritten  {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.html'}")
+    if config.tracking.mode != "disabled":
+        compare_tracking.track(results, out, config.tracking, say=say)
     return results
 
 

@@ -7,15 +7,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from instructrec.errors import RunInterrupted
+from instructrec.errors import CheckpointError, RunInterrupted
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.runfolder import RunFolder, read_metrics
-from instructrec.experiments.tracking import Tracker, open_tracking
+from instructrec.experiments.tracking import Tracker, open_tracking, reason
+from instructrec.experiments.tracking_threads import in_background
 from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
 """Shows the metrics of an update or step to people."""
+_TOLD = ("job_type", "algorithm", "variant", "base_model", "parent", "versions", "git_commit")
+"""What of ``run.json`` trackers are told, beside the configuration."""
 
 
 class Recorder:
@@ -29,6 +32,7 @@ class Recorder:
         show: Called with each row of metrics.
         warn: Shows a warning to people.
         say: Receives lines for people.
+        open_mirror: Opens the trackers.
     """
 
     def __init__(
@@ -41,8 +45,11 @@ class Recorder:
         show: Show,
         warn: Callable[[str], None],
         say: Callable[[str], None],
+        open_mirror: Callable[..., Tracker] = open_tracking,
     ) -> None:
         self._config = config
+        self._folder = folder
+        self._name = f"{config.resolved_variant}-s{config.seed}"
         self._show = show
         self._warn = warn
         self._metrics = folder.metrics_log(resumed_update)
@@ -52,16 +59,21 @@ class Recorder:
         self._step: dict[str, float] = {}
         self.summary: dict[str, Any] | None = None
         """Final numbers; set it before the end."""
-        self._tracker: Tracker = open_tracking(
+        record = folder.record()
+        told = {key: record.get(key) for key in (*_TOLD, "machine", "command")}
+        opened = open_mirror(
             config.tracking,
             folder.path,
-            name=f"{config.resolved_variant}-s{config.seed}",
+            name=self._name,
             job_type=job_type,
             group=config.resolved_variant,
             tags=[config.algorithm, config.policy.model, *config.reward_value()],
-            run_config=config.to_dict(),
+            run_config={**config.to_dict(), "run": told},
             note=say,
         )
+        self._tracker: Tracker = in_background(opened, config.tracking.wait_s)
+        if parent := logged_policy(parent_of(folder)):
+            self._tracker.use_policy(parent)
 
     @property
     def where(self) -> str:
@@ -75,13 +87,14 @@ class Recorder:
         self._metrics.write(metrics)
         if kept:
             self._samples.write(*kept)
-        self._tracker.log(metrics)
+        self._tracker.log(metrics, rows)
         self._tracker.log_samples(kept)
         self._show(metrics)
 
     def on_warning(self, message: str) -> None:
         """Records what looked wrong in the update at hand."""
         self._warnings.write({"update": self._update, "message": message})
+        self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
 
     def on_step(self, metrics: Mapping[str, float]) -> None:
@@ -115,7 +128,64 @@ class Recorder:
         self._metrics.close()
         self._samples.close()
         self._warnings.close()
+        if status == "failed" and error is not None:
+            self._tracker.alert(f"{self._name} failed", reason(error), "error")
+        if status == "finished" and self._config.tracking.log_policy:
+            self._log_policy()
         self._tracker.finish(status, self.summary)
+
+    def _log_policy(self) -> None:
+        if self._folder.policy.is_dir():
+            metadata = lineage(self._folder, self.summary or {})
+            self._tracker.log_policy(self._folder.policy, policy_artifact(self._name), metadata)
+
+
+def policy_artifact(run_name: str) -> str:
+    """What the policy of a run is called among artifacts."""
+    return f"{run_name}-policy"
+
+
+def logged_policy(parent: RunFolder | None) -> str | None:
+    """The artifact that a run's parent has logged; None where there is none."""
+    try:
+        config = {} if parent is None else parent.config()
+    except CheckpointError:  # the run needs the policy alone, not this
+        return None
+    if not (config.get("tracking") or {}).get("log_policy"):
+        return None
+    return policy_artifact(f"{config.get('variant')}-s{config.get('seed')}")
+
+
+def lineage(folder: RunFolder, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a trained policy is and what it came from, for whoever finds its files.
+
+    Args:
+        folder: Its run folder.
+        summary: The final numbers.
+
+    Returns:
+        Names of run, task and models, hashes of the policy and of its parent's, the update that
+        was kept, the code, and the final numbers.
+    """
+    record, parent = folder.record(), parent_of(folder)
+    final = {key: value for key, value in summary.items() if key.startswith("eval/total/")}
+    return {
+        **{key: record.get(key) for key in (*_TOLD, "seed", "task")},
+        "run_folder": str(folder.path),
+        "policy_hash": summary.get("policy_hash"),
+        "parent_policy_hash": None if parent is None else parent.summary().get("policy_hash"),
+        "update": summary.get("best_update"),
+        **final,
+    }
+
+
+def parent_of(folder: RunFolder) -> RunFolder | None:
+    """The run whose policy a run started from; None without one, or where it is gone."""
+    parent = folder.record().get("parent")
+    try:
+        return None if parent is None else RunFolder.open(parent)
+    except CheckpointError:  # moved or deleted since
+        return None
 
 
 def open_record(

@@ -1,18 +1,16 @@
-"""Weights & Biases: a mirror of the run folder that can never stop, delay or hang a run.
+"""Tracking: mirrors of the run folder that can never stop, delay or hang a run.
 
-The record of a run is its folder. What happens here is a copy of it, so every exception inside
-tracking becomes one warning, after which tracking is off and the run goes on. Nothing here asks
-a question: without a stored key a run is tracked offline, and ``wandb sync`` sends it later.
-``wandb`` is imported only when a tracker is opened.
+The record of a run is its folder. What a tracker shows is a copy of it, so every exception inside
+tracking becomes one warning, after which that tracker is off and the run goes on. Nothing here asks
+a question, and no tracking library is imported before a tracker is opened.
 """
 
 from __future__ import annotations
 
+import math
 import os
-import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,12 +18,10 @@ from typing import Any, Literal, Protocol
 from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 
-_INIT_TIMEOUT_S = 30
-_FINISH_TIMEOUT_S = 120
-_FLUSH_S = 5
+Level = Literal["warning", "error"]
+"""How bad something is that an alert tells."""
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 _MODES |= {"run": "online", "dryrun": "offline", "shared": "online"}
-_EXIT_CODES = {"finished": 0, "failed": 1, "interrupted": 75}
 
 
 @dataclass(frozen=True)
@@ -34,22 +30,66 @@ class TrackingConfig:
 
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto takes WANDB_MODE if set, else online when a key is stored, else offline."""
+    report_to: tuple[Literal["wandb", "trackio"], ...] = ("wandb",)
+    """wandb, trackio (local dashboard; extra trackio), or both; trackio never leaves the disk."""
     project: str = "instructrec"
-    """W&B project: one comparison."""
+    """Project there: one comparison."""
     entity: str | None = None
     """W&B user or team; None takes the account's default."""
     group: str | None = None
-    """W&B group; None takes the variant, so that the seeds of one setting stand together."""
+    """Group there; None takes the variant, so that the seeds of one setting stand together."""
     tags: tuple[str, ...] = ()
     """More tags, beside algorithm, model and rewards."""
     dir: str | None = None
     """Folder for W&B's own files; None keeps them in the run folder."""
+    log_policy: bool = False
+    """Send the exported policy as an artifact, with what it came from."""
+    wait_s: float = 120.0
+    """Most seconds that the end of a run waits for what is not sent yet."""
 
     def __post_init__(self) -> None:
         if not self.project or any(character in self.project for character in "/\\#?%:"):
             raise ConfigError(
                 f"tracking.project = {self.project!r}: expected a name without / \\ # ? % or :."
             )
+        if not self.wait_s > 0:
+            raise ConfigError(f"tracking.wait_s = {self.wait_s}: expected more than 0 seconds.")
+        if len(set(self.report_to)) < len(self.report_to):
+            raise ConfigError(
+                f"tracking.report_to = {list(self.report_to)}: expected each name once."
+            )
+
+    @property
+    def wanted_mode(self) -> str:
+        """``mode``, where auto is what WANDB_MODE says if it is set.
+
+        Raises:
+            ConfigError: WANDB_MODE holds something else than a mode.
+        """
+        if self.mode != "auto":
+            return self.mode
+        given = os.environ.get("WANDB_MODE", "").strip().lower()
+        if not given:
+            os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty value
+        if given and given not in _MODES:
+            raise ConfigError(f"WANDB_MODE = {given!r}: expected online, offline or disabled")
+        return _MODES.get(given, "auto")
+
+
+@dataclass(frozen=True)
+class About:
+    """What a tracker is told about a run when it is opened."""
+
+    name: str
+    """Name of the run, ``<variant>-s<seed>``."""
+    job_type: str
+    """sft, reward-model, train, eval or compare."""
+    group: str
+    """Variant without the seed; ``tracking.group`` wins."""
+    tags: tuple[str, ...] = ()
+    """Algorithm, model, rewards; ``tracking.tags`` come on top."""
+    config: Mapping[str, Any] | None = None
+    """Resolved configuration, nested."""
 
 
 class Tracker(Protocol):
@@ -65,16 +105,41 @@ class Tracker(Protocol):
         """One line for people: the address of the run, or the command that sends it; or empty."""
         ...
 
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Sends the numbers of one update; ``train/update`` among them is the axis."""
+    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Sends the numbers of one update; ``train/update`` among them is the axis.
+
+        Args:
+            metrics: The numbers.
+            episodes: Rows of all its episodes, which are shown as distributions.
+        """
         ...
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Appends rows of ``samples.jsonl`` to the table ``samples``."""
         ...
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Sends a whole table, whose columns are the keys of its rows."""
+        ...
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Tells people about trouble, wherever the tracker tells such things."""
+        ...
+
+    def use_policy(self, name: str) -> None:
+        """Notes that the run started from the policy that another one has logged."""
+        ...
+
+    def log_policy(self, folder: Path, name: str, metadata: Mapping[str, Any]) -> None:
+        """Sends a policy; ``metadata`` says what it is and what it came from."""
+        ...
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         """Ends the run: finished, failed or interrupted; ``summary`` becomes ``final/<key>``."""
+        ...
+
+    def abandon(self) -> None:
+        """Lets go of everything for which the end of the program would wait."""
         ...
 
 
@@ -84,72 +149,29 @@ class NullTracker:
     mode = "disabled"
     where = ""
 
-    def log(self, metrics: Mapping[str, Any]) -> None:
+    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
         """Does nothing."""
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Does nothing."""
 
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Does nothing."""
+
+    def alert(self, title: str, text: str, level: Level) -> None:
+        """Does nothing."""
+
+    def use_policy(self, name: str) -> None:
+        """Does nothing."""
+
+    def log_policy(self, folder: Path, name: str, metadata: Mapping[str, Any]) -> None:
+        """Does nothing."""
+
     def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
         """Does nothing."""
 
-
-class WandbTracker:
-    """Mirrors a run to an open W&B run; the first exception switches it off with one warning."""
-
-    def __init__(self, wandb: Any, run: Any, mode: str) -> None:
-        self._wandb = wandb
-        self._run = run
-        self._table: Any = None
-        self._columns: list[str] = []
-        self.mode = mode
-        self.where = _where(run, mode)
-
-    def log(self, metrics: Mapping[str, Any]) -> None:
-        """Sends the numbers of one update (without ``step=``: W&B drops steps that go back)."""
-        values = {key: value for key, value in plain(metrics).items() if value is not None}
-        self._safely(lambda run: run.log(values))
-
-    def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Appends rows to one growing table, whose columns the first rows decide."""
-        if rows:
-            self._safely(lambda run: self._append([_flat(row) for row in rows], run))
-
-    def finish(self, status: str, summary: Mapping[str, Any] | None = None) -> None:
-        """Writes ``final/<key>`` scalars into the run's summary and closes the run."""
-
-        def end(run: Any) -> None:
-            final = {
-                f"final/{key}": value
-                for key, value in plain(summary or {}).items()
-                if isinstance(value, bool | int | float | str)
-            }
-            run.summary.update({"status": status, **final})
-            run.finish(exit_code=_EXIT_CODES.get(status, 1))
-
-        self._safely(end)
-        self._run = None
-
-    def _append(self, rows: list[dict[str, Any]], run: Any) -> None:
-        if self._table is None:
-            self._columns = list(dict.fromkeys(key for row in rows for key in row))
-            self._table = self._wandb.Table(
-                columns=self._columns, log_mode="INCREMENTAL", allow_mixed_types=True
-            )
-        for row in rows:
-            self._table.add_data(*(row.get(column) for column in self._columns))
-        run.log({"samples": self._table, "train/update": rows[-1].get("update", 0)})
-
-    def _safely(self, action: Callable[[Any], None]) -> None:
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:
-            run, self._run = self._run, None
-            _warn(f"W&B failed and is switched off; the run goes on ({_reason(error)})")
-            with suppress(Exception):
-                run.finish(exit_code=1)
+    def abandon(self) -> None:
+        """Does nothing."""
 
 
 def open_tracking(
@@ -163,8 +185,9 @@ def open_tracking(
     run_config: Mapping[str, Any] | None = None,
     note: Callable[[str], None] = print,
     wandb: Any = None,
+    trackio: Any = None,
 ) -> Tracker:
-    """Opens the mirror of one run.
+    """Opens the mirrors of one run; calls of them take effect before they return.
 
     Args:
         config: The user's choice.
@@ -174,134 +197,50 @@ def open_tracking(
         group: Variant without the seed (``config.group`` wins).
         tags: Algorithm, model, rewards (``config.tags`` are added).
         run_config: Resolved configuration, nested.
-        note: Called with one line that the user should see.
+        note: Called with one line for each tracker that the user should see.
         wandb: The module; None imports it.
+        trackio: The module; None imports it.
 
     Returns:
-        A tracker; one that does nothing when tracking is off or W&B does not work.
+        A tracker; one that does nothing when tracking is off or no tracker works.
     """
-    try:
-        if _wanted_mode(config) == "disabled":
-            return NullTracker()
-        # No crash reports about the user's machine unless they asked for them.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-        if wandb is None:
-            import wandb
-        arguments = {
-            "project": config.project,
-            "entity": config.entity,
-            "name": name,
-            "group": config.group or group,
-            "job_type": job_type,
-            "tags": _unique_tags([*tags, *config.tags]),
-            "config": plain(run_config or {}),
-        }
-        tracker, problem = _open(wandb, config, folder, arguments)
-    except Exception as error:
-        _warn(f"W&B could not be started; the run goes on without it ({_reason(error)})")
-        return NullTracker()
-    warning = f"WARNING: W&B cannot be reached ({problem}). " if problem else ""
-    note(warning + tracker.where)
-    return tracker
+    from instructrec.experiments import trackio_tracking, wandb_tracking
+    from instructrec.experiments.tracking_threads import Together
 
-
-def _open(
-    wandb: Any, config: TrackingConfig, folder: Path, arguments: dict[str, Any]
-) -> tuple[WandbTracker, str]:
-    """Returns the tracker, and why it is not online although it should be (empty if it is)."""
-    mode = _wanted_mode(config)
-    if mode == "auto":
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
-    root = _own_folders(Path(config.dir) if config.dir else folder)
-    arguments |= {
-        "dir": str(root.absolute()),
-        "id": _run_id(folder),
-        "resume": "allow",
-        "reinit": "create_new",
-    }
-    run, mode, problem = _start(wandb, arguments, mode, folder)
-    run.define_metric("train/update")
-    run.define_metric("sft/step")
-    run.define_metric("*", step_metric="train/update")
-    run.define_metric("sft/*", step_metric="sft/step")
-    return WandbTracker(wandb, run, mode), problem
-
-
-def _start(
-    wandb: Any,
-    arguments: dict[str, Any],
-    mode: str,
-    folder: Path,
-) -> tuple[Any, str, str]:
-    """Returns the run, its mode and why the mode is not the wanted one (empty if it is)."""
-
-    def init(mode: str) -> Any:
-        # A Settings object is used up by init(), so each call gets its own. Our progress display
-        # redraws lines, which a captured console would store by the thousand.
-        settings = wandb.Settings(
-            init_timeout=_INIT_TIMEOUT_S,
-            finish_timeout=_FINISH_TIMEOUT_S,
-            x_transaction_log_flush_interval=_FLUSH_S,
-            console="off",
-            quiet=True,
-            silent=True,
-        )
-        return wandb.init(mode=mode, settings=settings, **arguments)
-
-    if mode == "online":
+    about = About(name, job_type, group, tuple(tags), plain(run_config or {}))
+    opened: list[Tracker] = []
+    for service in config.report_to:
         try:
-            return init("online"), "online", ""
+            if config.wanted_mode == "disabled":
+                continue
+            tracker, problem = (
+                wandb_tracking.open_wandb(config, folder, about, wandb)
+                if service == "wandb"
+                else trackio_tracking.open_trackio(config, folder, about, trackio)
+            )
         except Exception as error:
-            # W&B keeps the id of the attempt for itself until the process ends.
-            arguments["id"] = _run_id(folder, renew=True)
-            return init("offline"), "offline", _reason(error)
-    return init("offline"), "offline", ""
+            label = {"wandb": "W&B", "trackio": "Trackio"}[service]
+            warn(f"{label} could not be started; the run goes on without it ({reason(error)})")
+            continue
+        note((f"WARNING: {problem}. " if problem else "") + tracker.where)
+        opened.append(tracker)
+    if not opened:
+        return NullTracker()
+    return opened[0] if len(opened) == 1 else Together(opened)
 
 
-def _wanted_mode(config: TrackingConfig) -> str:
-    if config.mode != "auto":
-        return config.mode
-    given = os.environ.get("WANDB_MODE", "").strip().lower()
-    if not given:
-        os.environ.pop("WANDB_MODE", None)  # W&B itself refuses an empty value
-    if given and given not in _MODES:
-        raise ConfigError(f"WANDB_MODE = {given!r}: expected online, offline or disabled")
-    return _MODES.get(given, "auto")
+def reason(error: BaseException) -> str:
+    """An exception in one short line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 
-def _own_folders(root: Path) -> Path:
-    """Makes the folder for W&B's files and points its staging and cache there too.
-
-    Left alone, copies of tables and artifacts would lie outside the run folder and be lost when
-    it is moved. Variables that the user has set are respected.
-    """
-    for variable, name in (("WANDB_DATA_DIR", "data"), ("WANDB_CACHE_DIR", "cache")):
-        if os.environ.get(variable, _OURS.get(variable)) == _OURS.get(variable):
-            path = (root / "wandb" / name).absolute()
-            path.mkdir(parents=True, exist_ok=True)
-            os.environ[variable] = _OURS[variable] = str(path)
-    (root / "wandb").mkdir(parents=True, exist_ok=True)
-    return root
+def warn(message: str) -> None:
+    """Warns about tracking, once and for all that follows."""
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-_OURS: dict[str, str] = {}
-"""Variables that this module has set, so that a second run moves them and a user's are kept."""
-
-
-def _run_id(folder: Path, *, renew: bool = False) -> str:
-    """Returns the id of the folder's W&B run: a continued run goes on under the same one."""
-    file = folder / "wandb" / "run-id.txt"
-    if renew or not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(uuid.uuid4().hex[:12] + "\n", encoding="utf-8")
-    return file.read_text(encoding="utf-8").strip()
-
-
-def _unique_tags(tags: Sequence[str]) -> list[str]:
-    return list(dict.fromkeys(tag[:64] for tag in tags if tag))  # W&B refuses longer ones
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """One table row: parts become columns of their own, conversations and lists become text."""
     flat: dict[str, Any] = {}
     for key, value in plain(row).items():
@@ -312,16 +251,19 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _where(run: Any, mode: str) -> str:
-    if mode == "online":
-        return f"W&B: {run.url}"
-    return f"W&B offline; send it later with: wandb sync {Path(run.dir).parent}"
+def distributions(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """The numbers of all episodes of an update by name: every part, total, length, advantage.
 
+    Args:
+        episodes: Rows of a rollout.
 
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, RuntimeWarning, stacklevel=3)
+    Returns:
+        Name -> the finite numbers of those episodes that have one; names without any are left out.
+    """
+    found: dict[str, list[float]] = {}
+    for row in episodes:
+        others = {key: row.get(key) for key in ("total", "advantage", "kl_ref", "response_len")}
+        for name, value in {**(row.get("parts") or {}), **others}.items():
+            if isinstance(value, int | float) and math.isfinite(value):
+                found.setdefault(name, []).append(float(value))
+    return found

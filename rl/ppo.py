@@ -162,7 +162,9 @@ class PPOTrainer(RolloutTrainer):
         }
 
     def _report(self, metrics: dict[str, float], alarms: list[Alarm]) -> None:
-        self.hooks.on_update(metrics, self.rollout.rows(self.progress.update))
+        numbers = reporting.episode_numbers(self.learner.experience)
+        rows = self.rollout.rows(self.progress.update)
+        self.hooks.on_update(metrics, [a | b for a, b in zip(rows, numbers, strict=True)])
         for alarm in alarms:
             self.hooks.on_warning(alarm.message)
 

@@ -119,6 +119,29 @@ def task_metrics(rollout: Rollout) -> dict[str, float]:
     return metrics
 
 
+def episode_numbers(experience: Experience) -> list[dict[str, float | None]]:
+    """What the update made of each episode, for the sample log.
+
+    Returns:
+        For each of the B episodes ``advantage``, the mean over its action tokens as the loss sees
+        it, and ``kl_ref``, the KL to the reference (k1) in nats, summed over them. None for an
+        episode that is not trained on; a number that the update does not have is absent.
+    """
+    mask_BT = experience.action_mask_BT
+    tokens_B = mask_BT.sum(1)
+    numbers: dict[str, list[float]] = {}
+    if experience.advantages_BT is not None:
+        sum_B = torch.where(mask_BT, experience.advantages_BT, 0.0).sum(1)
+        numbers["advantage"] = (sum_B / tokens_B.clamp(min=1)).tolist()
+    if experience.ref_logprobs_BT is not None:
+        kl_BT = k1(experience.old_logprobs_BT, experience.ref_logprobs_BT)
+        numbers["kl_ref"] = torch.where(mask_BT, kl_BT, 0.0).sum(1).tolist()
+    return [
+        {name: values[i] if trained else None for name, values in numbers.items()}
+        for i, trained in enumerate((tokens_B > 0).tolist())
+    ]
+
+
 def kl_metrics(experience: Experience, kl_coef: float) -> dict[str, float]:
     """KL to the reference in nats per sequence (k1); absent when no reference is used."""
     if experience.ref_logprobs_BT is None:

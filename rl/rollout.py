@@ -90,10 +90,12 @@ class Rollout:
         """One plain dict per episode for the sample log.
 
         ``response``, ``parts`` and ``stop_reason`` are those of the last answer, ``total`` is that
-        of ``totals``, ``response_len`` counts the tokens of all its answers.
+        of ``totals``, ``response_len`` counts the tokens of all its answers. ``task`` is there in
+        a mixture alone.
         """
         assert self.rewards is not None
         parts, totals = self.rewards.parts, self.totals.tolist()
+        tasks = self.tasks or [None] * len(self)
         return [
             {
                 "update": update,
@@ -105,6 +107,7 @@ class Rollout:
                 "total": totals[i] if self.scored[i] else None,
                 "stop_reason": str(self.stop_reasons[i]),
                 "response_len": sum(self.action_mask[i]),
+                **({} if tasks[i] is None else {"task": tasks[i]}),
             }
             for i in range(min(len(self), limit or len(self)))
         ]

@@ -33,7 +33,7 @@ OURS = {
     **dict.fromkeys(("load_best_model_at_end", "metric_for_best_model"), "ppo.eval_every"),
     **dict.fromkeys(("save_strategy", "save_steps"), "ppo.save_every"),
     **dict.fromkeys(("seed", "data_seed", "full_determinism"), "seed (every run repeats itself)"),
-    **dict.fromkeys(("report_to", "trackio_space_id", "trackio_bucket_id"), "tracking.mode"),
+    **dict.fromkeys(("report_to", "trackio_space_id", "trackio_bucket_id"), "tracking.report_to"),
     **dict.fromkeys(("log_completions", "num_completions_to_print"), "output.samples_per_update"),
     "auto_find_batch_size": "ppo.micro_batch_size",
     "lr_scheduler_type": "ppo.lr_schedule",

@@ -59,6 +59,12 @@ class CheckpointError(InstructRecError, RuntimeError):
     exit_code = 8
 
 
+class TrackingError(InstructRecError, RuntimeError):
+    """Something that was asked of a tracking service could not be done; a run never meets it."""
+
+    exit_code = 9
+
+
 class ProcessError(InstructRecError, RuntimeError):
     """Another process of the run failed, so that this one cannot go on."""
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 
@@ -26,10 +26,24 @@ class FakeRun:
     def __init__(self, broken=()):
         self.broken = set(broken)
         self.logged, self.metrics, self.summary, self.exit_code = [], [], {}, None
+        self.best, self.alerts, self.artifacts, self.used = {}, [], [], []
 
-    def define_metric(self, name, step_metric=None):
+    def define_metric(self, name, step_metric=None, summary=None):
         self._fail("define_metric")
         self.metrics.append((name, step_metric))
+        if summary is not None:
+            self.best[name] = summary
+
+    def alert(self, title, text, level, wait_duration):
+        assert len(title) < 64 and wait_duration < 1  # two in a minute are two
+        self.alerts.append((title, text, level))
+
+    def use_artifact(self, name, type):
+        self._fail("use_artifact")
+        self.used.append((name, type))
+
+    def log_artifact(self, artifact):
+        self.artifacts.append(artifact)
 
     def log(self, values, **options):
         self._fail("log")
@@ -53,10 +67,24 @@ class FakeTable:
         self.data.append(values)
 
 
+class FakeHistogram:
+    def __init__(self, np_histogram):
+        self.counts, self.edges = np_histogram
+
+
+class FakeArtifact:
+    def __init__(self, name, type, metadata):
+        self.name, self.type, self.metadata, self.folders = name, type, metadata, []
+
+    def add_dir(self, folder, policy, skip_cache):
+        assert policy == "immutable" and skip_cache  # no copy of the weights
+        self.folders.append(folder)
+
+
 class FakeWandb:
     """The part of the module that is used; ``refused`` modes cannot be opened."""
 
-    Table = FakeTable
+    Table, Histogram, Artifact = FakeTable, FakeHistogram, FakeArtifact
 
     def __init__(self, run=None, key=False, refused=()):
         self.run, self.key, self.refused = run or FakeRun(), key, refused
@@ -231,6 +259,95 @@ def test_samples_grow_one_table_on_the_axis_of_updates(tmp_path):
     assert (first["train/update"], second["train/update"]) == (1, 2)
 
 
+def test_a_long_run_sends_its_samples_ever_more_rarely_and_loses_none(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    for update in range(1, 1002):
+        tracker.log_samples([{"update": update}])
+    sent = [values["train/update"] for values in wandb.run.logged]
+    assert sent[:25] == list(range(1, 26)) and len(sent) < 250
+    tracker.finish("finished")
+    assert wandb.run.logged[-1]["train/update"] == 1001
+    assert len(wandb.run.logged[-1]["samples"].data) == 1001
+
+
+def test_every_update_shows_how_its_episodes_are_distributed(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    episodes = [
+        {"parts": {"exact": 1.0, "style": None}, "total": 0.5, "response_len": 3, "advantage": 2.0},
+        {"parts": {"exact": 0.0, "style": float("nan")}, "total": None, "response_len": 5},
+        {"parts": {"exact": 1.0}, "response_len": 4, "advantage": None},
+    ]
+    tracker.log({"train/update": 1.0}, episodes)
+    (logged,) = wandb.run.logged
+    counts = {key: sum(h.counts) for key, h in logged.items() if key.startswith("histogram/")}
+    assert counts == {
+        "histogram/exact": 3,
+        "histogram/total": 1,
+        "histogram/response_len": 3,
+        "histogram/advantage": 1,
+    }
+    edges = logged["histogram/response_len"].edges
+    assert (edges[0], edges[-1]) == (3, 5)
+
+
+def test_the_best_of_what_counts_is_shown_beside_the_latest(tmp_path):
+    wandb = FakeWandb()
+    start(tmp_path, wandb)
+    assert wandb.run.best["eval/total/mean"] == "max,last"
+    assert wandb.run.best["sft/val_loss"] == "min,last"
+    assert ("sft/val_loss", "sft/step") in wandb.run.metrics
+
+
+def test_trouble_becomes_an_alert(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.alert("ppo-parity-s1, update 3", "the entropy fell", "warning")
+    tracker.alert("x" * 200, "broken", "error")
+    assert wandb.run.alerts == [
+        ("ppo-parity-s1, update 3", "the entropy fell", "WARN"),
+        ("x" * 60, "broken", "ERROR"),
+    ]
+
+
+def test_a_policy_is_sent_with_what_it_came_from(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log_policy(tmp_path, "ppo parity/s1-policy", {"policy_hash": "ab", "machine": Path()})
+    (artifact,) = wandb.run.artifacts
+    assert (artifact.name, artifact.type) == ("ppo-parity-s1-policy", "model")
+    assert artifact.metadata == {"policy_hash": "ab", "machine": "."}
+    assert artifact.folders == [str(tmp_path)]
+
+
+def test_the_parent_is_linked_online_alone(tmp_path):
+    offline, online = FakeWandb(), FakeWandb(key=True)
+    for wandb in (offline, online):
+        start(tmp_path, wandb)[0].use_policy("sft-s1-policy")
+    assert offline.run.used == []
+    assert online.run.used == [("sft-s1-policy:latest", "model")]
+
+
+def test_a_parent_that_cannot_be_linked_matters_to_nobody(tmp_path):
+    wandb = FakeWandb(FakeRun(broken={"use_artifact"}), key=True)
+    tracker, _ = start(tmp_path, wandb)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.use_policy("sft-s1-policy")
+        tracker.log({"train/update": 1.0})
+    assert wandb.run.logged == [{"train/update": 1.0}]
+
+
+def test_a_table_is_sent_whole(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    tracker.log_table("pairs", [{"a": "x", "p": 0.5}, {"a": "y", "p": None}])
+    table = wandb.run.logged[0]["pairs"]
+    assert table.columns == ["a", "p"]
+    assert table.data == [("x", 0.5), ("y", None)]
+
+
 @pytest.mark.parametrize(("status", "code"), [("finished", 0), ("failed", 1), ("interrupted", 75)])
 def test_the_end_is_told(tmp_path, status, code):
     wandb = FakeWandb()
@@ -247,44 +364,3 @@ def test_the_end_is_told(tmp_path, status, code):
 def test_a_project_name_that_wandb_refuses_is_refused_at_once():
     with pytest.raises(ConfigError, match=r"tracking\.project = 'a/b'"):
         TrackingConfig(project="a/b")
-
-
-@pytest.mark.slow
-def test_the_real_wandb_records_offline_what_was_logged(tmp_path):
-    code = f"""
-from pathlib import Path
-from instructrec.experiments.tracking import TrackingConfig, open_tracking
-tracker = open_tracking(TrackingConfig(), Path({str(tmp_path)!r}), **{NAMES!r})
-assert tracker.mode == "offline", tracker.mode
-for update in (1, 2):
-    tracker.log({{"train/update": float(update), "reward/total/mean": update / 10}})
-    tracker.log_samples([{{"update": update, "prompt": "2?", "parts": {{"exact": 1.0}}}}])
-tracker.finish("finished", {{"eval/total/mean": 0.5}})
-"""
-    environment = os.environ | {"WANDB_MODE": "offline", "HOME": str(tmp_path / "home")}
-    command = [sys.executable, "-W", "error::RuntimeWarning", "-c", code]
-    told = subprocess.run(
-        command, check=True, env=environment, capture_output=True, text=True, timeout=120
-    )
-    folder = next((tmp_path / "wandb").glob("offline-run-*"))
-    assert f"wandb sync {folder}" in told.stdout
-    inspected = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)],
-        check=True,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    records = [json.loads(line) for line in inspected.stdout.splitlines()]
-    history = [r["history"]["item"] for r in records if r["type"] == "history"]
-    curve = [
-        (h["train/update"], h["reward/total/mean"]) for h in history if "samples" not in str(h)
-    ]
-    assert curve == [(1, 0.1), (2, 0.2)]
-    run = next(r["run"] for r in records if r["type"] == "run")
-    assert (run["run_group"], run["job_type"]) == ("ppo-parity", "train")
-    summary = [r["summary"]["update"] for r in records if r["type"] == "summary"]
-    assert {"final/eval/total/mean": 0.5, "status": "finished"} in summary
-    assert len(list(folder.glob("files/media/table/samples_*.table.json"))) == 2
-    assert not (tmp_path / "home" / ".local").exists()
