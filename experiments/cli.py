@@ -83,6 +83,10 @@ COMMANDS = {
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),
     ),
+    "report": Command(
+        "What was one run, how did it go, and is it better than before?",
+        *_in("people_commands", "report"),
+    ),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
         *_in("run_commands", "probe"),

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from instructrec.experiments.setup_run import Materials
     from instructrec.policies.causal_lm import CausalLMPolicy
 
+UNKNOWN_BEFORE = (
+    "better than before? Not known: no evaluation of the start on the same instructions. "
+    "--eval.before true measures it, too."
+)
 Say = Callable[[str], None]
 """Receives one line or paragraph for people."""
 
