@@ -8,7 +8,7 @@ counts: the same instructions, rewards and way to answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -65,19 +65,21 @@ class Change:
         )
 
 
-def changes(before: Evaluation, after: Evaluation) -> list[Change]:
+def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> list[Change]:
     """What changed between two evaluations of one kind, the total first.
 
     Args:
         before: Of the start.
-        after: Of the end. A reward that fewer than one shared instruction has a score of, in
-            either, is left out.
+        after: Of the end.
+        rewards: Whether single rewards are compared beside the total. What no instruction has a
+            score of both times is left out.
     """
     first, last = Member(Path(), before), Member(Path(), after)
     ids = [key for key in last.by_instruction if key in first.by_instruction]
     clusters = [cluster_of(last.by_instruction[key][0]) for key in ids]
     found = []
-    for part in ["total", *(p for p in after.parts if p in before.parts)]:
+    parts = [p for p in after.parts if p in before.parts] if rewards else []
+    for part in ["total", *parts]:
         scores = np.array([[m.score(key, part) for key in ids] for m in (first, last)])
         kept = np.flatnonzero(np.isfinite(scores).all(0)) if ids else np.array([], dtype=int)
         if len(kept):
@@ -112,8 +114,8 @@ def find_before(run: RunFolder, after: Evaluation) -> Evaluation | None:
     return None
 
 
-def read_before(path: Path) -> Evaluation:
-    """Reads the evaluation that somebody names: a run folder, or the ``.jsonl`` of one.
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads an evaluation by its place: the final one of a run folder, or the ``.jsonl`` of one.
 
     Raises:
         CheckpointError: The folder is no run folder.
@@ -142,24 +144,32 @@ def _same_kind(header: dict[str, Any], after: Evaluation) -> bool:
 def _candidates(run: RunFolder, record: dict[str, Any]) -> Iterator[Path]:
     """Files of evaluations of the start, the likeliest first."""
     yield from sorted((run.path / "eval").glob("*-0.jsonl"))
-    starts = [name for name in (record.get("parent"), record.get("base_model")) if name]
-    for parent in _parents(run.path, starts):
+    for parent in parents(run.path, record):
         named = _summary(parent).get("eval_file")
         yield from ([parent / named] if named else [])
         yield from sorted((parent / "eval").glob("*.jsonl"))
     for beside in sorted(run.path.resolve().parent.iterdir()):
         if (beside / "run.json").is_file() and beside.resolve() != run.path.resolve():
             other = _record(beside)
-            if other.get("job_type") == "eval" and other.get("base_model") in starts:
+            if other.get("job_type") == "eval" and other.get("base_model") in _starts(record):
                 yield from sorted((beside / "eval").glob("*.jsonl"))
 
 
-def _parents(run: Path, starts: Sequence[str]) -> list[Path]:
-    """Run folders that a run started from: where they were named, or beside it."""
-    named = [Path(start) for start in starts]
+def parents(run: Path, record: dict[str, Any]) -> list[Path]:
+    """Run folders that a run started from: where it named them, or beside it.
+
+    Args:
+        run: The run folder.
+        record: Its ``run.json``.
+    """
+    named = [Path(start) for start in _starts(record)]
     named = [path.parent if path.name == "policy" else path for path in named]
     places = [place for path in named for place in (path, run.resolve().parent / path.name)]
     return [place for place in dict.fromkeys(places) if (place / "run.json").is_file()]
+
+
+def _starts(record: dict[str, Any]) -> list[str]:
+    return [name for name in (record.get("parent"), record.get("base_model")) if name]
 
 
 def _record(folder: Path) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def _final_evaluation(path: Path, summary: Row) -> Evaluation | None:
 
 
 def _named(path: Path, after: Evaluation) -> Evaluation:
-    before = before_after.read_before(path)
+    before = before_after.read_evaluation(path)
     if odd := before_after.differing(before, after):
         raise DataError(
             f"{path} was measured by another {', '.join(odd)} than the end of the run: expected "

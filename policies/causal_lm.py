@@ -126,6 +126,11 @@ class CausalLMPolicy:
             detokenize=self._detokenize,
         )
 
+    @property
+    def chat_template(self) -> str:
+        """Chat template with which other software gives the model the same prompts."""
+        return self._encoder.template
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded, up to where the answer begins.
 
