@@ -26,3 +26,51 @@ def run_report(values: Namespace, command: list[str]) -> None:
     from instructrec.experiments.report import ReportConfig, report
 
     report(values.run, command_line.as_dataclass(ReportConfig, values))
+
+
+def build_export(parser: ArgumentParser) -> None:
+    """Arguments of ``export``."""
+    from instructrec.experiments.export_policy import ExportConfig
+
+    parser.add_argument(
+        "policy", help="A run folder, a Hugging Face folder or hub id, or a model name."
+    )
+    parser.add_class_arguments(ExportConfig)
+
+
+def run_export(values: Namespace, command: list[str]) -> None:
+    """Exports a policy."""
+    from instructrec.experiments.export_policy import ExportConfig, export_policy
+
+    export_policy(values.policy, command_line.as_dataclass(ExportConfig, values))
+
+
+def build_doctor(parser: ArgumentParser) -> None:
+    """Arguments of ``doctor``."""
+    parser.add_argument("--json", action="store_true", help="Print JSON.")
+
+
+def run_doctor(values: Namespace, command: list[str]) -> None:
+    """Looks at what is here."""
+    from instructrec.experiments import doctor
+
+    doctor.run_doctor(values.json)
+
+
+def build_chat(parser: ArgumentParser) -> None:
+    """Arguments of ``chat``."""
+    from instructrec.experiments.chat_terminal import ChatConfig
+
+    parser.add_argument(
+        "policies",
+        nargs="+",
+        help="One or two: a run folder, a Hugging Face folder or hub id, or a model name.",
+    )
+    parser.add_class_arguments(ChatConfig)
+
+
+def run_chat(values: Namespace, command: list[str]) -> None:
+    """Talks to policies."""
+    from instructrec.experiments.chat_terminal import ChatConfig, run_chat
+
+    run_chat(values.policies, command_line.as_dataclass(ChatConfig, values))

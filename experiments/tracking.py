@@ -181,7 +181,7 @@ def open_tracking(
         A tracker; one that does nothing when tracking is off or W&B does not work.
     """
     try:
-        if _wanted_mode(config) == "disabled":
+        if wanted_mode(config) == "disabled":
             return NullTracker()
         # No crash reports about the user's machine unless they asked for them.
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -209,7 +209,7 @@ def _open(
     wandb: Any, config: TrackingConfig, folder: Path, arguments: dict[str, Any]
 ) -> tuple[WandbTracker, str]:
     """Returns the tracker, and why it is not online although it should be (empty if it is)."""
-    mode = _wanted_mode(config)
+    mode = wanted_mode(config)
     if mode == "auto":
         mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
     root = _own_folders(Path(config.dir) if config.dir else folder)
@@ -258,7 +258,12 @@ def _start(
     return init("offline"), "offline", ""
 
 
-def _wanted_mode(config: TrackingConfig) -> str:
+def wanted_mode(config: TrackingConfig) -> str:
+    """Returns online, offline or disabled as asked for, or auto: online where a key is stored.
+
+    Raises:
+        ConfigError: WANDB_MODE is none of these.
+    """
     if config.mode != "auto":
         return config.mode
     given = os.environ.get("WANDB_MODE", "").strip().lower()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -181,6 +181,32 @@ class CausalLMPolicy:
         """
         keeping: Any = getattr(self.decoder, "keeping_states", None)
         return nullcontext() if keeping is None else keeping(layer)
+
+    def listening(self, listener: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Tells the text of a response while it is drawn, until the block ends.
+
+        For one response at a time, and for rollout engines that can; others tell nothing.
+
+        Args:
+            listener: Receives pieces of text, special tokens left out, never half a character.
+                What it raises (such as KeyboardInterrupt) ends the response.
+        """
+        listening: Any = getattr(self.decoder, "listening", None)
+        if listening is None:
+            return nullcontext()
+        ids: list[int] = []
+        told = ""
+
+        def listen(token: int) -> None:
+            nonlocal told
+            ids.append(token)
+            text = self._detokenize(ids)
+            if not text.endswith("\ufffd"):  # the rest of a character's bytes is to come
+                new, told = text[len(told) :], text
+                listener(new)
+
+        started: AbstractContextManager[None] = listening(listen)
+        return started
 
     def follow_up(self, response_ids: Sequence[int], message: str) -> list[int]:
         """Returns the token ids between a sampled response and the answer to the next message.
