@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -34,6 +34,8 @@ FEATURES = {
     "translation": "the task cldr_names",
 }
 """Extra of the package -> what it is for."""
+Requirements = Sequence[tuple[str, str | None]]
+"""Packages and the extra that each is for; None for those of every run."""
 LITTLE_MEMORY = 4 * 2**30
 """Bytes of free memory below which a run of the embedded model may not fit."""
 LITTLE_DISK = 5 * 2**30
@@ -52,22 +54,18 @@ class Finding:
     """What it is, and what to do about it."""
 
 
-def examine() -> list[Finding]:
-    """Looks at everything; takes some seconds, because torch and TRL are imported."""
-    looks: dict[str, Callable[[], list[Finding]]] = {
-        "versions": _versions,
-        "packages": _packages,
-        "device": _device,
-        "training": _training,
-        "memory": _memory,
-        "disk": _disk,
-        "embedded model": _embedded,
-        "hub": _hub,
-        "W&B": _tracking,
-        "extras": _extras,
-    }
+Look = Callable[[], list[Finding]]
+"""Looks at one thing; what it raises counts as broken."""
+
+
+def examine(looks: Mapping[str, Look] | None = None) -> list[Finding]:
+    """Looks at everything; takes some seconds, because torch and TRL are imported.
+
+    Args:
+        looks: Name -> what looks; None takes all.
+    """
     found = []
-    for name, look in looks.items():
+    for name, look in (looks or LOOKS).items():
         try:
             found += look()
         except Exception as error:  # of whatever library is damaged
@@ -76,13 +74,17 @@ def examine() -> list[Finding]:
     return found
 
 
-def run_doctor(as_json: bool = False) -> None:
+def run_doctor(as_json: bool = False, looks: Mapping[str, Look] | None = None) -> None:
     """Examines and prints.
+
+    Args:
+        as_json: Print JSON instead of a table.
+        looks: As of `examine`.
 
     Raises:
         InstructRecError: Something that a run needs is broken.
     """
-    found = examine()
+    found = examine(looks)
     if as_json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
     else:
@@ -110,18 +112,36 @@ def _versions() -> list[Finding]:
     ]
 
 
-def _packages() -> list[Finding]:
-    """Packages that every run needs."""
-    needed = {name for name, extra in _requirements() if extra is None}
-    missing = sorted(name for name in needed if not _installed(name))
-    if missing:
-        install = f"pip install {' '.join(missing)}"
-        return [Finding("packages", "broken", f"missing: {', '.join(missing)}. Run: {install}")]
-    return [Finding("packages", "ok", f"all {len(needed)} that a run needs are installed")]
+def packages(
+    needed: Requirements | None = None, installed: Callable[[str], bool] | None = None
+) -> list[Finding]:
+    """Looks for the packages that every run needs, and for those of the extras.
+
+    Args:
+        needed: What is looked for; None takes the requirements of this package.
+        installed: Says whether a package is there.
+    """
+    installed = installed or _installed
+    by_extra: dict[str | None, list[str]] = {}
+    for package, extra in requirements() if needed is None else needed:
+        by_extra.setdefault(extra, []).append(package)
+    gone = {extra: [p for p in found if not installed(p)] for extra, found in by_extra.items()}
+    if missing := gone.pop(None, []):
+        how = f"missing: {', '.join(missing)}. Run: pip install {' '.join(missing)}"
+        found = [Finding("packages", "broken", how)]
+    else:
+        found = [Finding("packages", "ok", "all that a run needs are installed")]
+    for extra in sorted(FEATURES.keys() & gone.keys()):
+        what = FEATURES[extra]
+        state: State = "note" if gone[extra] else "ok"
+        if gone[extra]:
+            what = f"missing, for {what}: pip install 'instructrec[{extra}]'"
+        found.append(Finding(f"extra {extra}", state, what))
+    return found
 
 
-def _requirements() -> list[tuple[str, str | None]]:
-    """Name and extra of each requirement of this package; None for those of every run."""
+def requirements() -> Requirements:
+    """Returns the requirements of this package."""
     found = []
     for line in metadata.requires("instructrec") or []:
         extra = re.search(r"extra == ['\"]([^'\"]+)['\"]", line)
@@ -257,18 +277,15 @@ def _tracking() -> list[Finding]:
     return [Finding("W&B", "ok", f"{key}; runs are {mode}{told}")]
 
 
-def _extras() -> list[Finding]:
-    by_extra: dict[str, list[str]] = {}
-    for package, extra in _requirements():
-        if extra in FEATURES:
-            by_extra.setdefault(extra, []).append(package)
-    found = []
-    for extra, packages in sorted(by_extra.items()):
-        missing = [package for package in packages if not _installed(package)]
-        what = FEATURES[extra]
-        if missing:
-            how = f"pip install 'instructrec[{extra}]'"
-            found.append(Finding(f"extra {extra}", "note", f"missing, for {what}: {how}"))
-        else:
-            found.append(Finding(f"extra {extra}", "ok", what))
-    return found
+LOOKS: Mapping[str, Look] = {
+    "versions": _versions,
+    "packages": packages,
+    "device": _device,
+    "training": _training,
+    "memory": _memory,
+    "disk": _disk,
+    "embedded model": _embedded,
+    "hub": _hub,
+    "W&B": _tracking,
+}
+"""What is looked at, in this order."""

@@ -24,7 +24,7 @@ class ExportConfig:
     """Where a policy goes, and in what form (``instructrec export``)."""
 
     out: str
-    """Folder of the model; it must not exist, unless --overwrite is given."""
+    """Folder of the model; it must not exist, or be empty, unless --overwrite is given."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights."""
     quantize: Literal["int8"] | None = None
@@ -33,16 +33,21 @@ class ExportConfig:
     """Repository of the hub to upload to, owner/name; it is made when missing."""
     private: bool = True
     """Whether a repository that is made is private."""
-    overwrite: bool = False
-    """Replace a model that lies in the folder."""
 
 
-def export_policy(policy: str, config: ExportConfig, *, say: telling.Say = telling.say) -> Path:
+def export_policy(
+    policy: str,
+    config: ExportConfig,
+    *,
+    overwrite: bool = False,
+    say: telling.Say = telling.say,
+) -> Path:
     """Writes a policy as a folder that plain transformers loads, and uploads it when asked.
 
     Args:
         policy: A run folder, a Hugging Face folder or hub id, or a model name.
         config: See `ExportConfig`.
+        overwrite: Replace a model that lies in the folder.
         say: Receives lines for people.
 
     Returns:
@@ -55,7 +60,7 @@ def export_policy(policy: str, config: ExportConfig, *, say: telling.Say = telli
             or the upload failed.
     """
     out = Path(config.out)
-    _check_place(out, config.overwrite)
+    _check_place(out, overwrite)
     if config.quantize is not None:
         from instructrec.policies.exporting import check_int8
 
@@ -81,7 +86,7 @@ def _check_place(out: Path, overwrite: bool) -> None:
     if not overwrite:
         raise ConfigError(
             f"{out} exists already: expected a new folder. Choose another one with --out, or pass "
-            "--overwrite true."
+            "--overwrite."
         )
     if (out / "run.json").exists() or not (out / "config.json").is_file():
         raise ConfigError(

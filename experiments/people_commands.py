@@ -36,13 +36,17 @@ def build_export(parser: ArgumentParser) -> None:
         "policy", help="A run folder, a Hugging Face folder or hub id, or a model name."
     )
     parser.add_class_arguments(ExportConfig)
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Replace a model that lies in the folder."
+    )
 
 
 def run_export(values: Namespace, command: list[str]) -> None:
     """Exports a policy."""
     from instructrec.experiments.export_policy import ExportConfig, export_policy
 
-    export_policy(values.policy, command_line.as_dataclass(ExportConfig, values))
+    config = command_line.as_dataclass(ExportConfig, values)
+    export_policy(values.policy, config, overwrite=values.overwrite)
 
 
 def build_doctor(parser: ArgumentParser) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -27,31 +29,30 @@ def test_everything_is_looked_at_and_no_key_is_shown(
     assert secret not in out + err
 
 
-def test_a_missing_extra_is_a_note_that_names_the_feature(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(doctor, "_installed", lambda package: package != "optional-thing")
-    lines = ["torch>=2", 'optional-thing>=1; extra == "maths"']
-    monkeypatch.setattr(doctor.metadata, "requires", lambda _: lines)
-    (finding,) = doctor._extras()
-    assert finding.state == "note" and "mathematical equality" in finding.text
-    assert "pip install 'instructrec[maths]'" in finding.text
-    assert doctor._packages()[0].state == "ok"
+def test_a_missing_extra_is_a_note_that_names_the_feature() -> None:
+    needed = [("torch", None), ("optional-thing", "maths")]
+    every, extra = doctor.packages(needed, lambda package: package == "torch")
+    assert every.state == "ok" and extra.state == "note" and "mathematical" in extra.text
+    assert "pip install 'instructrec[maths]'" in extra.text
+    every, extra = doctor.packages(needed, lambda package: package != "torch")
+    assert every.state == "broken" and "pip install torch" in every.text and extra.state == "ok"
 
 
 def test_what_is_broken_fails_the_command_after_all_was_shown(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def raises() -> list[doctor.Finding]:
         raise ImportError("no such library")
 
-    monkeypatch.setattr(doctor, "_training", raises)
+    def fine() -> list[doctor.Finding]:
+        return [doctor.Finding("after", "ok", "looked at all the same")]
+
     with pytest.raises(InstructRecError, match=r"something broken \(training\)"):
-        doctor.run_doctor()
+        doctor.run_doctor(looks={"training": raises, "after": fine})
     out = capsys.readouterr().out
-    assert "BROKEN  training" in out and "no such library" in out and "extra maths" in out
+    assert "BROKEN  training" in out and "no such library" in out and "at all the same" in out
 
 
-def test_every_extra_has_a_feature() -> None:
-    named = {extra for _, extra in doctor._requirements() if extra} - {"dev"}
-    assert named == set(doctor.FEATURES)
+def test_every_extra_has_a_feature(root: Path) -> None:
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["optional-dependencies"].keys() - {"dev"} == doctor.FEATURES.keys()

@@ -69,24 +69,22 @@ def test_a_run_is_exported_with_its_card_and_answers_from_its_code(
     assert capsys.readouterr().out.endswith("\n")
     monkeypatch.chdir("..")
     assert main(["export", "runs/tiny-smoke-s0", "--out", "out"]) == 2
-    assert main(["export", "runs/tiny-smoke-s0", "--out", "out", "--overwrite", "true"]) == 0
+    assert main(["export", "runs/tiny-smoke-s0", "--out", "out", "--overwrite"]) == 0
     assert main(["report", "runs/tiny-smoke-s0"]) == 0
 
 
-def test_what_cannot_be_exported_is_refused_before_anything_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     out = str(tmp_path / "out")
-    for config, message in (
-        (ExportConfig(str(tmp_path / "mine")), "exists already"),
-        (ExportConfig(str(tmp_path / "mine"), overwrite=True), "holds no exported model"),
-        (ExportConfig(out, push="nobody"), "expected owner/name"),
-        (ExportConfig(out, push="me/model"), "HF_HUB_OFFLINE is set"),
+    for config, overwrite, message in (
+        (ExportConfig(str(tmp_path / "mine")), False, "exists already"),
+        (ExportConfig(str(tmp_path / "mine")), True, "holds no exported model"),
+        (ExportConfig(out, push="nobody"), False, "expected owner/name"),
+        (ExportConfig(out, push="me/model"), False, "HF_HUB_OFFLINE is set"),
     ):
         with pytest.raises(ConfigError, match=message):
-            export_policy("tiny", config)
+            export_policy("tiny", config, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
 
 
