@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import netrc
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from instructrec.errors import InstructRecError, PolicyError
 from instructrec.experiments import machine
@@ -261,13 +263,10 @@ def _hub() -> list[Finding]:
 
 
 def _tracking() -> list[Finding]:
-    import wandb
-
     from instructrec.experiments import tracking
     from instructrec.experiments.config import TrainConfig
 
-    mode = tracking.wanted_mode(TrainConfig().tracking)
-    has_key = bool(wandb.login(prompt=False, verify=False))
+    mode, has_key = tracking.wanted_mode(TrainConfig().tracking), _has_wandb_key()
     if mode == "auto":
         mode = "online" if has_key else "offline"
     key = "a key is stored" if has_key else "no key (`wandb login` stores one)"
@@ -275,6 +274,23 @@ def _tracking() -> list[Finding]:
     if mode == "online" and not has_key:
         return [Finding("W&B", "note", f"online is asked for, but {key}: runs will be offline")]
     return [Finding("W&B", "ok", f"{key}; runs are {mode}{told}")]
+
+
+def _has_wandb_key() -> bool:
+    """Whether W&B would find a key: its own look finds none while it is told to be offline."""
+    import wandb
+
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlsplit(wandb.Settings().base_url).hostname or ""
+    places = [os.environ.get("NETRC"), "~/.netrc", "~/_netrc"]
+    for file in (Path(place).expanduser() for place in places if place):
+        try:
+            if file.is_file() and netrc.netrc(file).authenticators(host):
+                return True
+        except netrc.NetrcParseError:
+            continue
+    return False
 
 
 LOOKS: Mapping[str, Look] = {
