@@ -184,7 +184,9 @@ def _device() -> list[Finding]:
 def _threads(used: int) -> Finding:
     cores = machine.machine_info()["cores"] or used
     given = os.environ.get("OMP_NUM_THREADS")
-    told = f"{used} threads on {cores} cores" + (f" (OMP_NUM_THREADS={given})" if given else "")
+    told = f"{used} thread{'s' if used != 1 else ''} on {cores} cores" + (
+        f" (OMP_NUM_THREADS={given})" if given else ""
+    )
     if used > cores:
         return Finding("threads", "note", f"{told}: more threads than cores make each slower")
     return Finding("threads", "ok", told)

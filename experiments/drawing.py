@@ -100,7 +100,7 @@ def line_chart(lines: Sequence[Line], label: str, *, unit: str = "update") -> st
     shapes = [_grid(low, high), _ends(first, last, unit)]
     shapes += [_curve(line, colour(i), place) for i, line in shown.items()]
     names = {i: line.name for i, line in shown.items()}
-    told = f"<p class=legend>{legend(names)}</p>" if len(names) > 1 else ""
+    told = f"<p class=legend>{legend(names)}</p>" if len(lines) > 1 else ""
     return svg("".join(shapes), HEIGHT, label) + told
 
 
@@ -156,7 +156,7 @@ def bars(values: Sequence[tuple[str, float, float, float]], label: str) -> str:
     """
     ends = [v for _, *numbers in values for v in numbers if math.isfinite(v)]
     low, high = scale(min(ends), max(ends))
-    left, width = 150, WIDTH - 220
+    left, width = 190, WIDTH - 260
 
     def x(value: float) -> float:
         return left + (value - low) / (high - low) * width

@@ -10,6 +10,7 @@ import base64
 import difflib
 import hashlib
 import html
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -114,10 +115,16 @@ def long(value: object) -> str:
 
 def marked(first: str, second: str) -> str:
     """The second text as HTML; words that the first one lacks are marked."""
-    a, b = first.split(), second.split()
-    parts = []
-    for kind, _, _, start, end in difflib.SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
-        words = text(" ".join(b[start:end]))
-        if words:
-            parts.append(words if kind == "equal" else f"<mark>{words}</mark>")
-    return " ".join(parts)
+    a, words = first.split(), re.findall(r"\S+", second)
+    spaces = re.split(r"\S+", second)  # one more than words: before, between and behind them
+    matcher = difflib.SequenceMatcher(None, a, words, autojunk=False)
+    parts = [text(spaces[0])]
+    for kind, _, _, start, end in matcher.get_opcodes():
+        between = [
+            text(words[i]) + text(spaces[i + 1] if i + 1 < end else "") for i in range(start, end)
+        ]
+        if between:
+            shown = "".join(between)
+            parts.append(shown if kind == "equal" else f"<mark>{shown}</mark>")
+            parts.append(text(spaces[end]))
+    return "".join(parts)

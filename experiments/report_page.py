@@ -45,7 +45,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
     scores, families = report_text.score_rows(results), report_text.family_rows(results)
     body = [
         f"<h1>{text(results['name'])}</h1>",
-        f"<p>{text(report_text.headline(results))}.</p>",
+        f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
         bullets(results["verdicts"], "verdicts"),
         section("Warnings", bullets(results["warnings"], "notes")),
         section("Result on held-out instructions", _result(results, scores)),
