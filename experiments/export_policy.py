@@ -142,7 +142,11 @@ def _write(loaded: CausalLMPolicy, folder: Path, config: ExportConfig) -> None:
 
 
 def _card(policy: str, loaded: CausalLMPolicy, run: RunFolder | None, config: ExportConfig) -> str:
-    known = {"exported": True, "dtype": config.dtype, "int8": config.quantize is not None}
+    known: dict[str, Any] = {
+        "exported": True,
+        "dtype": config.dtype,
+        "int8": config.quantize is not None,
+    }
     if run is None:
         return model_card.card_of_model(policy, model_card.Weights(**known))
     return model_card.card_of_run(read_run(run.path), model_card.weights_of(run.config(), **known))

@@ -159,7 +159,8 @@ def _answers(reading: Reading) -> str:
         ids = [key for key in ids if key in before.by_instruction]
         gain = {key: after.score(key, "total") - before.score(key, "total") for key in ids}
         ids.sort(key=lambda key: -abs(gain[key]) if gain[key] == gain[key] else 1.0)
-    lines, families = [], {}
+    lines: list[list[str]] = []
+    families: dict[str, None] = {}
     for key in ids[:SAMPLES]:
         row = after.by_instruction[key][0]
         family = str(row.get("task") or row.get("family") or "")

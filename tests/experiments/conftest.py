@@ -54,6 +54,21 @@ def report_row(i: int, response: str, score: float) -> dict[str, Any]:
     }
 
 
+def summary_of(mean: float) -> dict[str, Any]:
+    """The summary of a training run whose evaluation came to that mean."""
+    ends = {"mean": mean, "ci_low": mean - 0.1, "ci_high": mean + 0.1}
+    return {
+        **{f"eval/{part}/{k}": v for part in ("match", "total") for k, v in ends.items()},
+        "eval_file": "eval/end-6.jsonl",
+        "updates": 6,
+        "best_update": 6,
+        "stopped": "finished",
+        "speed/episodes_per_s": 2.0,
+        "speed/tokens_per_s": 30.0,
+        "speed/limit_frac": 0.4,
+    }
+
+
 @pytest.fixture
 def write_evaluation() -> Callable[..., Path]:
     """Writes the evaluation of 40 instructions, of which those below ``right`` score 1."""
@@ -127,22 +142,7 @@ def write_run(write_evaluation: Callable[..., Path]) -> Callable[..., Path]:
         (path / "warnings.jsonl").write_text('{"update": 2, "message": "looks odd"}\n')
         if right is not None:
             write_evaluation(path / "eval" / "end-6.jsonl", right, response=response)
-            mean = right / 40
-            write_json(
-                path / "summary.json",
-                {
-                    **{f"eval/{p}/mean": mean for p in ("match", "total")},
-                    **{f"eval/{p}/ci_low": mean - 0.1 for p in ("match", "total")},
-                    **{f"eval/{p}/ci_high": mean + 0.1 for p in ("match", "total")},
-                    "eval_file": "eval/end-6.jsonl",
-                    "updates": 6,
-                    "best_update": 6,
-                    "stopped": "finished",
-                    "speed/episodes_per_s": 2.0,
-                    "speed/tokens_per_s": 30.0,
-                    "speed/limit_frac": 0.4,
-                },
-            )
+            write_json(path / "summary.json", summary_of(right / 40))
         return path
 
     return write
