@@ -107,7 +107,7 @@ def find_before(run: RunFolder, after: Evaluation) -> Evaluation | None:
         return None
     for file in _candidates(run, record):
         try:
-            if file != after.path and _same_kind(read_json(file.with_suffix(".json")), after):
+            if _same_kind(read_json(file.with_suffix(".json")), after):
                 return load_evaluation(file)
         except (CheckpointError, DataError):  # one that is torn or not complete is none
             continue

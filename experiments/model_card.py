@@ -89,7 +89,7 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
         "## Result on held-out instructions",
         "\n".join(changed),
         markdown_table(report_text.score_rows(results)) if results["scores"] else "",
-        _measured(reading),
+        _measured(reading, weights),
         markdown_table(report_text.family_rows(results)) if results["families"] else "",
         "## How it was trained",
         markdown_table([("", ""), *report_text.fact_rows(results)]),
@@ -164,7 +164,7 @@ def _front(name: str, model: str, reading: Reading | None) -> str:
 
 
 def _rewards(weights: dict[str, Any]) -> str:
-    named = [f"`{name}` ({weight})" for name, weight in weights.items()]
+    named = [f"`{name}` ({weight})" for name, weight in weights.items() if weight != 0]
     return ", ".join(named) or "an unknown reward"
 
 
@@ -205,16 +205,19 @@ def _loading(weights: Weights, prompt: str) -> str:
     return int8 + "```python\n" + "\n".join(lines) + "\n```"
 
 
-def _measured(reading: Reading) -> str:
-    """On how many instructions, and how answered."""
+def _measured(reading: Reading, weights: Weights) -> str:
+    """On how many instructions, how answered, and whether by these very weights."""
     if reading.evaluation is None:
         return ""
     header, rows = reading.evaluation.header, reading.evaluation.rows
     temperature = (header.get("sampling") or {}).get("temperature", 1.0)
     how = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
+    form = "int8" if weights.int8 else weights.dtype
+    rounded = f" Measured before the weights were rounded to {form}." if form != "float32" else ""
     return (
         f"{len({row['id'] for row in rows})} instructions of the {header.get('split')} split, "
         f"{header.get('samples', 1)} response each, {how}. Intervals are 95 %, items resampled."
+        + rounded
     )
 
 

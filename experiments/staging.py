@@ -10,14 +10,14 @@ from pathlib import Path
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
-    """Gives a new folder to write to; it takes the place of ``folder`` when the block ends well.
+    """Gives the name of a new folder to make; it becomes ``folder`` when the block ends well.
 
     Args:
         folder: Where it shall be; what lies there is replaced.
     """
     staging = folder.with_name(f".{folder.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
+    staging.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield staging
     except BaseException:

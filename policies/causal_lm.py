@@ -253,9 +253,7 @@ class CausalLMPolicy:
         with quiet_transformers():
             self.model.save_pretrained(folder, **options)
         self.tokenizer.save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):
-            # safetensors writes through a temporary file that only its owner may read.
-            shutil.copymode(folder / "tokenizer_config.json", file)
+        let_others_read(folder)
         if self.config.train == "lora" and self.rounded_base:
             quantized.mark(folder)
 
@@ -277,6 +275,15 @@ class CausalLMPolicy:
         text = self._detokenize(ids)
         found = [text.find(stop) for stop in sampling.stop_strings if stop in text]
         return text[: min(found, default=len(text))].strip()
+
+
+def let_others_read(folder: Path) -> None:
+    """Gives weights the permissions of the files beside them.
+
+    safetensors writes through a temporary file that only its owner may read.
+    """
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "tokenizer_config.json", file)
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> list[int]:

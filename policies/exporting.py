@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from instructrec.errors import ConfigError
-from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
+from instructrec.policies.causal_lm import CausalLMPolicy, let_others_read, load_policy
 from instructrec.policies.quiet import quiet_transformers
 
 ExportDtype = Literal["float32", "bfloat16", "float16"]
@@ -56,6 +56,7 @@ def write_merged(policy: CausalLMPolicy, folder: Path, dtype: ExportDtype = "flo
     with quiet_transformers():
         model.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+    let_others_read(folder)
 
 
 def write_int8(source: Path, folder: Path) -> None:
@@ -78,3 +79,4 @@ def write_int8(source: Path, folder: Path) -> None:
         )
         model.save_pretrained(folder)
         AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    let_others_read(folder)

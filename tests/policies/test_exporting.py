@@ -68,6 +68,8 @@ def test_weights_are_written_in_the_precision_asked_for(tmp_path: Path) -> None:
     write_merged(policy_of(), tmp_path / "out", "bfloat16")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto")
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    modes = {file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1  # whoever may read the settings may read the weights
 
 
 def test_an_export_can_be_a_policy_again(tmp_path: Path) -> None:
