@@ -149,10 +149,9 @@ def _candidates(run: RunFolder, record: dict[str, Any]) -> Iterator[Path]:
         yield from ([parent / named] if named else [])
         yield from sorted((parent / "eval").glob("*.jsonl"))
     for beside in sorted(run.path.resolve().parent.iterdir()):
-        if (beside / "run.json").is_file() and beside.resolve() != run.path.resolve():
-            other = _record(beside)
-            if other.get("job_type") == "eval" and other.get("base_model") in _starts(record):
-                yield from sorted((beside / "eval").glob("*.jsonl"))
+        other = _record(beside) if _is_run(beside) else {}
+        if other.get("job_type") == "eval" and other.get("base_model") in _starts(record):
+            yield from sorted((beside / "eval").glob("*.jsonl"))
 
 
 def parents(run: Path, record: dict[str, Any]) -> list[Path]:
@@ -165,7 +164,14 @@ def parents(run: Path, record: dict[str, Any]) -> list[Path]:
     named = [Path(start) for start in _starts(record)]
     named = [path.parent if path.name == "policy" else path for path in named]
     places = [place for path in named for place in (path, run.resolve().parent / path.name)]
-    return [place for place in dict.fromkeys(places) if (place / "run.json").is_file()]
+    return [place for place in dict.fromkeys(places) if _is_run(place)]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except OSError:  # a folder of somebody else, a name that is none
+        return False
 
 
 def _starts(record: dict[str, Any]) -> list[str]:

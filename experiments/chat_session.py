@@ -123,3 +123,7 @@ class Lessons:
             shown = {"not_applicable": "does not apply"}.get(status.value, status.value)
             rows.append((label, f"{score:.3f}" if status.value == "scored" else shown))
         return rows
+
+    def close(self) -> None:
+        """Ends what the rewards keep running."""
+        self.reward.close()

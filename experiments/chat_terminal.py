@@ -127,6 +127,12 @@ class _Chat:
         self._lessons: Lessons | None = None
 
     def run(self) -> None:
+        try:
+            self._talk()
+        finally:
+            self._close()
+
+    def _talk(self) -> None:
         while True:
             try:
                 text = read_text(self._source)
@@ -168,18 +174,7 @@ class _Chat:
     def _ask(self, named: list[str]) -> None:
         """Asks the next instruction of a task in a new conversation, and scores the answers."""
         if named or self._lessons is None:
-            plan = self._plan
-            if named:
-                split = named[1] if len(named) > 1 else plan.split
-                same = named[0] == plan.task
-                self._lessons = Lessons(
-                    named[0],
-                    split,
-                    plan.options if same else None,
-                    plan.rewards if same else None,
-                )
-            else:
-                self._lessons = Lessons(plan.task, plan.split, plan.options, plan.rewards)
+            self._lessons = self._learn(named)
         item = self._lessons.draw()
         alone = isinstance(item.prompt, str)
         prompt = [{"role": "user", "content": item.prompt}] if alone else list(item.prompt)
@@ -187,6 +182,19 @@ class _Chat:
         say(f"[{shown(item.id)}]\n{shown(render_prompt(item.prompt))}\n")
         answers = self._say(prompt)
         self._score(self._lessons, item, answers)
+
+    def _learn(self, named: list[str]) -> Lessons:
+        """The task that is named, by its own rewards; else that of the policy, by its run's."""
+        plan = self._plan
+        task, split = [*named, plan.split][:2] if named else (plan.task, plan.split)
+        own = task == plan.task
+        made = Lessons(task, split, plan.options if own else None, plan.rewards if own else None)
+        self._close()
+        return made
+
+    def _close(self) -> None:
+        if self._lessons is not None:
+            self._lessons.close()
 
     def _score(self, lessons: Lessons, item: Instruction, answers: Sequence[Answer]) -> None:
         """Shows the parts of the reward, a column for each policy, and the reference."""

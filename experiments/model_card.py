@@ -68,7 +68,7 @@ def describe(run: RunFolder, warn: Callable[[str], None]) -> None:
         adapter = (run.policy / "adapter_config.json").is_file()
         card = card_of_run(read_run(run.path), weights_of(run.config(), adapter=adapter))
         write_atomic(run.policy / "README.md", card)
-    except (InstructRecError, OSError) as error:
+    except (InstructRecError, OSError, ValueError) as error:
         warn(f"no card was written beside the policy: {error}")
 
 
