@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from instructrec.envs.tasks.base import Instruction, Task, default_rewards, make_task
 from instructrec.errors import ConfigError
-from instructrec.policies.base import Message
+from instructrec.policies.base import Message, Policy
 from instructrec.rewards.combine import CombinedReward, make_rewards
-
-if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
 
 Tell = Callable[[str], None]
 """Receives a piece of an answer as it is drawn."""
@@ -30,7 +28,7 @@ class Answer:
     seconds: float
     """Wall time."""
     tokens: int | None = None
-    """Tokens, the end token included; None for one that was stopped."""
+    """Tokens, the end token included; None where nobody knows."""
 
 
 @dataclass
@@ -39,8 +37,8 @@ class Speaker:
 
     name: str
     """What it is called."""
-    policy: CausalLMPolicy
-    """Who answers."""
+    policy: Policy
+    """Who answers; one that cannot tell pieces tells an answer when it is whole."""
     messages: list[Message] = field(default_factory=list)
     """The conversation so far."""
 
@@ -62,12 +60,15 @@ class Speaker:
             tell(piece)
 
         start = time.perf_counter()
-        prompt = self.policy.encode([asked])
+        streaming: Any = getattr(self.policy, "listening", None)
         try:
-            with self.policy.listening(listen):
-                found = self.policy.respond_ids(prompt)
-            tokens = len(found.response_ids[0])
-            answer = Answer(found.texts[0], found.stop_reasons[0].value, 0.0, tokens)
+            with nullcontext() if streaming is None else streaming(listen):
+                found = self.policy.respond([asked])
+            if streaming is None:
+                tell(found.texts[0])
+            tokens = len(found.response_ids[0]) if found.response_ids else None
+            ended_by = found.stop_reasons[0].value if found.stop_reasons else "eos"
+            answer = Answer(found.texts[0], ended_by, 0.0, tokens)
         except KeyboardInterrupt:
             answer = Answer("".join(pieces).strip(), "stopped", 0.0)
         answer.seconds = time.perf_counter() - start

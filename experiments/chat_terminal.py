@@ -11,7 +11,7 @@ from typing import Any, Literal, TextIO
 
 from instructrec.envs.tasks.base import Instruction, render_prompt
 from instructrec.errors import ConfigError, InstructRecError, did_you_mean
-from instructrec.experiments import evaluate_policy, setup_run
+from instructrec.experiments import evaluate_policy
 from instructrec.experiments.chat_session import Answer, Lessons, Speaker
 from instructrec.experiments.config import EvaluateConfig
 from instructrec.experiments.env_commands import shown
@@ -19,6 +19,7 @@ from instructrec.experiments.env_play import read_text
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.telling import say
+from instructrec.policies.config import EndpointConfig
 
 MOST_POLICIES = 2
 HELP = """\
@@ -58,13 +59,15 @@ class ChatConfig:
     """Compute precision."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps, ..."""
+    endpoint: EndpointConfig = EndpointConfig()
+    """How a policy behind a server is asked."""
 
 
 def run_chat(policies: Sequence[str], config: ChatConfig, source: TextIO | None = None) -> None:
     """Talks until the input ends.
 
     Args:
-        policies: One or two: run folders, Hugging Face folders or hub ids, model names.
+        policies: One or two: run folders, Hugging Face folders or hub ids, model names, servers.
         config: See `ChatConfig`.
         source: What the person says; None takes the standard input.
 
@@ -74,17 +77,16 @@ def run_chat(policies: Sequence[str], config: ChatConfig, source: TextIO | None 
     """
     if len(policies) > MOST_POLICIES:
         raise ConfigError(f"{len(policies)} policies: expected one or two.")
-    plans = [_plan(policy, config) for policy in policies]
+    found = [_asked(policy, config) for policy in policies]
     speakers = [
-        Speaker(name, setup_run.load(plan.policy, config.seed, plan.sampling))
-        for name, plan in zip(_names(policies), plans, strict=True)
+        Speaker(name, evaluate_policy.load(policy, plan, asked))
+        for name, policy, (asked, plan) in zip(_names(policies), policies, found, strict=True)
     ]
     source = source or sys.stdin
     if hasattr(source, "reconfigure"):
         source.reconfigure(errors="replace")  # whatever the pipe holds
-    told = " and ".join(f"{s.name} ({s.policy.config.model})" for s in speakers)
-    say(f"{shown(told)}\n\n{HELP}\n")
-    _Chat(speakers, plans[0], source).run()
+    say(f"{shown(' and '.join(policies))}\n\n{HELP}\n")
+    _Chat(speakers, found[0][1], source).run()
 
 
 def _names(policies: Sequence[str]) -> list[str]:
@@ -93,12 +95,12 @@ def _names(policies: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(policies)
 
 
-def _plan(policy: str, config: ChatConfig) -> evaluate_policy.Plan:
+def _asked(policy: str, config: ChatConfig) -> tuple[EvaluateConfig, evaluate_policy.Plan]:
     """How a policy is loaded and answers, and its task: as asked for, else as in its run."""
-    if evaluate_policy.is_without_weights(policy):
+    if policy in evaluate_policy.SCRIPTED or policy.endswith(".jsonl"):
         raise ConfigError(
-            f"{policy!r} is no model: expected a run folder, a Hugging Face folder or hub id, or "
-            "a model name."
+            f"{policy!r} is no model: expected a run folder, a Hugging Face folder or hub id, a "
+            "model name, or the address of a server."
         )
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     asked = EvaluateConfig(
@@ -113,8 +115,10 @@ def _plan(policy: str, config: ChatConfig) -> evaluate_policy.Plan:
         system_prompt=config.system_prompt,
         dtype=config.dtype,
         device=config.device,
+        seed=config.seed,
+        endpoint=config.endpoint,
     )
-    return evaluate_policy.make_plan(policy, asked, run)
+    return asked, evaluate_policy.make_plan(policy, asked, run)
 
 
 class _Chat:

@@ -123,7 +123,7 @@ def _prepare(
     reward = make_rewards(plan.rewards)
     reward.check_columns([*task.columns, *plan.episodes.told])
     plan.corpus.check_columns(task.columns)
-    answering = _load(policy, plan, config)
+    answering = load(policy, plan, config)
     if run is not None:
         with_weights: Any = answering  # a run's policy has weights
         verification.check_loaded(with_weights.weights_hash(), run)
@@ -320,7 +320,8 @@ def is_without_weights(policy: str) -> bool:
     return policy in SCRIPTED or policy.endswith(".jsonl") or is_endpoint(policy)
 
 
-def _load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
+def load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
+    """Makes the policy of a name; see `run_evaluation`."""
     if is_endpoint(policy):
         return EndpointPolicy(
             policy,

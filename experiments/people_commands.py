@@ -68,7 +68,8 @@ def build_chat(parser: ArgumentParser) -> None:
     parser.add_argument(
         "policies",
         nargs="+",
-        help="One or two: a run folder, a Hugging Face folder or hub id, or a model name.",
+        help="One or two: a run folder, a Hugging Face folder or hub id, a model name, or the "
+        "address of a server.",
     )
     parser.add_class_arguments(ChatConfig)
 

@@ -10,6 +10,7 @@ import pytest
 from instructrec.errors import ConfigError
 from instructrec.experiments.chat_session import Lessons, Speaker
 from instructrec.experiments.chat_terminal import ChatConfig, run_chat
+from instructrec.policies.base import Responses
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 
@@ -34,6 +35,22 @@ def test_an_answer_streams_and_is_what_the_policy_answers() -> None:
     assert len(pieces) > 3 and "".join(pieces).strip().startswith(answer.text[:3])
     assert talking.messages[-1] == {"role": "assistant", "content": answer.text}
     assert answer.tokens == 12 and answer.ended_by == "length"
+
+
+class Parrot:
+    """A policy that cannot tell pieces, such as one behind a server."""
+
+    name = "parrot"
+
+    def respond(self, prompts: Any, columns: Any = None, sampling: Any = None) -> Responses:
+        return Responses([f"You said: {chat[-1]['content']}" for chat in prompts])
+
+
+def test_a_policy_that_cannot_stream_tells_its_answer_at_once() -> None:
+    pieces: list[str] = []
+    answer = Speaker("parrot", Parrot()).answer([{"role": "user", "content": "Hi"}], pieces.append)
+    assert pieces == ["You said: Hi"] == [answer.text]
+    assert answer.ended_by == "eos" and answer.tokens is None
 
 
 def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on() -> None:
