@@ -75,15 +75,14 @@ def describe(run: RunFolder, warn: Callable[[str], None]) -> None:
 def card_of_run(reading: Reading, weights: Weights) -> str:
     """The card of a run's policy as Markdown with YAML in front, as the hub reads it."""
     results = results_of(reading)
-    first = first_model(reading.path, reading.record)
+    first, on_hub = first_model(reading.path, reading.record)
     name = str(results["name"])
     changed = [f"- {line}" for line in results["verdicts"]] or ["- not measured"]
     task = results["task"]
     blocks = [
         f"# {name}",
         f"A policy trained by instructrec with {results['algorithm']}, from `{first}`, to answer "
-        f"the instructions of `{task}`. It was rewarded for "
-        f"{_rewards(results['settings']['rewards'])}, and for nothing else.",
+        f"the instructions of `{task}`. {_aim(results)}",
         "## How to load it",
         _loading(weights, _prompt(reading)),
         "## Result on held-out instructions",
@@ -100,7 +99,8 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
         f"```console\n$ {report_text.command_of(results)}\n```" if results["command"] else "",
         "\n".join(f"- {label}: {value}" for label, value in report_text.machine_rows(results)),
     ]
-    return _front(name, first, reading) + "\n\n".join(b for b in blocks if b) + "\n"
+    front = _front(name, first if on_hub else None, weights, reading)
+    return front + "\n\n".join(b for b in blocks if b) + "\n"
 
 
 def card_of_model(model: str, weights: Weights) -> str:
@@ -110,32 +110,47 @@ def card_of_model(model: str, weights: Weights) -> str:
         model: What it was called.
         weights: What was written.
     """
-    name = Path(model).name
+    name, known = Path(model).name, _hub_name(model)
     blocks = [
         f"# {name}",
         f"`{model}`, written as one plain folder by `instructrec export`; nothing was trained.",
         "## How to load it",
         _loading(weights, "..."),
     ]
-    return _front(name, model, None) + "\n\n".join(blocks) + "\n"
+    return _front(name, known, weights, None) + "\n\n".join(blocks) + "\n"
 
 
-def first_model(run: Path, record: dict[str, Any]) -> str:
-    """The model that the first run of a chain of runs started from, by its name on the hub."""
+def first_model(run: Path, record: dict[str, Any]) -> tuple[str, bool]:
+    """The model that the first run of a chain of runs started from.
+
+    Args:
+        run: The last run folder.
+        record: Its ``run.json``.
+
+    Returns:
+        Its name, and whether that is one of the hub.
+    """
     for _ in range(_GENERATIONS):
         above = parents(run, record)
         if not above or above[0].resolve() == run.resolve():
             break
         run, record = above[0], read_json(above[0] / "run.json")
     name = str(record.get("base_model"))
-    return EMBEDDED_HUB_ID if name == EMBEDDED_NAME else name
+    known = None if record.get("parent") else _hub_name(name)  # else a run that is no longer there
+    return known or name, known is not None
 
 
-def _front(name: str, model: str, reading: Reading | None) -> str:
+def _hub_name(model: str) -> str | None:
+    """What a model is called on the hub; None for one that only this machine has."""
+    if model == EMBEDDED_NAME:
+        return EMBEDDED_HUB_ID
+    return model if _HUB_ID.fullmatch(model) and not Path(model).exists() else None
+
+
+def _front(name: str, model: str | None, weights: Weights, reading: Reading | None) -> str:
     """The YAML that the hub reads: base model, licence, tags, metrics."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    known = _HUB_ID.fullmatch(model) is not None and not Path(model).exists()
     results = []
     if reading is not None and reading.evaluation is not None:
         task, split = (str(reading.evaluation.header[key]) for key in ("task", "split"))
@@ -152,9 +167,9 @@ def _front(name: str, model: str, reading: Reading | None) -> str:
             if found["mean"] is not None
         ]
     data = ModelCardData(
-        base_model=model if known else None,
+        base_model=model,
         license=EMBEDDED_LICENCE.lower() if model == EMBEDDED_HUB_ID else None,
-        library_name="transformers",
+        library_name="peft" if weights.adapter else "transformers",
         pipeline_tag="text-generation",
         tags=["instructrec"] + ([str(reading.record["algorithm"])] if reading else []),
         model_name=name,
@@ -163,9 +178,13 @@ def _front(name: str, model: str, reading: Reading | None) -> str:
     return f"---\n{data.to_yaml()}\n---\n\n"
 
 
-def _rewards(weights: dict[str, Any]) -> str:
+def _aim(results: dict[str, Any]) -> str:
+    """What it was trained for."""
+    if results["job_type"] == "sft":
+        return "It imitates their demonstrations; rewards only measured it."
+    weights = results["settings"]["rewards"]
     named = [f"`{name}` ({weight})" for name, weight in weights.items() if weight != 0]
-    return ", ".join(named) or "an unknown reward"
+    return f"It was rewarded for {', '.join(named)}, and for nothing else." if named else ""
 
 
 def _prompt(reading: Reading) -> str:
@@ -226,7 +245,9 @@ def _limits(results: dict[str, Any]) -> list[str]:
         f"It was measured on `{results['task']}` alone: nothing is known of other instructions, "
         "and what the model could do before may have been lost.",
         "The intervals speak of other instructions, not of another seed: train more seeds to know.",
-        "It learned to please its rewards. Read its responses before you rely on the numbers.",
+        "It learned to please what measures it. Read its responses before you rely on the numbers."
+        if results["job_type"] != "sft"
+        else "It learned to sound like its demonstrations. Read its responses, too.",
         "It was not made safe, truthful or fair by this training; the licence of the base model "
         "applies.",
     ]

@@ -255,7 +255,8 @@ def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
     for key, value in summary.items():
         name, _, last = key.removeprefix("eval/").rpartition("/")
         inner = name.removeprefix("corpus/")
-        if key.startswith("eval/") and last in ("mean", "score") and "/" not in inner:
+        is_score = key.startswith("eval/") and last in ("mean", "score") and "/" not in inner
+        if is_score and value is not None:
             ends = {e: summary.get(f"eval/{name}/ci_{e}") for e in ("low", "high")}
             found[name.replace("/", " ")] = {"mean": value, **ends}
     return found

@@ -46,8 +46,27 @@ def test_a_card_says_what_the_run_has_shown(
 def test_an_unknown_base_is_no_name_on_the_hub(
     tmp_path: Path, write_run: Callable[..., Path]
 ) -> None:
-    about = front_matter(card_of_run(read_run(write_run(tmp_path / "mine")), Weights()))
-    assert "base_model" not in about and "license" not in about
+    local = write_run(tmp_path / "local")
+    gone = write_run(tmp_path / "gone", base_model="runs/deleted", parent="runs/deleted")
+    for run in (local, gone):
+        about = front_matter(card_of_run(read_run(run), Weights()))
+        assert "base_model" not in about and "license" not in about
+    hub = write_run(tmp_path / "hub", base_model="somebody/a-model")
+    about = front_matter(card_of_run(read_run(hub), Weights(adapter=True)))
+    assert about["base_model"] == "somebody/a-model" and about["library_name"] == "peft"
+    assert "license" not in about
+
+
+def test_a_card_names_what_the_policy_was_rewarded_for(
+    tmp_path: Path, write_run: Callable[..., Path]
+) -> None:
+    run = write_run(tmp_path / "ppo")
+    settings = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(settings.replace("match: 1.0", "match: 1.0, watched: 0.0"))
+    card = card_of_run(read_run(run), Weights())
+    assert "It was rewarded for `match` (1.0), and for nothing else." in card
+    sft = card_of_run(read_run(write_run(tmp_path / "sft", job_type="sft")), Weights())
+    assert "imitates their demonstrations" in sft and "rewarded for" not in sft
 
 
 @pytest.mark.slow
