@@ -125,7 +125,7 @@ def read_run(path: Path, before: str | None = None) -> Reading:
         inner = sorted(p.parent.name for p in path.glob("*/run.json"))
         raise ConfigError(
             f"{path} holds several runs: report on one of them ({', '.join(inner) or 'none'}), "
-            f"such as {path / (inner[-1] if inner else 'ppo')}."
+            f"such as {path / ('ppo' if 'ppo' in inner or not inner else inner[-1])}."
         )
     after = _final_evaluation(path, summary)
     start = None
