@@ -83,6 +83,15 @@ COMMANDS = {
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),
     ),
+    "report": Command(
+        "What was one run, how did it go, and is it better than before?",
+        *_in("people_commands", "report"),
+    ),
+    "chat": Command("Talk to a policy, or to two.", *_in("people_commands", "chat")),
+    "export": Command(
+        "Write a policy as a plain Hugging Face folder.", *_in("people_commands", "export")
+    ),
+    "doctor": Command("Is everything here that a run needs?", *_in("people_commands", "doctor")),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
         *_in("run_commands", "probe"),

@@ -25,7 +25,7 @@ from instructrec.experiments.compare_stats import (
 )
 from instructrec.experiments.contenders import Comparison, Contender, read_comparison
 from instructrec.experiments.jsonl import write_atomic, write_json
-from instructrec.experiments.listing import table
+from instructrec.experiments.listing import markdown_table, table
 from instructrec.experiments.stats import mean_interval, seeds_interval
 from instructrec.experiments.tracking import TrackingConfig
 
@@ -275,11 +275,11 @@ def to_markdown(results: dict[str, Any]) -> str:
         f"{results['metric']}. Intervals: 95 %, of these runs on other items and, from three "
         "on, of other runs; p: signs flipped by item, corrected for the number of pairs (Holm).",
         "\n".join(f"- {text}" for text in results["verdicts"]),
-        _markdown(_policy_rows(results)),
-        _markdown(_pair_rows(results)),
+        markdown_table(_policy_rows(results)),
+        markdown_table(_pair_rows(results)),
     ]
     if results["parts"][results["metric"]]["tasks"]:
-        blocks.append(_markdown(_task_rows(results)))
+        blocks.append(markdown_table(_task_rows(results)))
     if results["warnings"]:
         blocks += ["## Notes", "\n".join(f"- {text}" for text in results["warnings"])]
     runs = [
@@ -289,13 +289,6 @@ def to_markdown(results: dict[str, Any]) -> str:
         for run in about["runs"]
     ]
     return "\n\n".join([*blocks, "## Runs", "\n".join(runs), ""])
-
-
-def _markdown(rows: list[tuple[str, ...]]) -> str:
-    head, *others = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows
-    ]
-    return "\n".join([head, "| --- |" + " --- |" * (len(rows[0]) - 1), *others])
 
 
 def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:

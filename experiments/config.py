@@ -27,7 +27,8 @@ from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
-    *("tracking.", "output.", "eval.corpus_metrics", "eval.corpus_references"),
+    *("tracking.", "output.", "eval.before"),
+    *("eval.corpus_metrics", "eval.corpus_references"),
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
 RESUMABLE_OF_REWARDS = (
@@ -68,6 +69,8 @@ class EvalConfig:
     """Most instructions of the final evaluation; None takes the whole split."""
     validation_limit: int = 128
     """Most instructions of an evaluation during training (ppo.eval_every says how often)."""
+    before: bool = False
+    """Measure the start like the end, so that the end can say whether it is better."""
     samples: int = 1
     """Responses per instruction."""
     temperature: float = 0.0

@@ -125,7 +125,7 @@ def _read_action(env: Any, source: TextIO) -> Any:
     from gymnasium.spaces import Discrete
 
     while True:
-        text = _read(source)
+        text = read_text(source)
         if not isinstance(env.action_space, Discrete):
             return text
         if text.strip().lstrip("-").isdecimal() and int(text) in env.action_space:
@@ -134,8 +134,11 @@ def _read_action(env: Any, source: TextIO) -> Any:
         say(f"expected a number from {first} to {first + int(env.action_space.n) - 1}")
 
 
-def _read(source: TextIO) -> str:
-    """Reads the lines of one answer.
+def read_text(source: TextIO) -> str:
+    """Reads the lines of one answer; a line that ends in a backslash goes on in the next.
+
+    Args:
+        source: At a terminal the answer is asked for; what comes through a pipe is repeated.
 
     Raises:
         EOFError: The input has ended.

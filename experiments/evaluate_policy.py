@@ -33,17 +33,25 @@ _DEFAULT_TASK, _DEFAULT_TOKENS = "closed_answers", 64
 
 
 @dataclass(frozen=True)
-class _Plan:
+class Plan:
     """An evaluation with every open setting filled in."""
 
     task: str
+    """Task."""
     options: dict[str, Any]
+    """Its options."""
     split: str
+    """Split."""
     episodes: Episodes
+    """What an episode is."""
     rewards: Any
+    """What is measured; None takes the task's own."""
     sampling: Sampling
+    """How responses are drawn."""
     policy: PolicyConfig
+    """How the policy is loaded."""
     corpus: CorpusMetrics
+    """Metrics of all responses together."""
 
 
 def run_evaluation(
@@ -79,7 +87,7 @@ def run_evaluation(
             f"endpoint.* given, but {policy!r} is no server: expected an address such as "
             "http://localhost:8000/v1."
         )
-    if _is_without_weights(policy):
+    if is_without_weights(policy):
         processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
     with processes.joined(config.device):
         say = say if processes.is_main() else telling.say_nothing
@@ -106,16 +114,16 @@ def run_evaluation(
 
 def _prepare(
     policy: str, config: EvaluateConfig, run: RunFolder | None
-) -> tuple[_Plan, Task, CombinedReward, Policy]:
+) -> tuple[Plan, Task, CombinedReward, Policy]:
     """What is measured, on what, by which rewards, and who answers."""
-    plan = _plan(policy, config, run)
+    plan = make_plan(policy, config, run)
     task = make_task(plan.task, split=plan.split, **plan.options)
     if plan.rewards is None:
         plan = replace(plan, rewards=default_rewards(task))
     reward = make_rewards(plan.rewards)
     reward.check_columns([*task.columns, *plan.episodes.told])
     plan.corpus.check_columns(task.columns)
-    answering = _load(policy, plan, config)
+    answering = load(policy, plan, config)
     if run is not None:
         with_weights: Any = answering  # a run's policy has weights
         verification.check_loaded(with_weights.weights_hash(), run)
@@ -124,7 +132,7 @@ def _prepare(
 
 
 def _measurement(
-    plan: _Plan, config: EvaluateConfig, reward: CombinedReward, answering: Policy
+    plan: Plan, config: EvaluateConfig, reward: CombinedReward, answering: Policy
 ) -> robustness.Measure:
     """What evaluates the policy on a task and writes the rows to a file."""
 
@@ -158,7 +166,7 @@ def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
 
 def _place(
     policy: str,
-    plan: _Plan,
+    plan: Plan,
     config: EvaluateConfig,
     run: RunFolder | None,
     overwrite: bool,
@@ -222,8 +230,14 @@ def _row(name: str, interval: Any) -> tuple[str, ...]:
     return name, f"{interval.mean:.3f}", between if known else "unknown", str(interval.n)
 
 
-def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
-    """Fills in what was left open, from the run folder where there is one."""
+def make_plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> Plan:
+    """Fills in what was left open, from the run folder where there is one.
+
+    Args:
+        policy: As on the command line.
+        config: What was asked for.
+        run: The policy's run folder, if it has one.
+    """
     before = run.config() if run is not None else {}
     trained_on = before.get("task", {})
     if config.task is None and isinstance(trained_on, dict):
@@ -235,7 +249,7 @@ def _plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> _Plan:
     rewards = reward_value(config.rewards) if config.rewards else before.get("rewards")
     tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
     tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
-    return _Plan(
+    return Plan(
         task=task,
         options=options,
         split=split,
@@ -293,7 +307,7 @@ def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) 
     if config.system_prompt is not None:
         kept["system_prompt"] = config.system_prompt
     return PolicyConfig(
-        model=policy if _is_without_weights(policy) else setup_run.model_folder(policy),
+        model=policy if is_without_weights(policy) else setup_run.model_folder(policy),
         dtype=config.dtype,
         device=config.device,
         lora=lora,
@@ -301,11 +315,13 @@ def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) 
     )
 
 
-def _is_without_weights(policy: str) -> bool:
+def is_without_weights(policy: str) -> bool:
+    """Whether no model is loaded for a policy of this name."""
     return policy in SCRIPTED or policy.endswith(".jsonl") or is_endpoint(policy)
 
 
-def _load(policy: str, plan: _Plan, config: EvaluateConfig) -> Policy:
+def load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
+    """Makes the policy of a name; see `run_evaluation`."""
     if is_endpoint(policy):
         return EndpointPolicy(
             policy,
@@ -327,7 +343,7 @@ def _load(policy: str, plan: _Plan, config: EvaluateConfig) -> Policy:
 
 def _new_folder(
     policy: str,
-    plan: _Plan,
+    plan: Plan,
     config: EvaluateConfig,
     decoding: str,
     overwrite: bool,

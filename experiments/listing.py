@@ -24,6 +24,13 @@ def table(rows: Iterable[tuple[str, ...]]) -> str:
     )
 
 
+def markdown_table(rows: Iterable[tuple[str, ...]]) -> str:
+    """The same rows as a table of Markdown; the first one is its head."""
+    cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
+    head, *others = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([head, "|" + " --- |" * len(cells[0]), *others])
+
+
 def first_line(thing: object) -> str:
     """The first line of an object's docstring, or an empty string."""
     return (inspect.getdoc(thing) or "").partition("\n")[0]

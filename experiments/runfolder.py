@@ -11,7 +11,8 @@
       eval/             <task>-<split>-<decoding>-<update>.jsonl, one row per response
       summary.json      the final numbers
       checkpoints/      states to continue from
-      policy/           the trained policy, a plain Hugging Face folder
+      policy/           the trained policy, a plain Hugging Face folder with its card
+      report/           what `instructrec report` wrote
 """
 
 from __future__ import annotations

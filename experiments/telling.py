@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
+from instructrec.experiments import before_after
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from instructrec.experiments.setup_run import Materials
     from instructrec.policies.causal_lm import CausalLMPolicy
 
+UNKNOWN_BEFORE = (
+    "better than before? Not known: no evaluation of the start on the same instructions. "
+    "--eval.before true measures it, too."
+)
 Say = Callable[[str], None]
 """Receives one line or paragraph for people."""
 
@@ -108,7 +113,7 @@ def conclude(
         first += ", stopped early because validation no longer improved"
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
-    lines = ["", first + "."]
+    lines = ["", first + ".", _better(folder)]
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     if "speed/limit_frac" in summary:
@@ -133,8 +138,19 @@ def conclude(
         lines.append(f"policy       {folder.policy}")
     if where:
         lines.append(f"tracking     {where}")
-    lines.append(f"look closer  instructrec evaluate {folder.path} --samples 8 --temperature 1")
+    lines += [
+        f"report       instructrec report {folder.path}",
+        f"look closer  instructrec evaluate {folder.path} --samples 8 --temperature 1",
+    ]
     say("\n".join(lines))
+
+
+def _better(folder: RunFolder) -> str:
+    """Whether the policy is better than its start, where an evaluation of it can be found."""
+    after = before_after.read_evaluation(folder.path)
+    before = before_after.find_before(folder, after)
+    found = [] if before is None else before_after.changes(before, after, rewards=False)
+    return found[0].in_words() if found else UNKNOWN_BEFORE
 
 
 def _critic(used: int, updates: int) -> str:

@@ -7,7 +7,6 @@ Also runs by itself, so that a launcher of several processes can start it:
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,7 +19,13 @@ from typing import TYPE_CHECKING, Any
 from instructrec import processes
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import demonstrations, setup_run, telling, verification
+from instructrec.experiments import (
+    demonstrations,
+    model_card,
+    setup_run,
+    telling,
+    verification,
+)
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
@@ -28,6 +33,7 @@ from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
+from instructrec.experiments.staging import staged
 from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
 from instructrec.rl.sharing import check_shares, check_stateless
 
@@ -185,6 +191,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     record = processes.on_main(
         lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )
+    _measure_start(run)
     if record is None:
         _finish(run, _ppo(run, checkpoint, train_ppo), telling.say_nothing)
         return {}, ""
@@ -199,6 +206,15 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
+
+
+def _measure_start(run: _Run) -> None:
+    """Evaluates the start on the test split where that is asked for; training draws as without."""
+    if run.config.eval.before:
+        run.say("evaluating the start on the test split ...")
+        state = run.policy.generator_state()
+        _evaluate(run, "test", 0)
+        run.policy.set_generator_state(state)
 
 
 def _ppo(
@@ -317,21 +333,14 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
     def conclude() -> None:
         verification.check_evaluated(policy_hash, file, "the trained ones")
         if run.config.output.export_policy:
-            _export(run.policy, run.folder.policy)
+            with staged(run.folder.policy) as folder:
+                run.policy.save(folder)
         run.folder.finish("finished", summary)
+        if run.config.output.export_policy:
+            model_card.describe(run.folder, warn)
 
     processes.on_main(conclude)  # the others leave when all is written
     return summary
-
-
-def _export(policy: CausalLMPolicy, folder: Path) -> None:
-    """Writes the policy beside its place and renames, so that the folder is whole or absent."""
-    staging = folder.with_name(f".{folder.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    policy.save(staging)
-    if folder.exists():
-        shutil.rmtree(folder)
-    staging.rename(folder)
 
 
 def _task_and_limit(run: _Run, split: str) -> tuple[Task, int | None]:

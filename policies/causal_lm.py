@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -126,6 +126,11 @@ class CausalLMPolicy:
             detokenize=self._detokenize,
         )
 
+    @property
+    def chat_template(self) -> str:
+        """Chat template with which other software gives the model the same prompts."""
+        return self._encoder.template
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded, up to where the answer begins.
 
@@ -177,6 +182,32 @@ class CausalLMPolicy:
         keeping: Any = getattr(self.decoder, "keeping_states", None)
         return nullcontext() if keeping is None else keeping(layer)
 
+    def listening(self, listener: Callable[[str], None]) -> AbstractContextManager[None]:
+        """Tells the text of a response while it is drawn, until the block ends.
+
+        For one response at a time, and for rollout engines that can; others tell nothing.
+
+        Args:
+            listener: Receives pieces of text, special tokens left out, never half a character.
+                What it raises (such as KeyboardInterrupt) ends the response.
+        """
+        listening: Any = getattr(self.decoder, "listening", None)
+        if listening is None:
+            return nullcontext()
+        ids: list[int] = []
+        told = ""
+
+        def listen(token: int) -> None:
+            nonlocal told
+            ids.append(token)
+            text = self._detokenize(ids)
+            if not text.endswith("\ufffd"):  # the rest of a character's bytes is to come
+                new, told = text[len(told) :], text
+                listener(new)
+
+        started: AbstractContextManager[None] = listening(listen)
+        return started
+
     def follow_up(self, response_ids: Sequence[int], message: str) -> list[int]:
         """Returns the token ids between a sampled response and the answer to the next message.
 
@@ -222,9 +253,7 @@ class CausalLMPolicy:
         with quiet_transformers():
             self.model.save_pretrained(folder, **options)
         self.tokenizer.save_pretrained(folder)
-        for file in folder.glob("*.safetensors"):
-            # safetensors writes through a temporary file that only its owner may read.
-            shutil.copymode(folder / "tokenizer_config.json", file)
+        let_others_read(folder)
         if self.config.train == "lora" and self.rounded_base:
             quantized.mark(folder)
 
@@ -246,6 +275,15 @@ class CausalLMPolicy:
         text = self._detokenize(ids)
         found = [text.find(stop) for stop in sampling.stop_strings if stop in text]
         return text[: min(found, default=len(text))].strip()
+
+
+def let_others_read(folder: Path) -> None:
+    """Gives weights the permissions of the files beside them.
+
+    safetensors writes through a temporary file that only its owner may read.
+    """
+    for file in folder.glob("*.safetensors"):
+        shutil.copymode(folder / "tokenizer_config.json", file)
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -87,6 +88,19 @@ class ChatEncoder:
                 f"the model's chat template drops the system message, but policy.system_prompt = "
                 f"{system_prompt!r}. Set it to '' and put the text into the instructions."
             )
+
+    @property
+    def template(self) -> str:
+        """Chat template that puts the system message in by itself, for other software."""
+        template: str = self._tokenizer.chat_template
+        if not self._system:
+            return template
+        content = json.dumps(self._system[0]["content"], ensure_ascii=False)  # a string of Jinja
+        return (
+            "{%- if not messages or messages[0]['role'] != 'system' %}"
+            "{%- set messages = [{'role': 'system', 'content': " + content + "}] + messages %}"
+            "{%- endif %}" + template
+        )
 
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded, generation prompt included.

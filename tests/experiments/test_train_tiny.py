@@ -198,3 +198,18 @@ def test_ctrl_c_leaves_a_folder_that_reads_and_resumes(
         assert ended.returncode == 0, ended.stderr
         assert [row["train/update"] for row in read_metrics(folder)] == list(range(1, done + 2))
         assert RunFolder.open(folder).record()["status"] == "finished"
+
+
+def test_measuring_the_start_changes_no_draw_and_says_what_training_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = ["train", "tiny_smoke", "--eval.temperature", "1", "--name"]
+    assert main([*train, "plain"]) == 0
+    assert "better than before? Not known" in capsys.readouterr().out
+    assert main([*train, "measured", "--eval.before", "true"]) == 0
+    assert "held-out total 0.000 before, 0.000 after" in capsys.readouterr().out
+    plain, measured = (read_rows(Path(f"runs/{n}/samples.jsonl")) for n in ("plain", "measured"))
+    assert plain == measured
+    (start,) = Path("runs/measured/eval").glob("*-test-*-0.jsonl")
+    assert len(read_rows(start)) == 10

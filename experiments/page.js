@@ -17,10 +17,19 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
-for (const field of document.querySelectorAll("input[type=search]")) {
-  const rows = [...field.parentElement.querySelectorAll("table.samples tbody tr")];
-  field.addEventListener("input", () => {
-    const wanted = field.value.toLowerCase();
-    for (const row of rows) row.hidden = !row.textContent.toLowerCase().includes(wanted);
-  });
+for (const filters of document.querySelectorAll(".filters")) {
+  const rows = [...filters.parentElement.querySelectorAll("table.samples tbody tr")];
+  const fields = [...filters.querySelectorAll("input, select")];
+  const fits = (row) => (field) => {
+    const { value, dataset } = field;
+    if (dataset.column) return !value || row.cells[dataset.column].textContent.trim() === value;
+    return row.textContent.toLowerCase().includes(value.toLowerCase());
+  };
+  const apply = () => {
+    for (const row of rows) row.hidden = !fields.every(fits(row));
+    const shown = rows.filter((row) => !row.hidden).length;
+    filters.querySelector("output").textContent = `${shown} of ${rows.length} rows`;
+  };
+  for (const field of fields) field.addEventListener("input", apply);
+  apply();
 }

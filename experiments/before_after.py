@@ -1,0 +1,190 @@
+"""Is a policy better than what it started from? The evaluation before, found, and compared.
+
+The start of a run is measured by the evaluation of its parent run, by an evaluation of its base
+model that lies beside it, or by the run itself (``eval.before``). Only one of the same kind
+counts: the same instructions, rewards and way to answer.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from instructrec.errors import CheckpointError, DataError
+from instructrec.experiments.compare_stats import SIGNIFICANT
+from instructrec.experiments.contenders import Member
+from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
+from instructrec.experiments.jsonl import read_json
+from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.stats import paired_difference
+
+Verdict = Literal["better", "worse", "undecided"]
+_SAME = ("task", "split", "fingerprint", "reward", "weights", "sampling", "samples", "episodes")
+"""Of an evaluation, what makes it one of the same kind."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One score before and after, over the instructions that have it both times."""
+
+    part: str
+    """Name of a reward, or ``total``."""
+    before: float
+    """Mean before."""
+    after: float
+    """Mean after."""
+    low: float
+    """Lower end of the difference's 95 % interval, by item; NaN where it is not known."""
+    high: float
+    """Upper end."""
+    p: float
+    """Two-sided p-value of "no difference"."""
+    n: int
+    """Instructions."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """What interval and test say together."""
+        if self.p < SIGNIFICANT and self.low > 0:
+            return "better"
+        return "worse" if self.p < SIGNIFICANT and self.high < 0 else "undecided"
+
+    def in_words(self) -> str:
+        """One sentence: verdict, both means, the difference and its interval."""
+        known = math.isfinite(self.low) and math.isfinite(self.high)
+        interval = f", 95 % interval {self.low:+.3f} to {self.high:+.3f}" if known else ""
+        chance = ", which may be chance" if self.verdict == "undecided" else ""
+        return (
+            f"{self.verdict}: held-out {self.part} {self.before:.3f} before, {self.after:.3f} "
+            f"after ({self.after - self.before:+.3f}{interval}){chance}."
+        )
+
+
+def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> list[Change]:
+    """What changed between two evaluations of one kind, the total first.
+
+    Args:
+        before: Of the start.
+        after: Of the end.
+        rewards: Whether single rewards are compared beside the total. What no instruction has a
+            score of both times is left out.
+    """
+    first, last = Member(Path(), before), Member(Path(), after)
+    ids = [key for key in last.by_instruction if key in first.by_instruction]
+    clusters = [cluster_of(last.by_instruction[key][0]) for key in ids]
+    found = []
+    parts = [p for p in after.parts if p in before.parts] if rewards else []
+    for part in ["total", *parts]:
+        scores = np.array([[m.score(key, part) for key in ids] for m in (first, last)])
+        kept = np.flatnonzero(np.isfinite(scores).all(0)) if ids else np.array([], dtype=int)
+        if len(kept):
+            a, b = scores[1][kept], scores[0][kept]
+            pair = paired_difference(a, b, [clusters[i] for i in kept])
+            found.append(
+                Change(part, pair.mean_b, pair.mean_a, pair.low, pair.high, pair.p, pair.n)
+            )
+    return found
+
+
+def find_before(run: RunFolder, after: Evaluation) -> Evaluation | None:
+    """Finds an evaluation of what a run started from, of the same kind as that of its end.
+
+    Args:
+        run: The run folder.
+        after: The evaluation of its end.
+
+    Returns:
+        The run's own of update 0, else one of its parent, else one of its base model in the
+        folder beside it; None where there is none.
+    """
+    record = run.record()
+    if record.get("job_type") == "eval":
+        return None
+    for file in _candidates(run, record):
+        try:
+            if _same_kind(read_json(file.with_suffix(".json")), after):
+                return load_evaluation(file)
+        except (CheckpointError, DataError):  # one that is torn or not complete is none
+            continue
+    return None
+
+
+def read_evaluation(path: Path) -> Evaluation:
+    """Reads an evaluation by its place: the final one of a run folder, or the ``.jsonl`` of one.
+
+    Raises:
+        CheckpointError: The folder is no run folder.
+        DataError: It has no complete evaluation.
+    """
+    if path.is_file():
+        return load_evaluation(path)
+    summary = RunFolder.open(path).summary()
+    if "eval_file" not in summary:
+        raise DataError(
+            f"{path} has no evaluation: expected a finished run, or the .jsonl of an evaluation. "
+            "Finish it with --resume, or measure it with `instructrec evaluate`."
+        )
+    return load_evaluation(path / summary["eval_file"])
+
+
+def differing(before: Evaluation, after: Evaluation) -> list[str]:
+    """Names of what keeps two evaluations from being of one kind; empty where nothing does."""
+    return [key for key in _SAME if before.header.get(key) != after.header.get(key)]
+
+
+def _same_kind(header: dict[str, Any], after: Evaluation) -> bool:
+    return not differing(Evaluation([], header), after) and header.get("rows") == len(after.rows)
+
+
+def _candidates(run: RunFolder, record: dict[str, Any]) -> Iterator[Path]:
+    """Files of evaluations of the start, the likeliest first."""
+    yield from sorted((run.path / "eval").glob("*-0.jsonl"))
+    for parent in parents(run.path, record):
+        named = _summary(parent).get("eval_file")
+        yield from ([parent / named] if named else [])
+        yield from sorted((parent / "eval").glob("*.jsonl"))
+    for beside in sorted(run.path.resolve().parent.iterdir()):
+        other = _record(beside) if _is_run(beside) else {}
+        if other.get("job_type") == "eval" and other.get("base_model") in _starts(record):
+            yield from sorted((beside / "eval").glob("*.jsonl"))
+
+
+def parents(run: Path, record: dict[str, Any]) -> list[Path]:
+    """Run folders that a run started from: where it named them, or beside it.
+
+    Args:
+        run: The run folder.
+        record: Its ``run.json``.
+    """
+    named = [Path(start) for start in _starts(record)]
+    named = [path.parent if path.name == "policy" else path for path in named]
+    places = [place for path in named for place in (path, run.resolve().parent / path.name)]
+    return [place for place in dict.fromkeys(places) if _is_run(place)]
+
+
+def _is_run(folder: Path) -> bool:
+    try:
+        return (folder / "run.json").is_file()
+    except OSError:  # a folder of somebody else, a name that is none
+        return False
+
+
+def _starts(record: dict[str, Any]) -> list[str]:
+    return [name for name in (record.get("parent"), record.get("base_model")) if name]
+
+
+def _record(folder: Path) -> dict[str, Any]:
+    try:
+        return read_json(folder / "run.json")
+    except CheckpointError:
+        return {}
+
+
+def _summary(folder: Path) -> dict[str, Any]:
+    file = folder / "summary.json"
+    return read_json(file) if file.is_file() else {}

@@ -1,0 +1,322 @@
+"""``instructrec report RUN``: what one run was, how it went and what came of it.
+
+Reads run folders alone, those of unfinished and failed runs too. It writes ``report.json``,
+``report.md`` and a page for the browser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from instructrec.errors import ConfigError, DataError
+from instructrec.experiments import before_after, report_page, telling
+from instructrec.experiments.before_after import Change
+from instructrec.experiments.evaluation import Evaluation, load_evaluation
+from instructrec.experiments.jsonl import Row, write_atomic, write_json
+from instructrec.experiments.report_text import to_markdown, to_text
+from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
+
+PHASES = {"rollout": "rollout", "score": "scoring", "advantage": "advantages", "update": "update"}
+"""Part of the key ``time/<part>_s`` -> what the phase is called."""
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """What a report says, and where it goes (``instructrec report``)."""
+
+    before: str | None = None
+    """Evaluation of the start: a run folder or .jsonl; None looks for one of the same kind."""
+    out: str | None = None
+    """Folder of the report; None takes report/ in the run folder."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A run, read; of an unfinished one some of it is empty."""
+
+    path: Path
+    """Its folder."""
+    record: Row
+    """Content of ``run.json``."""
+    config: Row
+    """Content of ``config.yaml``."""
+    summary: Row
+    """Content of ``summary.json``."""
+    updates: list[Row]
+    """Lines of ``metrics.jsonl``."""
+    samples: list[Row]
+    """Responses of the rollouts."""
+    warnings: list[Row]
+    """What looked wrong: update and message."""
+    evaluation: Evaluation | None = None
+    """The final evaluation."""
+    before: Evaluation | None = None
+    """An evaluation of the start, of the same kind."""
+    changes: list[Change] = field(default_factory=list)
+    """What is different between the two."""
+
+    @property
+    def unit(self) -> str:
+        """What its curves are over: ``update`` or ``step``."""
+        return "step" if self.record.get("job_type") == "sft" else "update"
+
+    @property
+    def done(self) -> int:
+        """Updates or steps recorded."""
+        key = "sft/step" if self.unit == "step" else "train/update"
+        return int(max((row.get(key) or 0 for row in self.updates), default=0))
+
+
+def report(
+    run: str, config: ReportConfig | None = None, *, say: telling.Say = telling.say
+) -> dict[str, Any]:
+    """Reports on a run and writes the result.
+
+    Args:
+        run: Its folder.
+        config: See `ReportConfig`.
+        say: Receives the report.
+
+    Returns:
+        What ``report.json`` holds.
+
+    Raises:
+        CheckpointError: It is no run folder, or a file of it cannot be read.
+        ConfigError: It is a quickstart or a comparison, or ``out`` holds something else.
+        DataError: The evaluation of the start is of another kind.
+    """
+    config = config or ReportConfig()
+    reading = read_run(Path(run), config.before)
+    out = Path(config.out) if config.out else reading.path / "report"
+    if out.exists() and any(out.iterdir()) and not (out / "report.json").exists():
+        raise ConfigError(
+            f"{out} is not empty and holds no report: expected a new folder, or one of an earlier "
+            "report. Choose another one with --out."
+        )
+    results = results_of(reading)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "report.json", results)
+    write_atomic(out / "report.md", to_markdown(results))
+    write_atomic(out / "report.html", report_page.page(results, reading))
+    say(to_text(results))
+    say(f"\nwritten  {out / 'report.md'}, {out / 'report.json'}, {out / 'report.html'}")
+    return results
+
+
+def read_run(path: Path, before: str | None = None) -> Reading:
+    """Reads what a run has left so far.
+
+    Args:
+        path: The run folder.
+        before: Evaluation of its start; None looks for one.
+
+    Raises:
+        CheckpointError: It is no run folder.
+        ConfigError: It holds other runs instead of being one.
+        DataError: ``before`` is of another kind than the run's final evaluation.
+    """
+    run = RunFolder.open(path)
+    record, summary = run.record(), run.summary()
+    if record["job_type"] == "compare":
+        inner = sorted(p.parent.name for p in path.glob("*/run.json"))
+        raise ConfigError(
+            f"{path} holds several runs: report on one of them ({', '.join(inner) or 'none'}), "
+            f"such as {path / ('ppo' if 'ppo' in inner or not inner else inner[-1])}."
+        )
+    after = _final_evaluation(path, summary)
+    start = None
+    if after is not None:
+        start = _named(Path(before), after) if before else before_after.find_before(run, after)
+    return Reading(
+        path,
+        record,
+        run.config(),
+        summary,
+        read_metrics(path) if run.metrics_path.exists() else [],
+        _rows(path / "samples.jsonl"),
+        _rows(path / "warnings.jsonl"),
+        after,
+        start,
+        before_after.changes(start, after) if start is not None and after is not None else [],
+    )
+
+
+def _rows(file: Path) -> list[Row]:
+    return read_rows(file) if file.exists() else []
+
+
+def _final_evaluation(path: Path, summary: Row) -> Evaluation | None:
+    named = summary.get("eval_file")
+    if named is None:
+        return None
+    try:
+        return load_evaluation(path / named)
+    except DataError:  # deleted by hand, or being written anew: the numbers of summary.json stay
+        return None
+
+
+def _named(path: Path, after: Evaluation) -> Evaluation:
+    before = before_after.read_evaluation(path)
+    if odd := before_after.differing(before, after):
+        raise DataError(
+            f"{path} was measured by another {', '.join(odd)} than the end of the run: expected "
+            "the same instructions, rewards and decoding. Measure the start again."
+        )
+    return before
+
+
+# Numbers ------------------------------------------------------------------------------------------
+
+
+def results_of(reading: Reading) -> dict[str, Any]:
+    """All that a report says, JSON-able."""
+    record = reading.record
+    return {
+        "run": str(reading.path),
+        "name": reading.config.get("name") or reading.path.name,
+        **{key: record.get(key) for key in ("job_type", "algorithm", "variant", "seed")},
+        **{key: record.get(key) for key in ("base_model", "parent", "task", "status", "error")},
+        "seconds": _seconds(record),
+        "done": reading.done,
+        "planned": _planned(reading),
+        "stopped": reading.summary.get("stopped"),
+        "best_update": reading.summary.get("best_update"),
+        "settings": _settings(reading),
+        "scores": _scores(reading),
+        "changes": [{**asdict(c), "verdict": c.verdict} for c in reading.changes],
+        "before": None if reading.before is None else str(reading.before.path),
+        "families": _families(reading),
+        "course": _course(reading),
+        "phases": _phases(reading),
+        "speed": {key: value for key, value in reading.summary.items() if key.startswith("speed/")},
+        "critic_updates": reading.summary.get("critic_updates"),
+        "verdicts": _verdicts(reading),
+        "warnings": [_warned(row, reading.unit) for row in reading.warnings],
+        "command": record.get("command", []),
+        **{key: record.get(key) for key in ("git_commit", "machine", "versions", "processes")},
+    }
+
+
+def _warned(row: Row, unit: str) -> str:
+    return f"{unit} {row.get('update', '?')}: {row.get('message', '')}"
+
+
+def _seconds(record: Row) -> float | None:
+    """Wall time from the start to the end, pauses of a continued run included."""
+    try:
+        ends = [datetime.fromisoformat(record[key]) for key in ("started", "finished")]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return (ends[1] - ends[0]).total_seconds()
+
+
+def _planned(reading: Reading) -> int | None:
+    section, key = ("sft", "max_steps") if reading.unit == "step" else ("ppo", "num_updates")
+    settings = reading.config.get(section)
+    return settings.get(key) if isinstance(settings, dict) else None
+
+
+def _settings(reading: Reading) -> dict[str, Any]:
+    """The settings that decide most, by dotted key."""
+    wanted = {
+        "policy": ("train", "num_layers", "dtype", "quantization", "system_prompt"),
+        "task": ("options", "env"),
+        "ppo": ("episodes_per_update", "num_generations", "num_ppo_epochs", "num_mini_batches",
+                "learning_rate", "advantage", "critic", "kl_coef", "kl_penalty", "cliprange",
+                "response_length", "temperature", "prompt_filter"),
+        "sft": ("demonstrations", "batch_size", "learning_rate"),
+    }  # fmt: skip
+    found: dict[str, Any] = {"rewards": _weights(reading.config.get("rewards"))}
+    for section, keys in wanted.items():
+        values = reading.config.get(section)
+        if isinstance(values, dict):
+            found |= {f"{section}.{key}": values[key] for key in keys if values.get(key)}
+    if found.get("policy.train") != "last_layers":
+        found.pop("policy.num_layers", None)
+    return found
+
+
+def _weights(rewards: Any) -> dict[str, Any]:
+    """Name -> weight, or what makes it; an evaluation of a task may have a plain name."""
+    if not isinstance(rewards, dict):
+        return {} if rewards is None else {str(rewards): 1.0}
+    return {
+        name: spec.get("weight", 1.0) if isinstance(spec, dict) else spec
+        for name, spec in rewards.items()
+    }
+
+
+def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
+    """Name -> mean and interval of the final evaluation: rewards, the total, corpus metrics."""
+    summary = reading.summary
+    found = {}
+    for key, value in summary.items():
+        name, _, last = key.removeprefix("eval/").rpartition("/")
+        inner = name.removeprefix("corpus/")
+        is_score = key.startswith("eval/") and last in ("mean", "score") and "/" not in inner
+        if is_score and value is not None:
+            ends = {e: summary.get(f"eval/{name}/ci_{e}") for e in ("low", "high")}
+            found[name.replace("/", " ")] = {"mean": value, **ends}
+    return found
+
+
+def _families(reading: Reading) -> dict[str, dict[str, float]]:
+    if reading.evaluation is None:
+        return {}
+    before = {} if reading.before is None else reading.before.families()
+    return {
+        name: {"after": intervals["total"].mean, "n": intervals["total"].n}
+        | ({"before": before[name]["total"].mean} if name in before else {})
+        for name, intervals in reading.evaluation.families().items()
+    }
+
+
+_COURSE = (
+    *("reward/total/mean", "ppo/kl_ref", "ppo/entropy", "rollout/response_len"),
+    *("rollout/truncated_frac", "ppo/clip_frac", "sft/loss", "raft/loss"),
+)
+
+
+def _course(reading: Reading) -> dict[str, dict[str, float]]:
+    """Key -> its first and its last value, and those of its evaluations during training."""
+    keys = [*_COURSE, "eval/total/mean", "sft/val_loss"]
+    keys += [f"reward/{name}/mean" for name in _weights(reading.config.get("rewards"))]
+    found = {}
+    for key in keys:
+        values = [row[key] for row in reading.updates if row.get(key) is not None]
+        if values:
+            found[key] = {"first": values[0], "last": values[-1]}
+    return found
+
+
+def _phases(reading: Reading) -> dict[str, float]:
+    """Phase -> its seconds in a median update; `other` is what no phase accounts for."""
+    rows = [row for row in reading.updates if row.get("time/total_s")]
+    if not rows:
+        return {}
+    found = {
+        name: median(row.get(f"time/{part}_s") or 0.0 for row in rows)
+        for part, name in PHASES.items()
+    }
+    other = median(row["time/total_s"] for row in rows) - sum(found.values())
+    return found | {"other": max(other, 0.0)}
+
+
+def _verdicts(reading: Reading) -> list[str]:
+    """How it ended and whether it helped, in sentences."""
+    record, found = reading.record, []
+    if record["status"] == "failed":
+        found.append(f"failed: {record.get('error', 'no reason was recorded')}")
+    elif record["status"] == "interrupted":
+        found.append("interrupted; the same command with --resume goes on.")
+    elif record["status"] == "running":
+        found.append("not finished: it is still running, or was killed (--resume goes on).")
+    if reading.changes:
+        found.append(reading.changes[0].in_words())
+    elif record["job_type"] != "eval" and reading.evaluation is not None:
+        found.append(telling.UNKNOWN_BEFORE)
+    return found

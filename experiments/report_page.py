@@ -1,0 +1,229 @@
+"""The page of a report on one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from instructrec.envs.tasks.base import render_prompt
+from instructrec.experiments import report_text
+from instructrec.experiments.contenders import Member
+from instructrec.experiments.drawing import Line, bars, line_chart, shares
+from instructrec.experiments.jsonl import Row
+from instructrec.experiments.page import (
+    bullets,
+    document,
+    facts,
+    filters,
+    long,
+    marked,
+    section,
+    table,
+    text,
+)
+
+if TYPE_CHECKING:
+    from instructrec.experiments.report import Reading
+
+SAMPLES = 200
+"""Most held-out instructions whose responses are shown, the largest changes first."""
+STAGE = 60
+"""Most responses of the rollouts shown of each stage of the training."""
+_STAGES = ("early", "middle", "late")
+
+
+def page(results: dict[str, Any], reading: Reading) -> str:
+    """The page as HTML.
+
+    Args:
+        results: What ``report.json`` holds.
+        reading: The run.
+    """
+    trained = results["job_type"] != "eval"
+    scores, families = report_text.score_rows(results), report_text.family_rows(results)
+    body = [
+        f"<h1>{text(results['name'])}</h1>",
+        f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
+        bullets(results["verdicts"], "verdicts"),
+        section("Warnings", bullets(results["warnings"], "notes")),
+        section("Result on held-out instructions", _result(results, scores)),
+        section("By family", _plain_table(families) if results["families"] else ""),
+        section("Learning curves", _curves(reading)),
+        section("Time", _time(results)),
+        section("Responses to held-out instructions", _answers(reading)),
+        section("Responses during training", _rollouts(reading)),
+        section(
+            "What was trained" if trained else "What was measured",
+            facts(report_text.fact_rows(results)),
+        ),
+        section("Again", _again(results, reading)),
+    ]
+    return document(results["name"], body)
+
+
+def _plain_table(rows: Sequence[tuple[str, ...]]) -> str:
+    head, *lines = rows
+    return table(head, [[text(cell) for cell in line] for line in lines])
+
+
+def _result(results: dict[str, Any], scores: Sequence[tuple[str, ...]]) -> str:
+    if not results["scores"]:
+        return ""
+    nan = float("nan")
+    drawn = [
+        (name, found["mean"], *(nan if found[e] is None else found[e] for e in ("low", "high")))
+        for name, found in results["scores"].items()
+    ]
+    return bars(drawn, "scores with 95 % intervals") + _plain_table(scores)
+
+
+def _curves(reading: Reading) -> str:
+    """Small charts: reward, its parts, distance from the reference, lengths, losses."""
+    unit, rows = reading.unit, reading.updates
+    names = [key.split("/")[1] for key in _keys(rows) if key.startswith("reward/")]
+    parts = [n for n in dict.fromkeys(names) if n not in ("total", "normalised_total")]
+    charts = {
+        "Reward": [
+            _line(rows, "reward/total/mean", "training rollouts"),
+            _evaluations(rows, "total"),
+        ],
+        "Rewards, unweighted": [_line(rows, f"reward/{name}/mean", name) for name in parts]
+        if len(parts) > 1
+        else [],
+        "Loss": [
+            _line(rows, "sft/loss", "training"),
+            _line(rows, "sft/val_loss", "validation", dots=True),
+            _line(rows, "raft/loss", "training"),
+        ],
+        "KL from the reference (nats a response)": [_line(rows, "ppo/kl_ref", "KL")],
+        "Entropy (nats a token)": [_line(rows, "ppo/entropy", "entropy")],
+        "Response length (tokens)": [_line(rows, "rollout/response_len", "length")],
+        "Shares": [
+            _line(rows, "rollout/truncated_frac", "cut short"),
+            _line(rows, "rollout/zero_variance_frac", "groups of equal reward"),
+            _line(rows, "ppo/clip_frac", "clipped tokens"),
+        ],
+        "Explained variance of the critic": [_explained(rows)],
+    }
+    drawn = {name: line_chart(lines, name, unit=unit) for name, lines in charts.items()}
+    figures = (f"<div><h3>{text(name)}</h3>{chart}</div>" for name, chart in drawn.items() if chart)
+    return f"<div class=grid>{inner}</div>" if (inner := "".join(figures)) else ""
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row))
+
+
+def _line(rows: Sequence[Row], key: str, name: str, *, dots: bool = False) -> Line:
+    return Line(name, [(_at(row), row[key]) for row in rows if row.get(key) is not None], (), dots)
+
+
+def _at(row: Row) -> float:
+    return float(row.get("train/update", row.get("sft/step", 0)) or 0)
+
+
+def _evaluations(rows: Sequence[Row], part: str) -> Line:
+    """The evaluations during training, with their intervals."""
+    keys = [f"eval/{part}/{end}" for end in ("mean", "ci_low", "ci_high")]
+    known = [row for row in rows if row.get(keys[0]) is not None]
+    band = [
+        (_at(row), row[keys[1]], row[keys[2]])
+        for row in known
+        if row.get(keys[1]) is not None and row.get(keys[2]) is not None
+    ]
+    points = [(_at(row), row[keys[0]]) for row in known]
+    return Line("validation split, 95 % interval", points, band, dots=True)
+
+
+def _explained(rows: Sequence[Row]) -> Line:
+    """Explained variance while the critic was in use; one that idles explains nothing of note."""
+    used = [row for row in rows if row.get("ppo/critic_used")]
+    return _line(used, "ppo/explained_variance", "explained variance")
+
+
+def _time(results: dict[str, Any]) -> str:
+    lines = bullets(report_text.time_lines(results), "notes")
+    return shares(list(results["phases"].items()), "shares of a median update") + lines
+
+
+def _answers(reading: Reading) -> str:
+    """Held-out responses, beside those before where there are some."""
+    if reading.evaluation is None:
+        return ""
+    after = Member(reading.path, reading.evaluation)
+    before = None if reading.before is None else Member(reading.path, reading.before)
+    ids = list(after.by_instruction)
+    if before is not None:
+        ids = [key for key in ids if key in before.by_instruction]
+        gain = {key: after.score(key, "total") - before.score(key, "total") for key in ids}
+        ids.sort(key=lambda key: -abs(gain[key]) if gain[key] == gain[key] else 1.0)
+    lines: list[list[str]] = []
+    families: dict[str, None] = {}
+    for key in ids[:SAMPLES]:
+        row = after.by_instruction[key][0]
+        family = str(row.get("task") or row.get("family") or "")
+        families[family] = None
+        cells = [long(render_prompt(row["prompt"])), long(row.get("reference") or "")]
+        if before is not None:
+            first = str(before.by_instruction[key][0]["response"])
+            cells += [long(first), _score(before.score(key, "total"))]
+            cells += [f"<div class=long>{marked(first, str(row['response']))}</div>"]
+        else:
+            cells.append(long(row["response"]))
+        lines.append([*cells, _score(after.score(key, "total")), text(family)])
+    head = ["instruction", "reference"]
+    head += ["response", "score"] if before is None else ["before", "score", "after", "score"]
+    order = "" if before is None else ", the largest changes first"
+    told = f"<p>{len(lines)} of {len(after.by_instruction)} instructions{order}.</p>"
+    menus = filters({len(head): ("family", list(families))})
+    return told + menus + table([*head, "family"], lines, "samples")
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None or value != value else f"{value:.3f}"
+
+
+def _rollouts(reading: Reading) -> str:
+    """Responses of the first, the middle and the last updates of which some were kept."""
+    rows = reading.samples
+    if not rows:
+        return ""
+    size = min(STAGE, max(1, len(rows) // 3))
+    middle = (len(rows) - size) // 2
+    chosen = dict(
+        zip(_STAGES, (rows[:size], rows[middle : middle + size], rows[-size:]), strict=True)
+    )
+    if len(rows) < 3:
+        chosen = {"early": rows}
+    lines = [
+        [
+            stage,
+            text(row.get("update", "-")),
+            long(render_prompt(row.get("prompt", ""))),
+            long(row.get("response", "")),
+            _score(row.get("total")),
+            text(", ".join(f"{k} {_score(v)}" for k, v in row.get("parts", {}).items())),
+            text(row.get("stop_reason") or "-"),
+        ]
+        for stage, found in chosen.items()
+        for row in found
+    ]
+    reasons = list(
+        dict.fromkeys(str(r.get("stop_reason") or "-") for f in chosen.values() for r in f)
+    )
+    head = ["stage", reading.unit, "instruction", "response", "score", "parts", "ended by"]
+    menus = filters({0: ("stage", list(chosen)), len(head) - 1: ("ended by", reasons)})
+    return f"<p>{len(lines)} of {len(rows)} kept.</p>{menus}" + table(head, lines, "samples")
+
+
+def _again(results: dict[str, Any], reading: Reading) -> str:
+    """The command, what it ran on, and all settings."""
+    command = report_text.command_of(results)
+    settings = yaml.safe_dump(reading.config, sort_keys=False, allow_unicode=True)
+    return (
+        (f"<pre>{text(command)}</pre>" if command else "")
+        + facts(report_text.machine_rows(results))
+        + f"<details><summary>All settings</summary><pre>{text(settings)}</pre></details>"
+    )

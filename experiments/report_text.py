@@ -1,0 +1,185 @@
+"""A report in words and tables: for a terminal, and as Markdown."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from instructrec.experiments.listing import markdown_table, table
+from instructrec.experiments.progress import format_duration
+from instructrec.metrics import lookup
+
+_LABELS = {
+    "reward/total/mean": "training reward",
+    "eval/total/mean": "validation score",
+    "ppo/kl_ref": "KL from the reference",
+    "ppo/entropy": "entropy",
+    "ppo/clip_frac": "clipped tokens",
+    "rollout/response_len": "response length",
+    "rollout/truncated_frac": "responses cut short",
+    "sft/loss": "loss",
+    "sft/val_loss": "validation loss",
+    "raft/loss": "loss",
+}
+
+
+def to_text(results: dict[str, Any]) -> str:
+    """The report for a terminal."""
+    blocks = [
+        headline(results),
+        "\n".join(results["verdicts"]),
+        table(score_rows(results)) if results["scores"] else "",
+        table(course_rows(results)) if results["course"] else "",
+        "\n".join(time_lines(results)),
+        "\n".join(f"warning: {text}" for text in results["warnings"]),
+        f"again  {command_of(results)}" if results["command"] else "",
+    ]
+    return "\n\n".join(block for block in blocks if block)
+
+
+def to_markdown(results: dict[str, Any]) -> str:
+    """The report as Markdown."""
+    blocks = [
+        f"# {results['name']}",
+        headline(results) + ".",
+        "\n".join(f"- {text}" for text in results["verdicts"]),
+        "## What was trained" if results["job_type"] != "eval" else "## What was measured",
+        markdown_table([("", ""), *fact_rows(results)]),
+    ]
+    if results["scores"]:
+        blocks += ["## Result on held-out instructions", markdown_table(score_rows(results))]
+    if results["families"]:
+        blocks.append(markdown_table(family_rows(results)))
+    if results["course"]:
+        blocks += ["## How it went", markdown_table(course_rows(results))]
+    blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
+    if results["warnings"]:
+        blocks += ["## Warnings", "\n".join(f"- {text}" for text in results["warnings"])]
+    blocks += (
+        ["## Again", f"```console\n$ {command_of(results)}\n```"] if results["command"] else []
+    )
+    blocks.append("\n".join(f"- {name}: {value}" for name, value in machine_rows(results)))
+    return "\n\n".join(block for block in [*blocks, ""] if block) + "\n"
+
+
+def headline(results: dict[str, Any]) -> str:
+    """What kind of run it is, on what, how far it came, and in what time."""
+    task, model = results["task"], results["base_model"]
+    if results["job_type"] == "eval":
+        return f"{results['name']}: an evaluation of {model} on {task}, {results['status']}"
+    unit = "steps" if results["job_type"] == "sft" else "updates"
+    planned = results["planned"]
+    of = f" of {planned}" if planned and planned != results["done"] else ""
+    took = results["seconds"]
+    time = f" in {format_duration(took)}" if took is not None else ""
+    return (
+        f"{results['name']}: {results['algorithm']} from {model} on {task}, "
+        f"{results['status']} after {results['done']}{of} {unit}{time}"
+    )
+
+
+def fact_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was trained, on what and how: names and values."""
+    settings = dict(results["settings"])
+    rewards = ", ".join(f"{weight} × {name}" for name, weight in settings.pop("rewards").items())
+    names = {"base_model": "model", "parent": "parent run", "task": "task", "seed": "seed"}
+    rows = [(label, str(results[key])) for key, label in names.items() if results[key] is not None]
+    rows += [("rewards", rewards)] if rewards else []
+    if results["job_type"] != "eval":
+        rows.insert(0, ("algorithm", str(results["algorithm"])))
+    rows += [(key, str(value)) for key, value in settings.items()]
+    kept = results["best_update"]
+    if kept is not None and kept != results["done"]:
+        rows.append(("kept", f"the policy of number {kept}, the best on the validation split"))
+    return rows
+
+
+def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The final evaluation, beside the start where one was found."""
+    by_part = {change["part"]: change for change in results["changes"]}
+    head: tuple[str, ...] = ("held-out", "score", "95 % interval")
+    rows = [(*head, "before", "difference", "95 % interval", "verdict") if by_part else head]
+    for name, found in results["scores"].items():
+        row: tuple[str, ...] = (name, _number(found["mean"]), _between(found["low"], found["high"]))
+        if by_part and (change := by_part.get(name)):
+            row += (
+                _number(change["before"]),
+                f"{change['after'] - change['before']:+.3f}",
+                _between(change["low"], change["high"], "+.3f"),
+                change["verdict"],
+            )
+        elif by_part:
+            row += ("-",) * 4
+        rows.append(row)
+    return rows
+
+
+def family_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The total by family of instructions."""
+    before = any("before" in found for found in results["families"].values())
+    rows = [("family", "instructions", *(("before",) if before else ()), "score")]
+    for name, found in results["families"].items():
+        start = (_number(found.get("before")),) if before else ()
+        rows.append((name, str(found["n"]), *start, _number(found["after"])))
+    return rows
+
+
+def course_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """First and last value of what a reader follows during training."""
+    rows: list[tuple[str, ...]] = [("during training", "first", "last", "unit")]
+    for key, found in results["course"].items():
+        label = _LABELS.get(key) or f"reward {key.removeprefix('reward/').removesuffix('/mean')}"
+        unit = lookup(key).unit
+        rows.append((label, f"{found['first']:.3f}", f"{found['last']:.3f}", unit))
+    return rows
+
+
+def time_lines(results: dict[str, Any]) -> list[str]:
+    """Where the time went, how fast it was, and how much of the machine was used."""
+    lines, phases, speed = [], results["phases"], results["speed"]
+    total = sum(phases.values())
+    if total:
+        cut = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in phases.items())
+        lines.append(f"median update {total:.1f} s: {cut}")
+    if "speed/episodes_per_s" in speed:
+        lines.append(
+            f"{speed['speed/episodes_per_s']:.2f} episodes/s, {speed['speed/tokens_per_s']:,.0f} "
+            f"tokens/s, {speed['speed/limit_frac']:.0%} of what this machine could do at most"
+        )
+    used = results["critic_updates"]
+    if used is not None:
+        lines.append(f"the critic was the baseline in {used} of {results['done']} updates")
+    return lines
+
+
+def machine_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """What it ran on and with."""
+    machine, rows = results["machine"] or {}, []
+    if machine:
+        memory = machine.get("memory_bytes")
+        amount = f", {memory / 2**30:.0f} GiB" if memory else ""
+        gpus = ", ".join(machine.get("gpus") or [])
+        cores = f"{machine.get('cores')} cores, {machine.get('cpu')}{amount}"
+        rows.append(("machine", cores + (f", {gpus}" if gpus else "")))
+    if (results["processes"] or 1) > 1:
+        rows.append(("processes", str(results["processes"])))
+    if results["git_commit"]:
+        rows.append(("commit", str(results["git_commit"])))
+    versions = ", ".join(f"{name} {v}" for name, v in (results["versions"] or {}).items())
+    return [*rows, ("versions", versions)] if versions else rows
+
+
+def command_of(results: dict[str, Any]) -> str:
+    """The command line that made the run, without flags that only continue one."""
+    words = [word for word in results["command"] if word not in ("--resume", "--overwrite")]
+    return shlex.join(words)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _between(low: float | None, high: float | None, form: str = ".3f") -> str:
+    if low is None or high is None or low != low or high != high:
+        return "-"
+    return f"{low:{form}} to {high:{form}}"

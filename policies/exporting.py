@@ -1,0 +1,82 @@
+"""From a policy to a folder that any software with transformers can load and answer with."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from instructrec.errors import ConfigError
+from instructrec.policies.causal_lm import CausalLMPolicy, let_others_read, load_policy
+from instructrec.policies.quiet import quiet_transformers
+
+ExportDtype = Literal["float32", "bfloat16", "float16"]
+"""Precision of exported weights."""
+
+
+def check_int8() -> None:
+    """Refuses int8 where its library is missing.
+
+    Raises:
+        ConfigError: torchao is not installed.
+    """
+    if importlib.util.find_spec("torchao") is None:
+        raise ConfigError(
+            "quantize = 'int8' needs torchao, which is not installed: expected the extra "
+            "`export`. Run: pip install 'instructrec[export]'"
+        )
+
+
+def write_merged(policy: CausalLMPolicy, folder: Path, dtype: ExportDtype = "float32") -> None:
+    """Writes a whole model: adapters merged, safetensors, tokenizer, generation settings.
+
+    The chat template of the folder puts the policy's system message in by itself, and the
+    generation settings name every end token, so that other software asks and stops as we do.
+
+    Args:
+        policy: On the CPU; an adapter of it is merged, so do not use it afterwards.
+        folder: Made when missing.
+        dtype: Precision of the weights.
+    """
+    template = policy.chat_template
+    if policy.rounded_base:  # merging in 4 bits would round twice: read the weights as float32
+        settings = dataclasses.replace(policy.config, train="full", quantization=None)
+        policy = load_policy(settings, sampling=policy.sampling)
+    model: Any = policy.model
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    model = model.to(getattr(torch, dtype))
+    model.generation_config.eos_token_id = policy.eos_token_ids
+    model.generation_config.pad_token_id = policy.pad_token_id
+    policy.tokenizer.chat_template = template
+    folder.mkdir(parents=True, exist_ok=True)
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    let_others_read(folder)
+
+
+def write_int8(source: Path, folder: Path) -> None:
+    """Writes a model folder again with the matrices of its linear layers in int8 (torchao).
+
+    Args:
+        source: What `write_merged` wrote; its weights are read.
+        folder: Gets the weights, the tokenizer and the settings.
+
+    Raises:
+        ConfigError: torchao is not installed.
+    """
+    check_int8()
+    from torchao.quantization import Int8WeightOnlyConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TorchAoConfig
+
+    with quiet_transformers():
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            source, dtype="auto", quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+        )
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    let_others_read(folder)

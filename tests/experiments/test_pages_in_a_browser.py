@@ -1,0 +1,93 @@
+"""The pages of reports and comparisons, opened in a real browser from the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructrec.experiments.compare import CompareConfig, compare
+from instructrec.experiments.report import report
+
+pytestmark = pytest.mark.slow
+
+EVIL = (
+    "</td></table><script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
+    "<svg onload='window.hit = 3'><a href=\"javascript:window.hit = 4\">x</a> \u202egnp.exe"
+)
+VISIBLE = "[...document.querySelectorAll('table.samples')].map((t) => "
+VISIBLE += "[...t.tBodies[0].rows].filter((r) => !r.hidden).length)"
+
+
+@pytest.fixture
+def pages(
+    tmp_path: Path, write_run: Callable[..., Path], write_evaluation: Callable[..., Path]
+) -> dict[str, Path]:
+    """A report and a comparison whose policies wrote something hostile."""
+
+    def silent(_: str) -> None:
+        pass
+
+    run = write_run(tmp_path / "a<b>", right=30, response=EVIL)
+    start = write_evaluation(run / "eval" / "start-0.jsonl", 10, response=EVIL)
+    report(str(run), say=silent)
+    named = [f"<i>{EVIL[:30]}={start}", str(run)]
+    compare(named, CompareConfig(out=str(tmp_path / "c")), say=silent)
+    return {"report": run / "report" / "report.html", "compare": tmp_path / "c" / "compare.html"}
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_a_page_opens_without_complaint_and_hostile_text_stays_text(
+    browser: Any, pages: dict[str, Path], name: str
+) -> None:
+    browser.open(pages[name])
+    assert browser.run("window.hit") is None
+    assert browser.run("document.querySelectorAll('img, td a, td script').length") == 0
+    assert "</td></table><script>" in browser.run("document.body.innerText")
+    assert browser.complaints == []
+
+
+@pytest.mark.parametrize("name", ["report", "compare"])
+def test_a_page_fits_a_phone_and_a_desktop(browser: Any, pages: dict[str, Path], name: str) -> None:
+    for width, dark in ((390, False), (1280, True)):
+        browser.open(pages[name], width, dark)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        shade = browser.run("getComputedStyle(document.body).color")
+        assert (shade == "rgb(255, 255, 255)") is dark
+
+
+def test_rows_sort_by_a_click_and_numbers_sort_as_numbers(
+    browser: Any, pages: dict[str, Path]
+) -> None:
+    browser.open(pages["report"])
+    table = "document.querySelector('table.samples')"
+    column = f"[...{table}.tBodies[0].rows].map((r) => parseFloat(r.cells[5].textContent))"
+    click = f"{table}.tHead.rows[0].cells[5].querySelector('button').click()"
+    browser.run(click)
+    rising = browser.run(column)
+    assert rising == sorted(rising) and len(set(rising)) == 2
+    browser.run(click)
+    assert browser.run(column) == rising[::-1]
+    assert browser.complaints == []
+
+
+def test_rows_are_filtered_by_words_and_by_menus(browser: Any, pages: dict[str, Path]) -> None:
+    def choose(number: int, field: str, value: str) -> list[int]:
+        found = f"document.querySelectorAll('.filters')[{number}].querySelector('{field}')"
+        told = "dispatchEvent(new Event('input', {bubbles: true}))"
+        browser.run(f"{found}.value = {value!r}; {found}.{told}")
+        counts: list[int] = browser.run(VISIBLE)
+        return counts
+
+    browser.open(pages["report"])
+    assert browser.run(VISIBLE) == [40, 6]
+    assert choose(0, "input", "QUESTION 3") == [11, 6]  # 3 and 30 to 39, in any case
+    assert choose(0, "select", "odd") == [6, 6]
+    assert browser.run("document.querySelector('.filters output').textContent") == "6 of 40 rows"
+    assert choose(0, "input", "") == [20, 6]
+    assert choose(1, "select", "late") == [20, 2]
+    browser.open(pages["compare"])
+    assert choose(0, "select", "even") == [20]
+    assert browser.complaints == []

@@ -1,0 +1,141 @@
+"""The report on one run: what it says of finished, unfinished and failed runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from instructrec.errors import CheckpointError, ConfigError, DataError
+from instructrec.experiments.before_after import changes, find_before, read_evaluation
+from instructrec.experiments.cli import main
+from instructrec.experiments.jsonl import write_json
+from instructrec.experiments.report import ReportConfig, report
+from instructrec.experiments.runfolder import RunFolder
+
+Write = Callable[..., Path]
+
+
+def silent(_: str) -> None:
+    pass
+
+
+def test_a_finished_run_is_told_in_words_numbers_and_a_page(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+) -> None:
+    run = write_run(tmp_path / "runs" / "mine")
+    write_evaluation(run / "eval" / "start-0.jsonl", 10)
+    said: list[str] = []
+    results = report(str(run), say=said.append)
+    (first, *_), text = results["verdicts"], said[0]
+    assert first.startswith("better: held-out total 0.250 before, 0.750 after (+0.500, 95 % ")
+    assert first in text and "warning: update 2: looks odd" in text
+    assert "mine: ppo from tiny on letters, finished after 6 updates in 2 min 00 s" in text
+    assert "40% of what this machine could do" in text
+    assert text.rstrip().endswith("again  instructrec train letters")  # without --resume
+    assert results["course"]["ppo/kl_ref"] == {"first": 0.2, "last": pytest.approx(1.2)}
+    assert results["phases"] == {
+        "rollout": 1.0,
+        "scoring": 1.0,
+        "advantages": 1.0,
+        "update": 1.0,
+        "other": 1.0,
+    }
+    assert results["families"]["even"] == {"after": 0.75, "n": 20, "before": 0.25}
+    assert json.loads((run / "report" / "report.json").read_text()) == results
+    markdown = (run / "report" / "report.md").read_text()
+    assert "| match | 0.750 | 0.650 to 0.850 | 0.250 | +0.500 |" in markdown
+    page = (run / "report" / "report.html").read_text()
+    assert "Learning curves" in page and "<td>early</td>" in page and "<td>late</td>" in page
+    report(str(run), say=silent)  # its own earlier report is no obstacle
+
+
+def test_worse_and_undecided_are_called_so(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+) -> None:
+    run = write_run(tmp_path / "runs" / "mine", right=20)
+    for right, verdict in ((38, "worse"), (21, "undecided")):
+        start = write_evaluation(tmp_path / f"{right}.jsonl", right)
+        config = ReportConfig(before=str(start), out=str(tmp_path / verdict))
+        found = report(str(run), config, say=silent)["changes"][0]
+        assert found["verdict"] == verdict and found["before"] == right / 40
+
+
+def test_the_start_is_found_at_the_parent_and_beside_the_run(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+) -> None:
+    runs = tmp_path / "runs"
+    write_run(runs / "parent", right=12)
+    child = write_run(runs / "child", base_model="elsewhere/parent", parent="elsewhere/parent")
+    before = find_before(RunFolder.open(child), read_evaluation(child))
+    assert before is not None and before.path == runs / "parent" / "eval" / "end-6.jsonl"
+
+    alone = write_run(runs / "alone", base_model="some-model")
+    end = read_evaluation(alone)
+    assert find_before(RunFolder.open(alone), end) is None
+    measured = runs / "measured"
+    write_evaluation(measured / "eval" / "other.jsonl", 5, reward={"match": 2.0})
+    file = write_evaluation(measured / "eval" / "same.jsonl", 5)
+    record = {"format_version": 1, "job_type": "eval", "base_model": "some-model"}
+    write_json(measured / "run.json", record)
+    before = find_before(RunFolder.open(alone), end)
+    assert before is not None and before.path == file
+    assert changes(before, end)[0].before == 5 / 40
+
+
+def test_a_run_without_an_end_is_reported_as_far_as_it_went(
+    tmp_path: Path, write_run: Write
+) -> None:
+    running = write_run(tmp_path / "running", right=None)
+    results = report(str(running), say=silent)
+    assert results["verdicts"] == [
+        "not finished: it is still running, or was killed (--resume goes on)."
+    ]
+    assert results["done"] == 6 and not results["scores"]
+    failed = write_run(tmp_path / "failed", right=None, status="failed", error="RewardError: no")
+    for name in ("metrics.jsonl", "samples.jsonl", "warnings.jsonl"):
+        (failed / name).unlink()
+    results = report(str(failed), say=silent)
+    assert results["verdicts"] == ["failed: RewardError: no"] and results["done"] == 0
+
+
+def test_without_a_start_nothing_is_claimed(tmp_path: Path, write_run: Write) -> None:
+    run = write_run(tmp_path / "runs" / "mine")
+    results = report(str(run), say=silent)
+    assert results["before"] is None and not results["changes"]
+    assert results["verdicts"][0].startswith("better than before? Not known")
+
+
+def test_what_cannot_be_reported_is_refused(
+    tmp_path: Path, write_run: Write, write_evaluation: Write
+) -> None:
+    run = write_run(tmp_path / "runs" / "mine")
+    several = write_run(tmp_path / "several", job_type="compare")
+    write_run(several / "ppo")
+    other = write_evaluation(tmp_path / "other.jsonl", 5, sampling={"temperature": 1.0})
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("keep")
+    for named, config, error, message in (
+        (tmp_path / "none", ReportConfig(), CheckpointError, "no run folder"),
+        (several, ReportConfig(), ConfigError, r"holds several runs: .*\(ppo\)"),
+        (run, ReportConfig(before=str(other)), DataError, "another sampling"),
+        (run, ReportConfig(out=str(tmp_path / "full")), ConfigError, "holds no report"),
+    ):
+        with pytest.raises(error, match=message):
+            report(str(named), config, say=silent)
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes.txt"]
+
+
+def test_the_command_reports_on_an_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ["evaluate", "oracle", "--task", "closed_answers", "--limit", "20"]
+    assert main([*command, "--name", "best"]) == 0
+    assert main(["report", "runs/best", "--out", "told"]) == 0
+    out = capsys.readouterr().out
+    assert "an evaluation of oracle on closed_answers, finished" in out
+    page = Path("told/report.html").read_text()
+    assert "What was measured" in page and "Learning curves" not in page
