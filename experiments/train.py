@@ -33,7 +33,7 @@ from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
-    from instructrec.rl.run_state import TrainingResult
+    from instructrec.rl.run_state import ShouldPrune, TrainingResult
 
 TrainPPO = Callable[..., "TrainingResult"]
 """``instructrec.rl.ppo.train_ppo``, or something with its signature."""
@@ -64,6 +64,7 @@ class _Run:
     start_hash: str
     stop: StopRequest
     say: telling.Say
+    should_prune: ShouldPrune
 
     def task_name(self, split: str) -> str:
         """What the task of a split is called in the configuration."""
@@ -79,6 +80,7 @@ def run_training(
     command: Sequence[str] | None = None,
     load_policy: LoadPolicy = setup_run.load,
     train_ppo: TrainPPO | None = None,
+    should_prune: ShouldPrune = lambda update, metrics: False,
     say: telling.Say = telling.say,
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
@@ -93,6 +95,7 @@ def run_training(
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
+        should_prune: Asked after each evaluation of ppo and raft whether to end the run there.
         say: Receives lines for people.
 
     Raises:
@@ -126,7 +129,8 @@ def run_training(
                 )
             )
             with folder if processes.is_main() else nullcontext():
-                run = _Run(config, folder, materials, policy, policy.weights_hash(), stop, say)
+                start = policy.weights_hash()
+                run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
                 telling.announce(config, materials, policy, folder.path, say)
                 summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
@@ -233,6 +237,7 @@ def _ppo(
             resume_from=checkpoint,
             should_stop=lambda: run.stop.requested,
             on_warning=recorder.on_warning if recorder else telling.say_nothing,
+            should_prune=run.should_prune,
         )
     if processes.agree_any(run.stop.requested):
         raise RunInterrupted(
