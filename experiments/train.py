@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -118,16 +119,8 @@ def run_training(
             )
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
-            processes.on_main(
-                lambda: RunFolder.create(
-                    folder.path,
-                    info,
-                    config.to_dict(),
-                    resume=resume,
-                    overwrite=overwrite,
-                    command=record,
-                )
-            )
+            create = partial(RunFolder.create, folder.path, info, config.to_dict())
+            processes.on_main(lambda: create(resume=resume, overwrite=overwrite, command=record))
             with folder if processes.is_main() else nullcontext():
                 start = policy.weights_hash()
                 run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
