@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from instructrec.experiments import plots
+from instructrec.experiments.api import as_options
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder
@@ -140,7 +142,7 @@ def to_markdown(results: Mapping[str, Any]) -> str:
         "",
     ]
     if results["best"] is not None:
-        lines += [f"Best: {_best(results)}. The same again, at full length:", ""]
+        lines += [f"Best: {_best(results)}. The same settings for other runs:", ""]
         lines += [f"    {_again(results)}", ""]
     if results["importance"]:
         lines += ["| key | share of the importance |", "| --- | --- |"]
@@ -158,9 +160,8 @@ def _best(results: Mapping[str, Any]) -> str:
 
 def _again(results: Mapping[str, Any]) -> str:
     spec, best = results["spec"], results["best"]
-    given = {**spec["settings"], **best["params"]}
-    words = [f"--{key} {short(value)}" for key, value in given.items()]
-    return f"instructrec train {' '.join([*spec['recipe'], *words])}"
+    options = as_options({**spec["settings"], **best["params"]})
+    return shlex.join(["instructrec", "train", *spec["recipe"], *options])
 
 
 def short(value: Any) -> str:

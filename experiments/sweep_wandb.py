@@ -34,9 +34,10 @@ def wandb_sweep(spec: SweepSpec) -> dict[str, Any]:
     parameters = {dimension.key: _parameter(dimension) for dimension in spec.space}
     parameters["seed"] = {"values": list(spec.seeds)}
     words = ["instructrec", "train", *spec.recipe, *as_options(spec.settings)]
-    # After the options of the sweep, so that nothing replaces it.
-    script = f'exec {shlex.join(words)} --variant {shlex.quote(spec.name)} "$@"'
-    script += f' --name {shlex.quote(spec.name)}-"$WANDB_RUN_ID"'
+    # What comes last replaces what the recipe or the settings say.
+    name = shlex.quote(spec.name)
+    script = f'exec {shlex.join(words)} "$@" --tracking.mode online --variant {name}'
+    script += f' --name {name}-"$WANDB_RUN_ID"'
     return {
         "name": spec.name,
         "method": _METHODS[spec.sampler],

@@ -60,6 +60,8 @@ def test_the_best_trial_is_found_reported_and_can_be_run_again(
     assert json.loads((folder / "sweep.json").read_text()) == results
     page = (folder / "sweep.md").read_text()
     assert all(f"| t{row['trial']:03d} | complete |" in page for row in results["trials"])
+    rate = f"--ppo.learning_rate={best['params']['ppo.learning_rate']}"  # to the last digit
+    assert "    instructrec train tiny_smoke --ppo.num_updates=4" in page and rate in page
     assert (folder / "importance.png").stat().st_size > 5000
     run = RunFolder.open(best["runs"][0])
     assert best["test"] == run.summary()["eval/total/mean"]

@@ -23,6 +23,7 @@ SPACE: dict[str, Any] = {
     "ppo.target_kl": {"choice": [None, 0.1]},
     "rewards.exact_match": {"choice": [1.0, 2.0]},
 }
+SETTINGS = {"ppo.num_updates": 4, "tracking.mode": "disabled"}
 
 
 def given(**changes: Any) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def test_the_agent_of_wandb_trains_with_our_command(
     """What the agent makes of the file is what the command line takes."""
     from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
-    spec = parse_spec(given(settings={"ppo.num_updates": 4}, seeds=[1, 2]), name="rates")
+    spec = parse_spec(given(settings=SETTINGS, seeds=[1, 2]), name="rates")
     sweep = yaml.safe_load(yaml.safe_dump(wandb_sweep(spec)))
     assert sweep["method"] == "bayes" and sweep["metric"]["goal"] == "maximize"
     assert sweep["parameters"]["ppo.learning_rate"]["distribution"] == "log_uniform_values"
@@ -144,6 +145,7 @@ def test_the_agent_of_wandb_trains_with_our_command(
     assert all(option.startswith("--") or "=" not in option for option in options)
     config = train_config_of(options)
     assert (config.name, config.variant, config.seed) == ("rates-x7", "rates", 2)
+    assert config.tracking.mode == "online"  # else nobody would hear of the run
     assert config.ppo.learning_rate == 1e-5 and config.ppo.target_kl is None
     assert (config.ppo.num_updates, config.reward_value()) == (4, {"exact_match": 2.0})
 
