@@ -232,7 +232,8 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
     if there and not file.is_file():
         raise CheckpointError(f"{folder} holds no sweep: expected a new folder. Choose another.")
     if there and overwrite:
-        shutil.rmtree(folder)
+        with _alone(folder):
+            shutil.rmtree(folder)
     elif there and not resume:
         raise CheckpointError(
             f"{folder} exists already: pass --resume to continue that sweep, --overwrite to delete "

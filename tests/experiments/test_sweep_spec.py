@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
@@ -13,7 +15,7 @@ from instructrec.errors import ConfigError
 from instructrec.experiments import command_line
 from instructrec.experiments.cli import command_parser, main
 from instructrec.experiments.config import TrainConfig
-from instructrec.experiments.sweep_spec import check_runs, parse_spec, read_spec
+from instructrec.experiments.sweep_spec import Kind, check_runs, parse_spec, read_spec
 from instructrec.experiments.sweep_wandb import wandb_sweep
 
 SPACE: dict[str, Any] = {
@@ -170,3 +172,14 @@ def test_the_command_writes_the_file_for_wandb_and_runs_nothing(
     assert main(["sweep", "rates.yaml"]) == 2
     assert "Did you mean 'trials'?" in capsys.readouterr().err
     assert main(["sweep", "missing.yaml"]) == 2
+
+
+def test_the_sweep_in_the_documentation_can_be_run(root: Path) -> None:
+    page = (root / "docs" / "launching.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n# lr.yaml\n(.*?)```", page, flags=re.DOTALL)
+    spec = parse_spec(yaml.safe_load(block), name="lr")
+    check_runs(spec)
+    table = set(re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))))
+    assert {field.name for field in dataclasses.fields(spec)} == table
+    kinds = {word for word in get_args(Kind) if f"`{word}`" in page}
+    assert kinds == set(get_args(Kind))
