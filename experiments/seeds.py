@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from instructrec import processes
 from instructrec.errors import CheckpointError, ConfigError, InstructRecError, RunInterrupted
 from instructrec.experiments import telling
-from instructrec.experiments.compare_stats import policy_mean
+from instructrec.experiments.compare_stats import FEWEST_RUNS
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.contenders import read_policy
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder, read_config
-from instructrec.experiments.stats import Interval, SeedInterval
+from instructrec.experiments.stats import Interval, SeedInterval, mean_interval, seeds_interval
 
 if TYPE_CHECKING:
     from instructrec.experiments.train import Outcome
@@ -45,7 +47,8 @@ class SeedsOutcome:
     runs: list[SeedRun]
     """The runs in the order of the seeds given."""
     scores: dict[str, Interval | SeedInterval]
-    """Reward -> held-out mean with its interval over seeds and items; ``total`` comes first."""
+    """Reward -> held-out mean with its interval: from three seeds on that of other seeds on other
+    items, else of other items alone; ``total`` comes first."""
 
 
 def run_seeds(
@@ -173,18 +176,20 @@ def report(outcome: SeedsOutcome, failed: Mapping[int, BaseException] | None = N
         rows.append((str(run.seed), *scores, str(run.folder.path)))
     if len(outcome.runs) > 1:
         rows.append(("all", *(_interval(outcome.scores[part]) for part in shown), ""))
-    lines = ["\nheld-out scores, 95 % intervals" + (over_seeds(outcome)), "", table(rows)]
+    lines = [f"\nheld-out scores, 95 % intervals for {_speaks_of(outcome)}", "", table(rows)]
     lines += [f"seed {seed} failed: {error}" for seed, error in (failed or {}).items()]
     folders = [str(run.folder.path) for run in outcome.runs]
     lines += ["", f"compare  {shlex.join(['instructrec', 'compare', *folders])} OTHER_RUNS..."]
     return "\n".join(lines)
 
 
-def over_seeds(outcome: SeedsOutcome) -> str:
-    """What the interval of the mean speaks of."""
+def _speaks_of(outcome: SeedsOutcome) -> str:
+    """What the intervals are about."""
     if len(outcome.runs) < 2:
-        return " over items"
-    return " over items; of all: over seeds and items"
+        return "other items"
+    if len(outcome.runs) < FEWEST_RUNS:
+        return f"other items (other seeds: from {FEWEST_RUNS} on)"
+    return "other items; of all: other seeds on other items"
 
 
 def _outcome(configs: Sequence[TrainConfig]) -> SeedsOutcome:
@@ -210,8 +215,15 @@ def scores_of(folders: Sequence[Path]) -> dict[str, Interval | SeedInterval]:
         clusters = policy.clusters(places)
         if len(set(clusters)) > 1:
             scores = contender.scores([policy.ids[i] for i in places], part)
-            found[part] = policy_mean(scores, clusters)
+            found[part] = _mean_of(scores, clusters)
     return found
+
+
+def _mean_of(scores_SN: np.ndarray, clusters: Sequence[str]) -> Interval | SeedInterval:
+    """With an interval of other seeds on other items; of these seeds, where they are too few."""
+    if len(scores_SN) < FEWEST_RUNS:
+        return mean_interval(scores_SN.mean(0), clusters)
+    return seeds_interval(scores_SN, clusters)
 
 
 def _refuse_existing(configs: Sequence[TrainConfig]) -> None:

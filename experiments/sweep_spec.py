@@ -243,7 +243,7 @@ def _check_metric(spec: SweepSpec, base: TrainConfig) -> None:
     prefix, _, rest = spec.metric.partition("/")
     reward = rest.removesuffix("/mean").partition(".")[0]
     if prefix == "eval" and rest.endswith("/mean") and "/" not in reward:
-        known = ["total", *base.rewards]
+        known = ["total", *base.resolved().rewards]
         if reward not in known:
             raise ConfigError(f"sweep: metric: {unknown_name('reward', reward, known)}")
     section = base.sft if base.algorithm == "sft" else base.ppo
