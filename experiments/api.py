@@ -6,9 +6,9 @@ The same recipes, keys, checks and messages; ``from instructrec import train, ev
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from instructrec.experiments import command_line, telling
 from instructrec.experiments.cli import command_parser
@@ -17,40 +17,90 @@ from instructrec.experiments.config import EvaluateConfig, TrainConfig
 if TYPE_CHECKING:
     from instructrec.experiments.compare import CompareConfig
     from instructrec.experiments.evaluation import Evaluation
+    from instructrec.experiments.seeds import SeedsOutcome
     from instructrec.experiments.train import Outcome
+
+
+@overload
+def train(
+    *recipes: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    seeds: None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    say: telling.Say = telling.say,
+) -> Outcome: ...
+
+
+@overload
+def train(
+    *recipes: str | Path,
+    settings: Mapping[str, Any] | None = None,
+    seeds: Sequence[int],
+    resume: bool = False,
+    overwrite: bool = False,
+    say: telling.Say = telling.say,
+) -> SeedsOutcome: ...
 
 
 def train(
     *recipes: str | Path,
     settings: Mapping[str, Any] | None = None,
+    seeds: Sequence[int] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     say: telling.Say = telling.say,
-) -> Outcome:
+) -> Outcome | SeedsOutcome:
     """Trains a policy, as ``instructrec train`` does.
 
     Example:
-        Two seeds of a shipped recipe::
+        One run of a shipped recipe, and three seeds of it::
 
-            for seed in (0, 1):
-                outcome = train("short_answers", settings={"seed": seed, "ppo.num_updates": 8})
-                print(outcome.folder.path, outcome.summary["eval/exact_match/mean"])
+            outcome = train("short_answers", settings={"seed": 7, "ppo.num_updates": 8})
+            print(outcome.folder.path, outcome.summary["eval/exact_match/mean"])
+            print(train("short_answers", seeds=[0, 1, 2]).scores["total"])
 
     Args:
         recipes: Names of shipped recipes or paths of YAML files; later ones win.
         settings: Dotted keys and their values, over the recipes.
-        resume: Continue the folder's newest checkpoint.
+        seeds: Train once with each of them, one run after the other.
+        resume: Continue the folder's newest checkpoint; of several seeds, skip finished ones.
         overwrite: Delete an existing run of this name.
         say: Receives lines for people.
+
+    Returns:
+        The run with its policy; of several seeds their folders and scores, but no policies.
 
     Raises:
         InstructRecError: As for the command, with its message.
     """
+    config = train_config(*recipes, settings=settings)
+    if seeds is not None:
+        from instructrec.experiments.seeds import run_seeds
+
+        given = ["--seeds", *map(str, seeds)]
+        command = [*_as_command("train", recipes, settings), *given]
+        return run_seeds(
+            config, seeds, resume=resume, overwrite=overwrite, command=command, say=say
+        )
     from instructrec.experiments.train import run_training
 
-    config = _config("train", TrainConfig, recipes, settings)
     command = _as_command("train", recipes, settings)
     return run_training(config, resume=resume, overwrite=overwrite, command=command, say=say)
+
+
+def train_config(*recipes: str | Path, settings: Mapping[str, Any] | None = None) -> TrainConfig:
+    """The run that recipes and settings describe; nothing is trained.
+
+    Args:
+        recipes: Names of shipped recipes or paths of YAML files; later ones win.
+        settings: Dotted keys and their values, over the recipes.
+
+    Raises:
+        ConfigError: A key or a value is of no use.
+    """
+    config: TrainConfig = _config("train", TrainConfig, recipes, settings)
+    return config
 
 
 def evaluate(
@@ -99,12 +149,13 @@ def _config(
     *positional: str,
 ) -> Any:
     arguments = command_line.recipes_to_config([str(recipe) for recipe in recipes])
-    arguments += [*_options(settings), *positional]
+    arguments += [*as_options(settings), *positional]
     values = command_line.parse(command_parser(command), arguments)
     return command_line.as_dataclass(kind, values)
 
 
-def _options(settings: Mapping[str, Any] | None) -> list[str]:
+def as_options(settings: Mapping[str, Any] | None) -> list[str]:
+    """Dotted keys and their values as the command line takes them."""
     return [f"--{key}={_written(value)}" for key, value in (settings or {}).items()]
 
 
@@ -115,4 +166,4 @@ def _written(value: Any) -> str:
 
 def _as_command(name: str, given: Any, settings: Mapping[str, Any] | None) -> list[str]:
     """The command line that does the same, for the record of the run."""
-    return [name, *map(str, given), *_options(settings)]
+    return [name, *map(str, given), *as_options(settings)]

@@ -92,6 +92,7 @@ COMMANDS = {
         "Write a policy as a plain Hugging Face folder.", *_in("people_commands", "export")
     ),
     "doctor": Command("Is everything here that a run needs?", *_in("people_commands", "doctor")),
+    "sweep": Command("Search for better settings of a recipe.", *_in("sweep_commands")),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
         *_in("run_commands", "probe"),
@@ -110,15 +111,27 @@ COMMANDS = {
     "data": Command("Check a data set, or show what is in it.", *_in("data_commands")),
     "tasks": Command("List the built-in tasks.", *_in("run_commands", "tasks")),
     "envs": Command("List environments, show one, or play in it.", *_in("env_commands")),
+    "schema": Command(
+        "Print the JSON schema of recipes, for editors.", *_in("editor_commands", "schema")
+    ),
+    "completion": Command(
+        "Print what makes a shell complete commands.", *_in("editor_commands", "completion")
+    ),
 }
 
 
 def command_parser(name: str) -> ArgumentParser:
     """Makes the parser of one command."""
+    return _with_arguments(COMMANDS[name], _empty_parser(name))
+
+
+def _empty_parser(name: str) -> ArgumentParser:
     from instructrec.experiments import command_line
 
-    command = COMMANDS[name]
-    parser = command_line.make_parser(f"instructrec {name}", command.help)
+    return command_line.make_parser(f"instructrec {name}", COMMANDS[name].help)
+
+
+def _with_arguments(command: Command, parser: ArgumentParser) -> ArgumentParser:
     command.build(parser)
     parser.add_argument("--debug", action="store_true", help=_DEBUG_HELP)
     return parser
@@ -134,7 +147,10 @@ def full_parser() -> ArgumentParser:
     )
     commands = parser.add_subcommands(required=False)
     for name, command in COMMANDS.items():
-        commands.add_subcommand(name, command_parser(name), help=command.help)
+        # First the command, then the commands that it may have itself.
+        inner = _empty_parser(name)
+        commands.add_subcommand(name, inner, help=command.help)
+        _with_arguments(command, inner)
     return parser
 
 

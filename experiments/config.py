@@ -202,11 +202,13 @@ class TrainConfig:
         )
 
     def resolved(self) -> TrainConfig:
-        """The same run with its variant, name and rewards written out."""
+        """The same run with variant, name and rewards, and the seed in the model, written out."""
+        model = self.policy.model.replace("{seed}", str(self.seed))
         return dataclasses.replace(
             self,
             variant=self.resolved_variant,
             name=self.resolved_name,
+            policy=dataclasses.replace(self.policy, model=model),
             rewards=self.rewards or self.task.own_rewards(),
         )
 

@@ -189,6 +189,20 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
     return Comparison(contenders, ids, list(dict.fromkeys(notes)))
 
 
+def read_policy(folders: Sequence[Path]) -> Comparison:
+    """Reads the runs of one policy, to look at it by itself.
+
+    Args:
+        folders: Run folders of different seeds.
+
+    Raises:
+        DataError: A run has no evaluation, or they answered different instructions.
+        CheckpointError: A folder is no run folder.
+    """
+    members = [_member(folder) for folder in folders]
+    return Comparison([Contender(members[0].variant, members)], _shared_ids(members, False, []))
+
+
 def _grouped(named: Sequence[str]) -> list[Contender]:
     """Policies by name; run folders of one variant are put together."""
     groups: dict[str, list[Member]] = {}

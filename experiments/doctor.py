@@ -268,7 +268,6 @@ def _hub() -> list[Finding]:
 
 
 def _tracking() -> list[Finding]:
-    from instructrec.experiments import tracking
     from instructrec.experiments.config import TrainConfig
 
     mode, has_key = TrainConfig().tracking.wanted_mode, _has_wandb_key()

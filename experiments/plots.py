@@ -1,4 +1,4 @@
-"""The learning curve as a picture. Draws without a display and without pyplot's global state."""
+"""Curves and shares as pictures. Draws without a display and without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 _TRAIN, _EVAL = "#2a6f97", "#c1121f"
 _BASELINES = ("#5c677d", "#b07d2b", "#386641", "#7b5ea7")
@@ -57,16 +57,46 @@ def learning_curve(
     Returns:
         ``out``.
     """
-    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
-    figure = Figure(figsize=(8.0, 4.8), dpi=150, facecolor="white", layout=layout)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = _sheet(8.0, 4.8)
     ends = [_draw_training(axes, rows, f"reward/{reward}/mean")]
     ends.append(_draw_evaluations(axes, rows, f"eval/{reward}"))
     for i, (name, baseline) in enumerate((baselines or {}).items()):
         ends.append(_draw_baseline(axes, name, baseline, _BASELINES[i % len(_BASELINES)]))
     values = [value for drawn in ends for value in drawn]
     _dress(axes, values, title, label or ("reward" if reward == "total" else _words(reward)))
+    return _save(figure, out)
+
+
+def shares(values: Mapping[str, float], out: Path, *, title: str = "") -> Path:
+    """Draws shares of a whole as horizontal bars, the largest at the top.
+
+    Args:
+        values: Name -> share, in [0, 1].
+        out: PNG file; its folder is made when missing.
+        title: Title of the picture.
+
+    Returns:
+        ``out``.
+    """
+    figure, axes = _sheet(8.0, 1.4 + 0.45 * len(values))
+    names = sorted(values, key=lambda name: values[name])
+    bars = axes.barh(names, [values[name] for name in names], color=_TRAIN, height=0.62)
+    axes.bar_label(bars, fmt="{:.0%}", padding=4, color=_INK)
+    axes.set_xlim(0, min(1.0, max(values.values())) * 1.12)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _frame(axes, title, grid="x")
+    return _save(figure, out)
+
+
+def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
+    """An empty picture, in inches."""
+    layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure, figure.add_subplot()
+
+
+def _save(figure: Figure, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f".{out.name}.tmp")
     figure.savefig(temporary, format="png")
@@ -155,14 +185,7 @@ def _dress(axes: Axes, values: Sequence[float], title: str, label: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("update", color=_INK)
     axes.set_ylabel(label, color=_INK)
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color("#9aa1a9")
-    axes.tick_params(colors=_INK)
+    _frame(axes, title, grid="y")
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         # Curves first, then baselines as given; matplotlib would put error bars last.
@@ -177,6 +200,17 @@ def _dress(axes: Axes, values: Sequence[float], title: str, label: str) -> None:
         )
     else:
         axes.text(0.5, 0.5, "no finished update", transform=axes.transAxes, ha="center")
+
+
+def _frame(axes: Axes, title: str, *, grid: Literal["x", "y"]) -> None:
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=_INK)
+    axes.grid(axis=grid, color=_GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color("#9aa1a9")
+    axes.tick_params(colors=_INK)
 
 
 def _series(rows: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:

@@ -35,6 +35,18 @@ def build_train(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig)
     _add_folder_flags(parser)
     parser.add_argument(
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="Train once with each of these seeds, one run after the other (instead of --seed); "
+        "--resume skips those that are finished.",
+    )
+    parser.add_argument(
+        "--keep_going",
+        action="store_true",
+        help="With --seeds: go on with the next seed when one fails.",
+    )
+    parser.add_argument(
         "--sanity",
         action="store_true",
         help="Train nothing for good: overfit 8 instructions in about a minute, or say why not.",
@@ -55,17 +67,28 @@ def run_train(values: Namespace, command: list[str]) -> None:
             f"algorithm = {config.algorithm!r}: `instructrec sft` trains with algorithm sft; "
             "use `instructrec train` for this recipe."
         )
+    if values.keep_going and not values.seeds:
+        raise ConfigError("--keep_going is about several seeds: give --seeds, or leave it out.")
     if values.sanity:
         from instructrec.experiments.sanity import run_sanity
 
         processes.refuse_several("train --sanity")
-        if values.resume or values.overwrite:
-            raise ConfigError("--sanity writes no run folder: leave --resume and --overwrite out.")
-        run_sanity(config)
+        if values.resume or values.overwrite or values.seeds:
+            raise ConfigError(
+                "--sanity overfits once and writes no run folder: leave --resume, --overwrite and "
+                "--seeds out."
+            )
+        run_sanity(config.resolved())
+        return
+    folders = {"resume": values.resume, "overwrite": values.overwrite, "command": command}
+    if values.seeds:
+        from instructrec.experiments.seeds import run_seeds
+
+        run_seeds(config, values.seeds, keep_going=values.keep_going, **folders)
         return
     from instructrec.experiments.train import run_training
 
-    run_training(config, resume=values.resume, overwrite=values.overwrite, command=command)
+    run_training(config, **folders)
 
 
 def build_evaluate(parser: ArgumentParser) -> None:
@@ -136,7 +159,7 @@ def run_probe(values: Namespace, command: list[str]) -> None:
     """Probes whether there is anything to learn."""
     from instructrec.experiments.probe import run_probe
 
-    run_probe(command_line.as_dataclass(TrainConfig, values), values.probe)
+    run_probe(command_line.as_dataclass(TrainConfig, values).resolved(), values.probe)
 
 
 def build_quickstart(parser: ArgumentParser) -> None:

@@ -111,6 +111,8 @@ def conclude(
     first = f"{config.algorithm} ran {summary['updates']} {unit} in {duration}"
     if summary["stopped"] == "early_stopping":
         first += ", stopped early because validation no longer improved"
+    if summary["stopped"] == "pruned":
+        first += ", and was pruned: others did better up to there"
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
     lines = ["", first + ".", _better(folder)]

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
-    from instructrec.rl.run_state import TrainingResult
+    from instructrec.rl.run_state import ShouldPrune, TrainingResult
 
 TrainPPO = Callable[..., "TrainingResult"]
 """``instructrec.rl.ppo.train_ppo``, or something with its signature."""
@@ -70,6 +71,7 @@ class _Run:
     start_hash: str
     stop: StopRequest
     say: telling.Say
+    should_prune: ShouldPrune
 
     def task_name(self, split: str) -> str:
         """What the task of a split is called in the configuration."""
@@ -85,6 +87,7 @@ def run_training(
     command: Sequence[str] | None = None,
     load_policy: LoadPolicy = setup_run.load,
     train_ppo: TrainPPO | None = None,
+    should_prune: ShouldPrune = lambda update, metrics: False,
     say: telling.Say = telling.say,
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
@@ -99,6 +102,7 @@ def run_training(
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
+        should_prune: Asked after each evaluation of ppo and raft whether to end the run there.
         say: Receives lines for people.
 
     Raises:
@@ -121,18 +125,11 @@ def run_training(
             )
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
-            processes.on_main(
-                lambda: RunFolder.create(
-                    folder.path,
-                    info,
-                    config.to_dict(),
-                    resume=resume,
-                    overwrite=overwrite,
-                    command=record,
-                )
-            )
+            create = partial(RunFolder.create, folder.path, info, config.to_dict())
+            processes.on_main(lambda: create(resume=resume, overwrite=overwrite, command=record))
             with folder if processes.is_main() else nullcontext():
-                run = _Run(config, folder, materials, policy, policy.weights_hash(), stop, say)
+                start = policy.weights_hash()
+                run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
                 telling.announce(config, materials, policy, folder.path, say)
                 summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
@@ -249,6 +246,7 @@ def _ppo(
             resume_from=checkpoint,
             should_stop=lambda: run.stop.requested,
             on_warning=recorder.on_warning if recorder else telling.say_nothing,
+            should_prune=run.should_prune,
         )
     if processes.agree_any(run.stop.requested):
         raise RunInterrupted(

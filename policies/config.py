@@ -27,7 +27,8 @@ class PolicyConfig:
     """The policy: model, precision and which weights train."""
 
     model: str = "smollm2-135m"
-    """smollm2-135m (embedded), tiny (tests), a run folder, a Hugging Face folder or a hub id."""
+    """smollm2-135m (embedded), tiny, a run folder, a Hugging Face folder or a hub id; {seed} in it
+    becomes the run's seed."""
     revision: str | None = None
     """Revision of a hub model."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

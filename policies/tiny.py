@@ -1,4 +1,4 @@
-"""A byte-level language model of a hundred thousand weights, made in memory, for tests.
+"""A byte-level language model of a hundred thousand weights, made in memory, for tests and toys.
 
 It needs no file and no network: the vocabulary is the 256 bytes and three special tokens, the
 weights are random and depend on the seed alone.

@@ -53,6 +53,7 @@ _QUALITIES = {
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
     "constraints": "constraints:constraints",
+    "optimality": "walks:optimality",
     "math_verify": "maths:MathVerify",
     "reasoning_gym": "reasoning:ReasoningGym",
     "embedding_similarity": "embedding:EmbeddingSimilarity",

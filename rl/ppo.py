@@ -22,7 +22,15 @@ from instructrec.rl.learner import PPOLearner
 from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
-from instructrec.rl.run_state import Clock, Hooks, OnUpdate, Progress, Stopped, TrainingResult
+from instructrec.rl.run_state import (
+    Clock,
+    Hooks,
+    OnUpdate,
+    Progress,
+    ShouldPrune,
+    Stopped,
+    TrainingResult,
+)
 from instructrec.rl.sharing import check_same_task, check_shares, check_stateless, own_rows
 from instructrec.rl.speed import Speedometer
 from instructrec.rl.trl_bridge import RolloutTrainer, trl_settings
@@ -121,18 +129,21 @@ class PPOTrainer(RolloutTrainer):
         metrics = self.update_metrics()
         last = update == config.num_updates
         interrupted = agree_any(self.hooks.should_stop()) and not last
+        pruned = False
         if self.hooks.evaluate is not None and (
             last or (config.eval_every and update % config.eval_every == 0)
         ):
             self.policy.sync()
             metrics |= broadcast(together(self.hooks.evaluate))
             self.progress.note_score(self.hooks.score(metrics))
+            pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = self.monitors.check(metrics)
         broken = next((alarm for alarm in alarms if alarm.stops), None)
         is_best = self.progress.best_update == update
-        saving = last or interrupted or early or is_best or broken is not None
+        ends = interrupted or pruned or early
+        saving = last or ends or is_best or broken is not None
         if saving or (config.save_every and update % config.save_every == 0):
             training_state.save(self)
         metrics["time/total_s"] = self.clock.total()
@@ -141,9 +152,11 @@ class PPOTrainer(RolloutTrainer):
             raise NumericsError(broken.message)
         if interrupted:
             self.stopped = "interrupted"
+        elif pruned:
+            self.stopped = "pruned"
         elif early and not last:
             self.stopped = "early_stopping"
-        return interrupted or early
+        return ends
 
     def update_metrics(self) -> dict[str, float]:
         """The metrics of the update that has just ended."""
@@ -182,6 +195,7 @@ def train_ppo(
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_warning: Callable[[str], None] = lambda _: None,
+    should_prune: ShouldPrune = lambda update, metrics: False,
     learner: type[PPOLearner] = PPOLearner,
 ) -> TrainingResult:
     """Trains a policy with PPO.
@@ -204,6 +218,7 @@ def train_ppo(
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True in any process ends the run behind a checkpoint.
         on_warning: Called with a sentence when something looks wrong.
+        should_prune: Asked after each evaluation; True in any process ends the run there.
         learner: What learns; a subclass learns in another way from the same rollouts.
 
     Raises:
@@ -219,7 +234,7 @@ def train_ppo(
         training_state.load_weights(policy, resume)
         progress = Progress(**resume.state["progress"])
         return training_state.conclude(policy, progress, "finished", checkpoint_dir)
-    hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning)
+    hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)
     own: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "resume": resume, "learner": learner}
     trainer = PPOTrainer(policy, env, config, seed=seed, hooks=hooks, **own)
     trainer.train()

@@ -12,8 +12,11 @@ from instructrec.errors import ConfigError
 OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
 """Receives the metrics of an update and its sample rows."""
 
-Stopped = Literal["finished", "early_stopping", "interrupted"]
-"""Why a training call ended."""
+Stopped = Literal["finished", "early_stopping", "pruned", "interrupted"]
+"""Why a training call ended; ``pruned`` by whoever compares it with others as it goes on."""
+
+ShouldPrune = Callable[[int, dict[str, float]], bool]
+"""Receives the update and metrics of an evaluation; says whether the run is not worth going on."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ class Hooks:
     best_metric: str
     should_stop: Callable[[], bool]
     on_warning: Callable[[str], None] = lambda _: None
+    should_prune: ShouldPrune = lambda update, metrics: False
 
     def score(self, metrics: dict[str, float]) -> float:
         """The number by which the best update is chosen.

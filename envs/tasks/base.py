@@ -28,6 +28,7 @@ _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
 _BUILTIN["augmented"] = "instructrec.envs.tasks.augmented"
 _BUILTIN["mixture"] = "instructrec.envs.tasks.multitask"
+_BUILTIN["random_walks"] = "instructrec.envs.tasks.random_walks"
 _BUILTIN["reasoning_gym"] = "instructrec.envs.tasks.reasoning"
 _SKILLS = {
     "words": ("string_operations", "ordering", "counting"),

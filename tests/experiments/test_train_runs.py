@@ -98,6 +98,7 @@ class FakeLearner:
         resume_from: Path | None,
         should_stop: Callable[[], bool],
         on_warning: Callable[[str], None],
+        should_prune: Callable[[int, dict[str, float]], bool],
     ) -> TrainingResult:
         assert env.num_envs == config.episodes_per_update
         self.env = env

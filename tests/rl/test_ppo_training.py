@@ -178,6 +178,38 @@ def test_the_best_evaluation_is_kept_and_training_stops_without_gain(toy, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["update-000002", "update-000004"]
 
 
+def test_a_run_is_pruned_behind_an_evaluation_with_the_best_weights(toy, tmp_path):
+    scores = iter([0.9, 0.5, 0.4])
+    asked, hashes = [], []
+    policy = toy.policy()
+
+    def evaluate():
+        hashes.append(policy.weights_hash())
+        return {"eval/total/mean": next(scores)}
+
+    def should_prune(update, metrics):
+        asked.append((update, metrics["eval/total/mean"]))
+        return update == 4
+
+    config = dataclasses.replace(toy.fast, num_updates=9, eval_every=2)
+    _, result, log = toy.train(
+        config, policy=policy, evaluate=evaluate, should_prune=should_prune, checkpoint_dir=tmp_path
+    )
+    assert asked == [(2, 0.9), (4, 0.5)]  # nobody asks where nothing was evaluated
+    assert (result.updates, result.best_update, result.stopped) == (4, 2, "pruned")
+    assert policy.weights_hash() == hashes[0] and len(log) == 4
+
+
+def test_a_run_that_is_done_cannot_be_pruned(toy):
+    config = dataclasses.replace(toy.fast, num_updates=2, eval_every=2)
+    _, result, _ = toy.train(
+        config,
+        evaluate=lambda: {"eval/total/mean": 0.0},
+        should_prune=lambda update, metrics: True,
+    )
+    assert (result.updates, result.stopped) == (2, "finished")
+
+
 def test_failed_rewards_leave_the_update(toy):
     def sometimes(completions, **columns):
         if len(completions) > 1:
