@@ -40,8 +40,8 @@ _KEPT = (
 )
 
 
-class TimeIsUpError(Exception):
-    """The check has taken as long as it may; no TimeoutError, which is an OSError to libraries."""
+class TimeIsUpError(BaseException):
+    """The check has taken as long as it may; no Exception, which libraries catch and reword."""
 
 
 @contextlib.contextmanager
@@ -179,7 +179,7 @@ def check(
         try:
             with time_limit(end - start):
                 result[name] = part()
-        except Exception as error:  # whatever it is, it is what the check was run to find out
+        except (Exception, TimeIsUpError) as error:  # whatever it is, it is what the check was run to find out
             result[name] = {"error": f"{type(error).__name__}: {error}"}
         save(result)
         say(f"{name} ({time.perf_counter() - start:.0f} s): {result[name]}")
