@@ -179,7 +179,7 @@ def check(
         try:
             with time_limit(end - start):
                 result[name] = part()
-        except (Exception, TimeIsUpError) as error:  # whatever it is, it is what the check was run to find out
+        except (Exception, TimeIsUpError) as error:  # whatever it is, it is what was to be found
             result[name] = {"error": f"{type(error).__name__}: {error}"}
         save(result)
         say(f"{name} ({time.perf_counter() - start:.0f} s): {result[name]}")
