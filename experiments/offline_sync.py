@@ -7,11 +7,14 @@ kept under its absolute path, so that only the machine and place of the run can 
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from instructrec.errors import CheckpointError, TrackingError
 from instructrec.experiments.listing import table
@@ -19,6 +22,7 @@ from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.runs_reading import size_of
 from instructrec.experiments.runs_table import human_bytes
 
+_CONNECT_S = 10.0
 Send = Callable[[Sequence[Path]], None]
 """Sends folders of offline runs; what it could not send stays without a mark."""
 
@@ -58,6 +62,7 @@ def sync(
     *,
     dry_run: bool = False,
     has_key: Callable[[], bool] | None = None,
+    obstacle: Callable[[], str] | None = None,
     send: Send | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
@@ -67,11 +72,12 @@ def sync(
         found: What the runs have kept.
         dry_run: Only list it.
         has_key: Says whether there is a key of W&B; None looks for the stored one.
+        obstacle: Says why the server cannot be reached, or nothing; None tries it.
         send: What sends; None runs ``wandb sync``.
         say: Receives lines for people.
 
     Raises:
-        TrackingError: There is no key, or something could not be sent.
+        TrackingError: There is no key or no network, or something could not be sent.
     """
     if not found:
         say("no offline W&B files: nothing to send.")
@@ -86,6 +92,11 @@ def sync(
             f"{len(unsent)} of {len(found)} offline runs are not sent, because no W&B key was "
             "found: expected one in WANDB_API_KEY, or stored by `wandb login`. Give one and say "
             "`instructrec runs sync` again; the files stay where they are."
+        )
+    if why := (obstacle or unreachable)():
+        raise TrackingError(
+            f"{len(unsent)} of {len(found)} offline runs are not sent, because W&B's server cannot "
+            f"be reached ({why}): expected a network. Try again with one; the files stay."
         )
     (send or _send)([files.folder for files in unsent])
     missing = [str(files.folder) for files in unsent if not files.is_sent]
@@ -104,6 +115,25 @@ def stored_key() -> bool:
     import wandb
 
     return bool(wandb.login(prompt=False, verify=False))
+
+
+def unreachable() -> str:
+    """Says why W&B's server cannot be reached, within seconds; ``wandb sync`` would try for hours.
+
+    Returns:
+        The reason; empty where it answers, or where a proxy stands in between.
+    """
+    import wandb
+
+    if urllib.request.getproxies():
+        return ""
+    server = urlsplit(wandb.Settings().base_url)
+    port = server.port or (80 if server.scheme == "http" else 443)
+    try:
+        socket.create_connection((server.hostname or "", port), timeout=_CONNECT_S).close()
+    except OSError as error:
+        return f"{server.netloc}: {error}"
+    return ""
 
 
 def _send(folders: Sequence[Path]) -> None:

@@ -36,6 +36,10 @@ def make_run(root: Path, name: str, starts: Sequence[str], **tracking: str) -> R
     return run
 
 
+def no_obstacle() -> str:
+    return ""
+
+
 def found_in(root: Path) -> list[OfflineFiles]:
     return find_offline({line.name: line.path for line in read_runs(root)[0]})
 
@@ -75,10 +79,10 @@ def test_only_what_was_not_sent_is_sent(tmp_path: Path) -> None:
         given.extend(folders)
         sender()(folders)
 
-    sync(found_in(tmp_path), has_key=lambda: True, send=send, say=said.append)
+    sync(found_in(tmp_path), has_key=lambda: True, obstacle=no_obstacle, send=send, say=said.append)
     assert [folder.name for folder in given] == ["offline-run-20260102_000000-ida"]
     assert said[-1].strip() == "1 sent."
-    sync(found_in(tmp_path), has_key=lambda: True, send=send, say=said.append)
+    sync(found_in(tmp_path), has_key=lambda: True, obstacle=no_obstacle, send=send, say=said.append)
     assert len(given) == 1 and said[-1].strip() == "all of it was sent."
 
 
@@ -97,12 +101,31 @@ def test_no_key_is_said_plainly(tmp_path: Path) -> None:
     assert not found_in(tmp_path)[0].is_sent
 
 
+def test_no_network_is_said_plainly(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", ["20260101_000000"])
+    with pytest.raises(TrackingError, match=r"cannot be reached \(the cable is out\)"):
+        sync(
+            found_in(tmp_path),
+            has_key=lambda: True,
+            obstacle=lambda: "the cable is out",
+            send=sender(),
+            say=lambda _: None,
+        )
+    assert not found_in(tmp_path)[0].is_sent
+
+
 def test_what_could_not_be_sent_is_named(tmp_path: Path) -> None:
     make_run(tmp_path, "a", ["20260101_000000"])
     make_run(tmp_path, "b", ["20260101_000000"])
     only_a = sender(lambda folder: folder.name.endswith("ida"))
     with pytest.raises(TrackingError, match=r"1 of 2 .*-idb"):
-        sync(found_in(tmp_path), has_key=lambda: True, send=only_a, say=lambda _: None)
+        sync(
+            found_in(tmp_path),
+            has_key=lambda: True,
+            obstacle=no_obstacle,
+            send=only_a,
+            say=lambda _: None,
+        )
 
 
 def test_nothing_to_send_is_no_mistake(tmp_path: Path) -> None:
@@ -134,16 +157,22 @@ def test_the_files_of_a_comparison_are_sent_too(
 
 
 @pytest.mark.slow
-def test_the_command_without_a_key_fails_and_a_dry_run_does_not(tmp_path: Path) -> None:
+def test_the_command_without_key_or_network_fails_and_a_dry_run_does_not(tmp_path: Path) -> None:
     make_run(tmp_path / "runs", "a", ["20260101_000000"])
     environment = os.environ | {"HOME": str(tmp_path), "WANDB_MODE": "offline"}
+    environment |= {"WANDB_BASE_URL": "http://127.0.0.1:9"}
     environment.pop("WANDB_API_KEY", None)
     command = [sys.executable, "-m", "instructrec.experiments.cli", "runs", "sync"]
-    for extra, code, words in (([], 9, "no W&B key"), (["--dry_run"], 0, "1 of 1 to send")):
+    key = {"WANDB_API_KEY": "0" * 40}
+    for extra, more, code, words in (
+        ([], {}, 9, "no W&B key"),
+        ([], key, 9, "cannot be reached (127.0.0.1:9"),
+        (["--dry_run"], {}, 0, "1 of 1 to send"),
+    ):
         done = subprocess.run(
             [*command, *extra],
             cwd=tmp_path,
-            env=environment,
+            env=environment | more,
             capture_output=True,
             text=True,
             timeout=120,
