@@ -127,7 +127,7 @@ def unreachable() -> str:
 
     if urllib.request.getproxies():
         return ""
-    server = urlsplit(wandb.Settings().base_url)
+    server = urlsplit(wandb.setup().settings.base_url)
     port = server.port or (80 if server.scheme == "http" else 443)
     try:
         socket.create_connection((server.hostname or "", port), timeout=_CONNECT_S).close()
