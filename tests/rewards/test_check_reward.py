@@ -30,6 +30,7 @@ NEEDED = {
     "meteor": {"synonyms": False, "gamma": 0},
 }
 """Options without which a built-in reward has nothing to go by, or does not give full marks."""
+GRAPH = '{"successors": {"b": "a", "c": "ab", "d": "bc"}, "goal": "a", "most_nodes": 5}'
 DATA = {
     "numeric": [{"prompt": f"{n} + 3?", "reference": str(n + 3)} for n in range(4)],
     "multiple_choice": [
@@ -39,6 +40,9 @@ DATA = {
     "constraints": [
         {"prompt": "Greet me.", "response": "Good day", "constraints": ["no_comma", "title"]},
         {"prompt": "Name two.", "response": "<<a>>, b", "constraints": ["no_comma", "title"]},
+    ],
+    "optimality": [
+        {"prompt": node, "response": "a", "start": node, "graph": GRAPH} for node in "bcd"
     ],
 }
 """Data for rewards that ours does not suit."""
