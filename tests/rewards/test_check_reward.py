@@ -6,11 +6,11 @@ import os
 import random
 import threading
 import time
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
 
+from instructrec.envs.tasks.base import iterate, make_task
 from instructrec.errors import DataError, RewardError
 from instructrec.rewards import check_reward
 from instructrec.rewards.registry import _BUILTINS
@@ -54,15 +54,16 @@ def verdicts(reward, data=None, **options):
 
 # These need a model or a server, start a process first, or import a library that sets variables.
 ON_THEIR_OWN = ("learned", "classifier", "embedding_similarity", "llm_judge")
-ON_THEIR_OWN += ("math_verify", "hf_metric")
-NEEDS = {"reasoning_gym": "reasoning_gym"}  # an extra that is not always installed
-BUILT_IN = [
-    pytest.param(name, marks=pytest.mark.skipif(not find_spec(NEEDS[name]), reason="extra"))
-    if name in NEEDS
-    else name
-    for name in _BUILTINS
-    if name not in ON_THEIR_OWN
-]
+ON_THEIR_OWN += ("math_verify", "hf_metric", "reasoning_gym")
+BUILT_IN = [name for name in _BUILTINS if name not in ON_THEIR_OWN]
+
+
+def test_the_scorers_of_reasoning_gym_pass_on_problems_of_their_own():
+    pytest.importorskip("reasoning_gym")
+    task = make_task("reasoning_gym", generator="leg_counting", size=3)
+    rows = [{"prompt": item.prompt, **item.columns} for item in iterate(task)]
+    answers = [row | {"response": row["reference"]} for row in rows]
+    check_reward("reasoning_gym", answers).require()
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
