@@ -7,7 +7,7 @@ weights for every token, so it reads a bfloat16 copy that is refreshed after eve
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any, TypeGuard
 
@@ -56,9 +56,9 @@ class DecodeCopy:
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self._source = model
         self.dtype = dtype
-        clone: Any = copy.deepcopy(model)
+        clone: Any = copy.deepcopy(model, _borrowed(model, dtype))
         if hasattr(model, "peft_config"):
-            clone = clone.merge_and_unload()
+            clone = clone.unload()  # `sync` merges, and leaves the source's weights alone
         self.model: nn.Module = clone.eval().requires_grad_(False)
         self._tied: Tensor | None = None
         head = keep_head_in_float32(clone)
@@ -72,6 +72,8 @@ class DecodeCopy:
                 for parameter in module.parameters(recurse=False):
                     parameter.data = parameter.data.to(dtype)
         self._targets = dict(self.model.named_parameters())
+        if hasattr(model, "peft_config"):
+            self.sync()
 
     @property
     def nbytes(self) -> int:
@@ -97,6 +99,34 @@ class DecodeCopy:
                 module, _, part = name.rpartition(".")
                 layer: Any = self.model.get_submodule(module)
                 layer.load(**{part: weight})
+
+
+def _borrowed(model: nn.Module, dtype: torch.dtype) -> dict[int, Any]:
+    """What a deep copy need not copy: id of a parameter -> a frozen view of the same memory.
+
+    These are weights that a packed layer replaces at once, and frozen ones that stay as they are.
+    What `sync` writes to, or what changes its dtype, is copied.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | Conv1D)]
+    of_layers = _ids(layers)
+    replaced = _ids(m for m in layers if _packs(m, dtype))
+    elsewhere = _ids(m for m in model.modules() if not isinstance(m, nn.Linear | Conv1D))
+
+    def stays(parameter: nn.Parameter) -> bool:
+        frozen, key = not parameter.requires_grad, id(parameter)
+        return (key in replaced and (frozen or key not in elsewhere)) or (
+            frozen and key not in of_layers
+        )
+
+    return {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=False)
+        for parameter in model.parameters()
+        if type(parameter) is nn.Parameter and stays(parameter)
+    }
+
+
+def _ids(modules: Iterable[nn.Module]) -> set[int]:
+    return {id(p) for module in modules for p in module.parameters(recurse=False)}
 
 
 def _packs(module: nn.Module, dtype: torch.dtype) -> TypeGuard[nn.Linear]:
