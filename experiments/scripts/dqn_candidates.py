@@ -31,6 +31,7 @@ from instructrec.envs.embeddings import EmbeddingObservation, Encoder, make_enco
 from instructrec.envs.tasks.base import iterate, make_task
 from instructrec.errors import ConfigError, InstructRecError
 from instructrec.experiments import telling
+from instructrec.experiments.compare_stats import FEWEST_RUNS
 from instructrec.experiments.evaluation import cluster_of
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.machine import git_commit, machine_info, versions
@@ -152,10 +153,11 @@ def nearest(env: gym.Env[Any, Any]) -> list[float]:
 
 
 def summarise(matrix: Sequence[Sequence[float]], clusters: Sequence[str], differences: bool) -> Any:
-    """A mean with its interval: over seeds and items, or over items where there is one seed."""
-    if len(matrix) > 1:
+    """A mean with its interval: of other seeds and items from three seeds on, else of items."""
+    if len(matrix) >= FEWEST_RUNS:
         return asdict(seeds_interval(matrix, clusters, differences=differences))
-    return asdict(mean_interval(matrix[0], clusters))
+    found = asdict(mean_interval(np.mean(matrix, axis=0), clusters))
+    return found | {"seed_means": [float(np.mean(row)) for row in matrix]}
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -167,7 +169,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"{settings['steps']} steps on {settings['size']} training instructions, encoder "
         f"`{settings['encoder']}`; mean reward of the greedy choice on {settings['limit']} test "
         f"instructions, seeds {', '.join(map(str, settings['seeds']))}. Intervals (95 %) are of "
-        "other items, and of other seeds where there are several. Nearest: the candidate whose "
+        f"other items, and of other seeds from {FEWEST_RUNS} on. Nearest: the candidate whose "
         "embedding is most similar to that of the instruction.",
         "",
         "| | mean | interval | by seed |",
