@@ -22,7 +22,6 @@ from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
-    check_logprobs,
     prompts_hash,
 )
 
@@ -150,8 +149,7 @@ def run(workload: Workload) -> Report:
             peft_config=adapter,
         )
         trainer.watch = watch
-        report.logprob_error = logprob_error(trainer, prompts)
-        check_logprobs(workload, report.logprob_error)
+        watch.pass_gate(logprob_error(trainer, prompts))
         watch.watch_prefill(model)
         trainer.train()
     report.settings = {

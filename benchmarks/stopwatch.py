@@ -5,11 +5,12 @@ A phase inside another one is taken out of it, so the phases of an update never 
 
 from __future__ import annotations
 
+import gc
 import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from benchmarks.workload import (
     Report,
     Update,
     Workload,
+    check_logprobs,
     check_update,
     expected_hash,
     read_workload,
@@ -44,6 +46,17 @@ class Stopwatch:
         self._open: list[str] = []
         self._mark = 0.0
         self.restart()
+
+    def pass_gate(self, logprob_error: float) -> None:
+        """Notes the log-prob error, and forgets how much memory it took to find it.
+
+        Raises:
+            GateError: It is too large.
+        """
+        self.report.logprob_error = logprob_error
+        check_logprobs(self.workload, logprob_error)
+        gc.collect()
+        forget_peak_rss()
 
     def restart(self) -> None:
         """Begins an update: everything that is known of the last one is dropped."""
@@ -162,8 +175,18 @@ def run_side(run: Callable[[Workload], Report]) -> None:
     run(workload).write(Path(answer))
 
 
+def forget_peak_rss() -> None:
+    """Lets the largest resident memory begin anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far."""
+    """Largest resident memory of this process since it began, or since that was forgotten."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

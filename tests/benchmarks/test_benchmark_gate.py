@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks.prepare import prepare
 from benchmarks.side_ours import logprob_error, make_policy, run
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.stopwatch import Stopwatch, peak_rss_bytes
 from benchmarks.workload import (
     GateError,
     Prompts,
@@ -98,6 +99,19 @@ def test_ours_does_the_work_of_a_workload(tiny: Workload) -> None:
         assert {"prefill", "decode", "reference", "values", "update"} <= set(update.phases)
     assert report.peak_rss_bytes > 1e8 and report.versions["torch"]
     assert 0 < report.extra["speed/limit_frac"] < 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone forgets it")
+def test_the_memory_of_the_gate_is_not_that_of_the_training(tiny: Workload) -> None:
+    watch = Stopwatch(tiny, Report("none", 0.0))
+    before = peak_rss_bytes()
+    large = torch.ones(2**27)
+    del large
+    assert peak_rss_bytes() > before + 4e8
+    watch.pass_gate(1e-6)
+    assert peak_rss_bytes() < before + 1e8 and watch.report.logprob_error == 1e-6
+    with pytest.raises(GateError):
+        watch.pass_gate(1.0)
 
 
 def test_phases_never_overlap(tiny: Workload) -> None:
