@@ -72,6 +72,10 @@ def test_the_start_is_found_at_the_parent_and_beside_the_run(
     before = find_before(RunFolder.open(child), read_evaluation(child))
     assert before is not None and before.path == runs / "parent" / "eval" / "end-6.jsonl"
 
+    (runs / "parent" / "summary.json").unlink()
+    write_evaluation(runs / "parent" / "eval" / "start-2.jsonl", 3)  # not of what was passed on
+    assert find_before(RunFolder.open(child), read_evaluation(child)) is None
+
     alone = write_run(runs / "alone", base_model="some-model")
     end = read_evaluation(alone)
     assert find_before(RunFolder.open(alone), end) is None
@@ -99,6 +103,10 @@ def test_a_run_without_an_end_is_reported_as_far_as_it_went(
         (failed / name).unlink()
     results = report(str(failed), say=silent)
     assert results["verdicts"] == ["failed: RewardError: no"] and results["done"] == 0
+    evil = write_run(tmp_path / "evil", right=None, status="failed", error="\x1b[2Jno")
+    said: list[str] = []
+    report(str(evil), say=said.append)
+    assert "\x1b" not in said[0] and "failed: \\x1b[2Jno" in said[0]
 
 
 def test_without_a_start_nothing_is_claimed(tmp_path: Path, write_run: Write) -> None:
@@ -112,6 +120,7 @@ def test_what_cannot_be_reported_is_refused(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ) -> None:
     run = write_run(tmp_path / "runs" / "mine")
+    running = write_run(tmp_path / "running", right=None)
     several = write_run(tmp_path / "several", job_type="compare")
     write_run(several / "ppo")
     other = write_evaluation(tmp_path / "other.jsonl", 5, sampling={"temperature": 1.0})
@@ -121,6 +130,7 @@ def test_what_cannot_be_reported_is_refused(
         (tmp_path / "none", ReportConfig(), CheckpointError, "no run folder"),
         (several, ReportConfig(), ConfigError, r"holds several runs: .*\(ppo\)"),
         (run, ReportConfig(before=str(other)), DataError, "another sampling"),
+        (running, ReportConfig(before=str(other)), DataError, "no final evaluation"),
         (run, ReportConfig(out=str(tmp_path / "full")), ConfigError, "holds no report"),
     ):
         with pytest.raises(error, match=message):
