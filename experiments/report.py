@@ -134,8 +134,8 @@ def read_run(path: Path, before: str | None = None) -> Reading:
         start = _named(Path(before), after) if before else before_after.find_before(run, after)
     elif before:
         raise DataError(
-            f"{path} has no final evaluation (its status is {record['status']!r}) that {before} "
-            "could be held against: finish the run with --resume, or leave --before out."
+            f"{path} has no final evaluation (its status is {record.get('status')!r}) that "
+            f"{before} could be held against: finish the run with --resume, or leave --before out."
         )
     return Reading(
         path,
@@ -315,11 +315,11 @@ def _phases(reading: Reading) -> dict[str, float]:
 def _verdicts(reading: Reading) -> list[str]:
     """How it ended and whether it helped, in sentences."""
     record, found = reading.record, []
-    if record["status"] == "failed":
+    if record.get("status") == "failed":
         found.append(f"failed: {record.get('error', 'no reason was recorded')}")
-    elif record["status"] == "interrupted":
+    elif record.get("status") == "interrupted":
         found.append("interrupted; the same command with --resume goes on.")
-    elif record["status"] == "running":
+    elif record.get("status") == "running":
         found.append("not finished: it is still running, or was killed (--resume goes on).")
     if reading.changes:
         found.append(reading.changes[0].in_words())

@@ -11,6 +11,7 @@ import pytest
 from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.before_after import changes, find_before, read_evaluation
 from instructrec.experiments.cli import main
+from instructrec.experiments.contenders import read_comparison
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.report import ReportConfig, report
 from instructrec.experiments.runfolder import RunFolder
@@ -107,6 +108,16 @@ def test_a_run_without_an_end_is_reported_as_far_as_it_went(
     said: list[str] = []
     report(str(evil), say=said.append)
     assert "\x1b" not in said[0] and "failed: \\x1b[2Jno" in said[0]
+
+
+def test_a_record_that_lacks_its_status_ends_in_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    write_json(folder / "run.json", {"format_version": 1, "job_type": "train"})
+    (folder / "config.yaml").write_text("name: foreign\n")
+    assert report(str(folder), say=silent)["status"] is None
+    with pytest.raises(DataError, match="has no evaluation"):
+        read_comparison([str(folder)])
 
 
 def test_without_a_start_nothing_is_claimed(tmp_path: Path, write_run: Write) -> None:
