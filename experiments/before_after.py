@@ -145,9 +145,10 @@ def _candidates(run: RunFolder, record: dict[str, Any]) -> Iterator[Path]:
     """Files of evaluations of the start, the likeliest first."""
     yield from sorted((run.path / "eval").glob("*-0.jsonl"))
     for parent in parents(run.path, record):
-        named = _summary(parent).get("eval_file")
-        yield from ([parent / named] if named else [])
-        yield from sorted((parent / "eval").glob("*.jsonl"))
+        summary = _summary(parent)
+        yield from ([parent / summary["eval_file"]] if "eval_file" in summary else [])
+        kept = summary.get("best_update", 0)  # others measured a policy that it did not pass on
+        yield from sorted((parent / "eval").glob(f"*-{kept}.jsonl"))
     for beside in sorted(run.path.resolve().parent.iterdir()):
         other = _record(beside) if _is_run(beside) else {}
         if other.get("job_type") == "eval" and other.get("base_model") in _starts(record):

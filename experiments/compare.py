@@ -19,11 +19,13 @@ from instructrec.errors import ConfigError, DataError, unknown_name
 from instructrec.experiments import compare_page, compare_tracking, telling
 from instructrec.experiments.compare_stats import (
     FEWEST_RUNS,
+    TIE,
     by_task,
     compare_all,
     interquartile_mean,
 )
 from instructrec.experiments.contenders import Comparison, Contender, read_comparison
+from instructrec.experiments.env_commands import shown
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.listing import markdown_table, table
 from instructrec.experiments.stats import mean_interval, seeds_interval
@@ -83,7 +85,7 @@ def compare(
     write_json(out / "compare.json", results)
     write_atomic(out / "compare.md", to_markdown(results))
     write_atomic(out / "compare.html", compare_page.page(results, comparison))
-    say(to_text(results))
+    say(shown(to_text(results)))  # names and messages come from files of whoever ran it
     say(f"\nwritten  {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.html'}")
     if config.tracking.mode != "disabled":
         compare_tracking.track(results, out, config.tracking, say=say)
@@ -233,6 +235,8 @@ def verdict(pair: Mapping[str, Any]) -> str:
     sign = 1 if pair["mean"] >= 0 else -1
     better, worse = (pair["a"], pair["b"])[::sign]
     size = f"{abs(pair['mean']):.3f} {_ends(pair, '', sign)}, p = {pair['p_holm']:.3g}"
+    if abs(pair["mean"]) < TIE:
+        return f"undecided: {pair['a']} and {pair['b']} have the same mean {_ends(pair, '')}."
     over_runs = "" if pair["runs_low"] is None else _ends(pair, "runs_", sign)
     if not pair["decided_here"]:
         return f"undecided: {better} is ahead of {worse} by {size}, which may be chance."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from instructrec.envs.tasks.base import render_prompt
@@ -22,6 +23,12 @@ from instructrec.experiments.page import (
 SAMPLES = 200
 """Most instructions whose responses are shown, those first on which policies differ most."""
 
+_INTERVALS = (
+    "Intervals are of 95 %: that beside a number speaks of these very runs on other instructions, "
+    "that of other runs, from three runs on, of other seeds as well. A difference is decided where "
+    "p and both intervals say so."
+)
+
 
 def page(results: dict[str, Any], comparison: Comparison) -> str:
     """The page as HTML.
@@ -36,6 +43,7 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
         f"<p>{results['instructions']} instructions of {text(results['task'])} "
         f"({text(results['split'])}), by {text(results['metric'])}.</p>",
         bullets(results["verdicts"], "verdicts"),
+        f"<p>{text(_INTERVALS)}</p>",
         section("Means", _means(results)),
         section("Differences", _pairs(results)),
         section("By task", _tasks(results)),
@@ -68,7 +76,16 @@ def _means(results: dict[str, Any]) -> str:
 
 
 def _interval(found: dict[str, Any]) -> str:
-    return f"{found['mean']:.3f} <small>{found['low']:.3f} to {found['high']:.3f}</small>"
+    low, high = found["low"], found["high"]
+    others = _of_other_runs(found["runs"], ".3f")
+    return f"{found['mean']:.3f} <small>{low:.3f} to {high:.3f}</small>{others}"
+
+
+def _of_other_runs(ends: Sequence[float | None] | None, form: str) -> str:
+    if ends is None or None in ends:
+        return ""
+    low, high = ends
+    return f"<br><small>other runs {low:{form}} to {high:{form}}</small>"
 
 
 def _pairs(results: dict[str, Any]) -> str:
@@ -76,7 +93,8 @@ def _pairs(results: dict[str, Any]) -> str:
         [
             f"{text(pair['a'])} - {text(pair['b'])}",
             text(part),
-            f"{pair['mean']:+.3f} <small>{pair['low']:+.3f} to {pair['high']:+.3f}</small>",
+            f"{pair['mean']:+.3f} <small>{pair['low']:+.3f} to {pair['high']:+.3f}</small>"
+            + _of_other_runs((pair["runs_low"], pair["runs_high"]), "+.3f"),
             f"{pair['p_holm']:.3g}",
             "yes" if pair["decided"] else "no",
             str(pair["wins"]),

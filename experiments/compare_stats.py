@@ -16,14 +16,7 @@ from scipy import stats as scipy_stats
 
 from instructrec.experiments.random_effects import crossed_interval
 from instructrec.experiments.resampling import cluster_index
-from instructrec.experiments.stats import (
-    Interval,
-    SeedInterval,
-    mean_interval,
-    paired_difference,
-    seeds_interval,
-    wilson_interval,
-)
+from instructrec.experiments.stats import Interval, paired_difference, wilson_interval
 
 SIGNIFICANT = 0.05
 """Level of the tests, after Holm's correction."""
@@ -77,13 +70,6 @@ class Pair:
         if self.runs_low is None or self.runs_high is None:
             return self.decided_here
         return self.decided_here and (self.runs_low > 0 or self.runs_high < 0)
-
-
-def policy_mean(scores_SN: np.ndarray, clusters: Sequence[Hashable]) -> Interval | SeedInterval:
-    """Mean of a policy: of other runs on other items from `FEWEST_RUNS` runs on, else of these."""
-    if len(scores_SN) >= FEWEST_RUNS:
-        return seeds_interval(scores_SN, clusters)
-    return mean_interval(scores_SN.mean(0), clusters)
 
 
 def compare_all(

@@ -64,6 +64,9 @@ def tables(results: dict[str, Any]) -> dict[str, list[Row]]:
             of_policy = found["policies"][name]
             row |= {part: of_policy["mean"], f"{part} low": of_policy["low"]}
             row[f"{part} high"] = of_policy["high"]
+            if of_policy["runs"] is not None:
+                ends = zip(("low", "high"), of_policy["runs"], strict=True)
+                row |= {f"{part} of other runs {end}": value for end, value in ends}
         policies.append(row | {"tokens": about["response_len"], "kl": about["kl_per_token"]})
     differences = [{"reward": part, **pair} for part in parts for pair in parts[part]["pairs"]]
     by_task = parts[metric]["tasks"].items()

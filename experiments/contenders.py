@@ -233,7 +233,7 @@ def _member(path: Path) -> Member:
     record, summary = folder.record(), folder.summary()
     if "eval_file" not in summary:
         raise DataError(
-            f"{path} has no evaluation (its status is {record['status']!r}): finish it with "
+            f"{path} has no evaluation (its status is {record.get('status')!r}): finish it with "
             "--resume, or measure it with `instructrec evaluate`."
         )
     info = folder.info()

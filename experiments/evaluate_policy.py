@@ -15,6 +15,7 @@ from instructrec.errors import ConfigError
 from instructrec.experiments import robustness, setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.corpus import CorpusMetrics
+from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.groups import by_task
 from instructrec.experiments.jsonl import plain
@@ -108,7 +109,7 @@ def run_evaluation(
             summary["eval_file"] = f"eval/{file.name}"
             processes.on_main(lambda: own.finish("finished", summary))
     tables = [report(policy, evaluation), *([robustness.report(others)] if others else [])]
-    say("\n\n".join([*tables, f"responses    {file}"]))
+    say(shown("\n\n".join([*tables, f"responses    {file}"])))
     return evaluation
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
-from instructrec.errors import ConfigError, PolicyError
+from instructrec.errors import CheckpointError, ConfigError, PolicyError
 from instructrec.experiments import model_card, setup_run, telling, verification
-from instructrec.experiments.jsonl import write_atomic
+from instructrec.experiments.jsonl import read_json, write_atomic
 from instructrec.experiments.report import read_run
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.staging import staged
@@ -81,6 +81,12 @@ def export_policy(
 
 
 def _check_place(out: Path, overwrite: bool) -> None:
+    here = Path.cwd()
+    if out.resolve() in (here, *here.parents):
+        raise ConfigError(
+            f"out = {str(out)!r} is the folder that this command runs in, or holds it: expected "
+            "one of its own, which is made when missing."
+        )
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -88,11 +94,19 @@ def _check_place(out: Path, overwrite: bool) -> None:
             f"{out} exists already: expected a new folder. Choose another one with --out, or pass "
             "--overwrite."
         )
-    if (out / "run.json").exists() or not (out / "config.json").is_file():
+    if (out / "run.json").exists() or not _is_model(out):
         raise ConfigError(
-            f"{out} was not overwritten: it holds no exported model (no config.json, or a run). "
-            "Move it away yourself, or choose another folder."
+            f"{out} was not overwritten: it holds no exported model (no config.json of one, or a "
+            "run). Move it away yourself, or choose another folder."
         )
+
+
+def _is_model(folder: Path) -> bool:
+    """Whether a folder has the settings of a model; many programs have a config.json."""
+    try:
+        return "model_type" in read_json(folder / "config.json")
+    except CheckpointError:
+        return False
 
 
 def _check_hub(repository: str) -> None:

@@ -229,14 +229,15 @@ def _measured(reading: Reading, weights: Weights) -> str:
     if reading.evaluation is None:
         return ""
     header, rows = reading.evaluation.header, reading.evaluation.rows
+    samples = header.get("samples", 1)
     temperature = (header.get("sampling") or {}).get("temperature", 1.0)
     how = "greedy" if temperature == 0 else f"sampled at temperature {temperature:g}"
     form = "int8" if weights.int8 else weights.dtype
     rounded = f" Measured before the weights were rounded to {form}." if form != "float32" else ""
     return (
         f"{len({row['id'] for row in rows})} instructions of the {header.get('split')} split, "
-        f"{header.get('samples', 1)} response each, {how}. Intervals are 95 %, items resampled."
-        + rounded
+        f"{samples} response{'s' if samples > 1 else ''} each, {how}. "
+        f"Intervals are 95 %, items resampled.{rounded}"
     )
 
 

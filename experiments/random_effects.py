@@ -48,7 +48,8 @@ def crossed_interval(
     variance = sum(part for part, _ in parts)
     if not variance > 0:
         return mean, mean
-    freedom = variance**2 / sum(part**2 / df for part, df in parts)
+    # Parts of opposite sign can leave next to nothing: fewer than 1 would mean an endless interval.
+    freedom = max(1.0, variance**2 / sum(part**2 / df for part, df in parts))
     half = float(stats.t.ppf((1 + confidence) / 2, freedom) * np.sqrt(variance))
     return mean - half, mean + half
 

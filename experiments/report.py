@@ -15,6 +15,7 @@ from typing import Any
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import before_after, report_page, telling
 from instructrec.experiments.before_after import Change
+from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.report_text import to_markdown, to_text
@@ -102,7 +103,7 @@ def report(
     write_json(out / "report.json", results)
     write_atomic(out / "report.md", to_markdown(results))
     write_atomic(out / "report.html", report_page.page(results, reading))
-    say(to_text(results))
+    say(shown(to_text(results)))  # names and messages come from files of whoever ran it
     say(f"\nwritten  {out / 'report.md'}, {out / 'report.json'}, {out / 'report.html'}")
     return results
 
@@ -117,7 +118,7 @@ def read_run(path: Path, before: str | None = None) -> Reading:
     Raises:
         CheckpointError: It is no run folder.
         ConfigError: It holds other runs instead of being one.
-        DataError: ``before`` is of another kind than the run's final evaluation.
+        DataError: ``before`` is of another kind than the run's final evaluation, or there is none.
     """
     run = RunFolder.open(path)
     record, summary = run.record(), run.summary()
@@ -131,6 +132,11 @@ def read_run(path: Path, before: str | None = None) -> Reading:
     start = None
     if after is not None:
         start = _named(Path(before), after) if before else before_after.find_before(run, after)
+    elif before:
+        raise DataError(
+            f"{path} has no final evaluation (its status is {record.get('status')!r}) that "
+            f"{before} could be held against: finish the run with --resume, or leave --before out."
+        )
     return Reading(
         path,
         record,
@@ -309,11 +315,11 @@ def _phases(reading: Reading) -> dict[str, float]:
 def _verdicts(reading: Reading) -> list[str]:
     """How it ended and whether it helped, in sentences."""
     record, found = reading.record, []
-    if record["status"] == "failed":
+    if record.get("status") == "failed":
         found.append(f"failed: {record.get('error', 'no reason was recorded')}")
-    elif record["status"] == "interrupted":
+    elif record.get("status") == "interrupted":
         found.append("interrupted; the same command with --resume goes on.")
-    elif record["status"] == "running":
+    elif record.get("status") == "running":
         found.append("not finished: it is still running, or was killed (--resume goes on).")
     if reading.changes:
         found.append(reading.changes[0].in_words())

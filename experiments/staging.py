@@ -13,8 +13,9 @@ def staged(folder: Path) -> Iterator[Path]:
     """Gives the name of a new folder to make; it becomes ``folder`` when the block ends well.
 
     Args:
-        folder: Where it shall be; what lies there is replaced.
+        folder: Where it shall be; what lies there is replaced. Behind a link it is its target.
     """
+    folder = folder.resolve()
     staging = folder.with_name(f".{folder.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     staging.parent.mkdir(parents=True, exist_ok=True)

@@ -130,7 +130,10 @@ def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
     assert "of other runs [+0.3" in results["verdicts"][0]
     notes = " ".join(results["warnings"])
     assert "2.00 nats per token from its reference" in notes and "Three seeds" not in notes
-    assert "learning curves" in (tmp_path / "o" / "compare.html").read_text()
+    page = (tmp_path / "o" / "compare.html").read_text()
+    assert "learning curves" in page
+    assert re.search(r"<small>other runs \+0\.3\d\d to \+0\.6\d\d</small>", page)  # the pair
+    assert re.search(r"<small>other runs 0\.\d{3} to 0\.\d{3}</small>", page)  # its policies
 
 
 def test_seeds_that_are_not_the_same_are_drawn_apart(tmp_path: Path) -> None:
@@ -238,6 +241,20 @@ def test_the_page_holds_hostile_text_as_text_and_runs_one_script(tmp_path: Path)
     (script,) = re.findall(r"<script>(.*)</script>", page, flags=re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src &#x27;sha256-{digest}&#x27;" in page
+
+
+def test_nobody_is_ahead_where_means_are_the_same(tmp_path: Path) -> None:
+    named = [str(evaluation(tmp_path / f"{x}.jsonl", good)) for x in "ab"]
+    results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
+    assert results["verdicts"] == ["undecided: a and b have the same mean [+0.000, +0.000]."]
+
+
+def test_no_name_or_family_steers_the_terminal(tmp_path: Path) -> None:
+    said: list[str] = []
+    a, b = (evaluation(tmp_path / f"{x}.jsonl", good) for x in "ab")
+    named = [f"\x1b[2Ja={a}", f"b={b}"]
+    compare(named, CompareConfig(out=str(tmp_path / "o")), say=said.append)
+    assert "\x1b" not in said[0] and "\\x1b[2Ja" in said[0]
 
 
 def test_the_command_compares_what_evaluations_left(

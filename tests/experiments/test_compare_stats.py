@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import t as t_distribution
 
 from instructrec.experiments.compare_stats import (
     by_task,
@@ -55,6 +56,28 @@ def test_the_interval_of_other_runs_covers_what_it_should(
         assert low is not None and high is not None
         covered += low <= 0.2 <= high
     assert 0.92 * 400 <= covered <= 0.99 * 400
+
+
+def test_parts_of_the_variance_that_nearly_cancel_give_an_interval_with_an_end() -> None:
+    # No spread of items, and runs that differ hardly more than what is left over explains.
+    runs, rest = np.array([1.05, -1.05, 0.0]), np.array([1.0, -1.0, 0.0])
+    low, high = runs_interval(
+        np.stack([runs + rest, runs - rest], 1), np.zeros((3, 2)), ["x", "y"], paired=True
+    )
+    assert low is not None and high is not None
+    # MS_s = 2.205, MS_e = 2, 6 scores; one degree of freedom.
+    assert high == pytest.approx(12.7062 * ((2.205 - 2) / 6) ** 0.5, rel=1e-4) and low == -high
+
+
+def test_the_interval_of_other_runs_is_that_of_a_table_worked_out_by_hand() -> None:
+    # Two items, three runs; means of runs 0, 1, 5, of items 1.5, 2.5; MS_s = 14, MS_c = 1.5,
+    # MS_e = 0.5. Variance 1.5/6 + 13.5/6 = 2.5; freedom 2.5^2 / (0.25^2/1 + (14/6)^2/2 + ...).
+    scores = np.array([[0.0, 0.0], [0.0, 2.0], [4.5, 5.5]])
+    low, high = runs_interval(scores, np.zeros((3, 2)), ["x", "y"], paired=True)
+    assert low is not None and high is not None
+    freedom = 2.5**2 / (0.25**2 + (14 / 6) ** 2 / 2 + (0.5 / 6) ** 2 / 2)
+    half = float(t_distribution.ppf(0.975, freedom)) * 2.5**0.5
+    assert (low, high) == pytest.approx((2 - half, 2 + half))
 
 
 def test_pairing_makes_intervals_narrower_than_runs_that_have_nothing_to_do_with_each_other() -> (

@@ -11,8 +11,8 @@ from instructrec.experiments.tracking import TrackingConfig
 
 PAIR = {"a": "ppo", "b": "sft", "mean": 0.2, "low": 0.1, "high": 0.3, "p_holm": 0.01, "wins": 3}
 MEANS = {
-    "ppo": {"mean": 0.7, "low": 0.6, "high": 0.8},
-    "sft": {"mean": 0.5, "low": 0.4, "high": 0.6},
+    "ppo": {"mean": 0.7, "low": 0.6, "high": 0.8, "runs": None},
+    "sft": {"mean": 0.5, "low": 0.4, "high": 0.6, "runs": [0.1, 0.9]},
 }
 RESULTS: dict[str, Any] = {
     "metric": "total",
@@ -43,6 +43,8 @@ def test_the_tables_hold_numbers() -> None:
         **{"total": 0.7, "total low": 0.6, "total high": 0.8},
         **{"style": 0.7, "style low": 0.6, "style high": 0.8},
     }
+    assert found["policies"][1]["total of other runs low"] == 0.1
+    assert found["policies"][1]["total of other runs high"] == 0.9
     assert [row["reward"] for row in found["differences"]] == ["total", "style"]
     assert found["differences"][0] == {"reward": "total", **PAIR}
     assert found["tasks"] == [{"task": "odd", "ppo": 0.7, "sft": 0.5}]

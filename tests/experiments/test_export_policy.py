@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ import yaml
 from instructrec.errors import ConfigError
 from instructrec.experiments.cli import main
 from instructrec.experiments.export_policy import ExportConfig, export_policy
+from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.model_card import Weights, card_of_run
 from instructrec.experiments.report import read_run
+from instructrec.experiments.staging import staged
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -39,6 +42,9 @@ def test_a_card_says_what_the_run_has_shown(
     assert "better: held-out total 0.300 before, 0.750 after" in card
     assert "40 instructions of the test split, 1 response each, greedy" in card
     assert '"role": "system", "content": "Be brief."' in card and "question 0" in card
+    end = json.loads((run / "eval" / "end-6.json").read_text())
+    write_json(run / "eval" / "end-6.json", end | {"samples": 8})
+    assert "8 responses each, greedy" in card_of_run(read_run(run), Weights())
     assert "The run warned: update 2: looks odd" in card
     assert "$ instructrec train letters\n" in card
 
@@ -105,6 +111,31 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path:
         with pytest.raises(ConfigError, match=message):
             export_policy("tiny", config, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_folders_of_other_programs_and_the_one_worked_in_are_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"compilerOptions": {}}')
+    with pytest.raises(ConfigError, match="holds no exported model"):
+        export_policy("tiny", ExportConfig(str(other)), overwrite=True)
+    assert (other / "config.json").exists()
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for here in (".", ".."):
+        with pytest.raises(ConfigError, match="the folder that this command runs in"):
+            export_policy("tiny", ExportConfig(here), overwrite=True)
+
+
+def test_a_link_to_a_folder_gets_the_model_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "big-disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "big-disk")
+    with staged(tmp_path / "out") as folder:
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "big-disk" / "config.json").exists()
 
 
 def test_a_model_without_a_run_is_exported_as_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.before_after import changes, find_before, read_evaluation
 from instructrec.experiments.cli import main
+from instructrec.experiments.contenders import read_comparison
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.report import ReportConfig, report
 from instructrec.experiments.runfolder import RunFolder
@@ -72,6 +73,10 @@ def test_the_start_is_found_at_the_parent_and_beside_the_run(
     before = find_before(RunFolder.open(child), read_evaluation(child))
     assert before is not None and before.path == runs / "parent" / "eval" / "end-6.jsonl"
 
+    (runs / "parent" / "summary.json").unlink()
+    write_evaluation(runs / "parent" / "eval" / "start-2.jsonl", 3)  # not of what was passed on
+    assert find_before(RunFolder.open(child), read_evaluation(child)) is None
+
     alone = write_run(runs / "alone", base_model="some-model")
     end = read_evaluation(alone)
     assert find_before(RunFolder.open(alone), end) is None
@@ -99,6 +104,20 @@ def test_a_run_without_an_end_is_reported_as_far_as_it_went(
         (failed / name).unlink()
     results = report(str(failed), say=silent)
     assert results["verdicts"] == ["failed: RewardError: no"] and results["done"] == 0
+    evil = write_run(tmp_path / "evil", right=None, status="failed", error="\x1b[2Jno")
+    said: list[str] = []
+    report(str(evil), say=said.append)
+    assert "\x1b" not in said[0] and "failed: \\x1b[2Jno" in said[0]
+
+
+def test_a_record_that_lacks_its_status_ends_in_no_traceback(tmp_path: Path) -> None:
+    folder = tmp_path / "foreign"
+    folder.mkdir()
+    write_json(folder / "run.json", {"format_version": 1, "job_type": "train"})
+    (folder / "config.yaml").write_text("name: foreign\n")
+    assert report(str(folder), say=silent)["status"] is None
+    with pytest.raises(DataError, match="has no evaluation"):
+        read_comparison([str(folder)])
 
 
 def test_without_a_start_nothing_is_claimed(tmp_path: Path, write_run: Write) -> None:
@@ -112,6 +131,7 @@ def test_what_cannot_be_reported_is_refused(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ) -> None:
     run = write_run(tmp_path / "runs" / "mine")
+    running = write_run(tmp_path / "running", right=None)
     several = write_run(tmp_path / "several", job_type="compare")
     write_run(several / "ppo")
     other = write_evaluation(tmp_path / "other.jsonl", 5, sampling={"temperature": 1.0})
@@ -121,6 +141,7 @@ def test_what_cannot_be_reported_is_refused(
         (tmp_path / "none", ReportConfig(), CheckpointError, "no run folder"),
         (several, ReportConfig(), ConfigError, r"holds several runs: .*\(ppo\)"),
         (run, ReportConfig(before=str(other)), DataError, "another sampling"),
+        (running, ReportConfig(before=str(other)), DataError, "no final evaluation"),
         (run, ReportConfig(out=str(tmp_path / "full")), ConfigError, "holds no report"),
     ):
         with pytest.raises(error, match=message):
