@@ -292,6 +292,17 @@ def test_every_update_shows_how_its_episodes_are_distributed(tmp_path):
     assert (edges[0], edges[-1]) == (3, 5)
 
 
+def test_numbers_that_differ_by_rounding_alone_have_a_distribution(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    totals = [0.3, 0.1 + 0.2, 1e300, float("nan")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log({"train/update": 1.0}, [{"total": total} for total in totals])
+    (logged,) = wandb.run.logged
+    assert sum(logged["histogram/total"].counts) == 2
+
+
 def test_the_best_of_what_counts_is_shown_beside_the_latest(tmp_path):
     wandb = FakeWandb()
     start(tmp_path, wandb)
