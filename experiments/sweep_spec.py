@@ -143,7 +143,7 @@ def parse_spec(given: Mapping[str, Any], *, name: str = "sweep") -> SweepSpec:
     return spec
 
 
-def _listed(key: str, given: Any, kind: type, expected: str) -> tuple[Any, ...]:
+def _listed(key: str, given: Any, kind: type[Any], expected: str) -> tuple[Any, ...]:
     """One value, or a list of them, of a kind."""
     values = tuple(given) if isinstance(given, list | tuple) else (given,)
     if not values or any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
