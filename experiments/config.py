@@ -24,7 +24,7 @@ from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
     *("tracking.", "output.", "eval.before"),
@@ -38,7 +38,7 @@ RESUMABLE_OF_REWARDS = (
 
 
 def _check_name(key: str, value: str | None) -> None:
-    if value is not None and not _NAME.fullmatch(value):
+    if value is not None and not FOLDER_NAME.fullmatch(value):
         raise ConfigError(
             f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because it "
             "names a folder; the folder's place is output.dir."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -124,20 +125,30 @@ class Recorder:
         if error is not None:
             stopped = isinstance(error, KeyboardInterrupt | RunInterrupted)
             status = "interrupted" if stopped else "failed"
-        self.flush_step()
-        self._metrics.close()
-        self._samples.close()
-        self._warnings.close()
-        if status == "failed" and error is not None:
-            self._tracker.alert(f"{self._name} failed", reason(error), "error")
-        if status == "finished" and self._config.tracking.log_policy:
-            self._log_policy()
-        self._tracker.finish(status, self.summary)
+        try:
+            with ExitStack() as files:  # a full disk fails here once more: all are closed, still
+                for log in (self._metrics, self._samples, self._warnings):
+                    files.callback(log.close)
+                self.flush_step()
+        except OSError as full:
+            status, error = "failed", error or full
+            raise
+        finally:
+            if status == "failed" and error is not None:
+                self._tracker.alert(f"{self._name} failed", reason(error), "error")
+            if status == "finished" and self._config.tracking.log_policy:
+                self._log_policy()
+            self._tracker.finish(status, self.summary)
 
     def _log_policy(self) -> None:
-        if self._folder.policy.is_dir():
+        if not self._folder.policy.is_dir():
+            return
+        try:
             metadata = lineage(self._folder, self.summary or {})
-            self._tracker.log_policy(self._folder.policy, policy_artifact(self._name), metadata)
+        except CheckpointError as problem:  # of the parent, say; no reason to fail at the end
+            self._warn(f"the policy is not sent: {problem}")
+            return
+        self._tracker.log_policy(self._folder.policy, policy_artifact(self._name), metadata)
 
 
 def policy_artifact(run_name: str) -> str:

@@ -113,7 +113,6 @@ class RunFolder:
         else:
             folder._make_room(overwrite)
             record = {"format_version": FORMAT_VERSION, **asdict(info)}
-        _make_folder(folder.path)
         record |= {
             "versions": machine.versions(),
             "git_commit": machine.git_commit(),
@@ -124,9 +123,7 @@ class RunFolder:
             "status": "running",
         }
         record.setdefault("started", _now())
-        write_json(folder.path / "run.json", record)
-        text = config if isinstance(config, str) else _to_yaml(config)
-        write_atomic(folder.path / "config.yaml", text)
+        _begin(folder.path, record, config if isinstance(config, str) else _to_yaml(config))
         return folder
 
     @classmethod
@@ -309,14 +306,20 @@ def read_config(folder: Path) -> Row:
     return values
 
 
-def _make_folder(path: Path) -> None:
+def _begin(path: Path, record: Row, config: str) -> None:
+    """Writes what every run folder has; a kill leaves the whole of a new one, or nothing there."""
+    place = path if path.exists() else path.with_name(f".{path.name}.starting")
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(
             f"the run folder {path} cannot be made ({error.strerror or error}): expected a place "
             "that can be written to. Choose another one with output.dir."
         ) from error
+    write_json(place / "run.json", record)
+    write_atomic(place / "config.yaml", config)
+    if place != path:
+        place.rename(path)
 
 
 class MetricsLog:

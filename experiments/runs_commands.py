@@ -125,8 +125,10 @@ def chosen_runs(root: Path, names: Sequence[str], *, force: bool = False) -> lis
     known, _ = read_runs(root)
     chosen: dict[Path, RunLine] = {}
     for name in names:
-        found = [line for line in known if is_named(line, name)] or [_by_path(root, name, known)]
-        for line in found:
+        found = [line for line in known if name.rstrip("/") in (line.name, str(line.path))]
+        # Only then those deeper down that happen to be called the same.
+        found = found or [line for line in known if is_named(line, name)]
+        for line in found or [_by_path(root, name, known)]:
             if line.status == "running" and not force:
                 raise CheckpointError(
                     f"{line.path} says that it is running: expected a run that has ended. Stop it "
@@ -203,4 +205,7 @@ def _ask(question: str) -> bool:
             "nobody can be asked here, because standard input is no terminal: expected --yes, "
             "which deletes without asking."
         )
-    return input(question).strip().lower() in ("y", "yes")
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:  # Ctrl-D
+        return False

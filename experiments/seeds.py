@@ -155,9 +155,10 @@ def for_one_seed(command: Sequence[str], seed: int) -> list[str]:
     rewritten: list[str] = []
     skipping = False
     for word in command:
-        if word == "--seeds" or word.startswith("--seeds="):
-            skipping = word == "--seeds"
-            rewritten += ["--seed", str(seed)]
+        option, is_whole, _ = word.partition("=")
+        if option in ("--seeds", "--seed"):  # the latter would win over ours
+            skipping = not is_whole
+            rewritten += ["--seed", str(seed)] if option == "--seeds" else []
         elif word == "--keep_going" or (skipping and not word.startswith("--")):
             continue
         else:

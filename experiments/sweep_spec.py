@@ -26,7 +26,7 @@ import yaml
 from instructrec import metrics
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.api import train_config
-from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.config import FOLDER_NAME, TrainConfig
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 Scalar = bool | int | float | str | None
@@ -130,15 +130,25 @@ def parse_spec(given: Mapping[str, Any], *, name: str = "sweep") -> SweepSpec:
             f"sweep: {' and '.join(missing)} missing; see `instructrec sweep --help`."
         )
     values = {"name": name, **given}
-    recipe = values["recipe"]
-    values["recipe"] = (recipe,) if isinstance(recipe, str) else tuple(recipe)
+    values["settings"] = values.get("settings") or {}
+    if not isinstance(values["settings"], Mapping):
+        raise ConfigError(
+            f"sweep: settings = {values['settings']!r}: expected dotted keys and their values."
+        )
+    values["recipe"] = _listed("recipe", values["recipe"], str, "a name or path, or a list of them")
     values["space"] = _space(values["space"])
-    seeds = values.get("seeds", (0,))
-    values["seeds"] = (seeds,) if isinstance(seeds, int) else tuple(seeds)
-    values["settings"] = dict(values.get("settings") or {})
+    values["seeds"] = _listed("seeds", values.get("seeds", 0), int, "different whole numbers")
     spec = SweepSpec(**values)
     _check_values(spec)
     return spec
+
+
+def _listed(key: str, given: Any, kind: type[Any], expected: str) -> tuple[Any, ...]:
+    """One value, or a list of them, of a kind."""
+    values = tuple(given) if isinstance(given, list | tuple) else (given,)
+    if not values or any(not isinstance(v, kind) or isinstance(v, bool) for v in values):
+        raise ConfigError(f"sweep: {key} = {given!r}: expected {expected}.")
+    return values
 
 
 def _space(given: Any) -> tuple[Dimension, ...]:
@@ -199,6 +209,13 @@ def _complaint(dimension: Dimension) -> str:
 
 
 def _check_values(spec: SweepSpec) -> None:
+    if not isinstance(spec.name, str) or not FOLDER_NAME.fullmatch(spec.name):
+        raise ConfigError(
+            f"sweep: name = {spec.name!r}: expected letters, digits, '.', '_' and '-' only, "
+            "because it names a folder; --dir says where."
+        )
+    if not isinstance(spec.metric, str):
+        raise ConfigError(f"sweep: metric = {spec.metric!r}: expected the name of a metric.")
     hints = get_type_hints(SweepSpec)
     for key in ("direction", "sampler", "pruner"):
         if getattr(spec, key) not in get_args(hints[key]):
@@ -209,8 +226,7 @@ def _check_values(spec: SweepSpec) -> None:
         value = getattr(spec, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise ConfigError(f"sweep: {key} = {value!r}: expected a whole number from {least} on.")
-    whole = all(isinstance(seed, int) and seed >= 0 for seed in spec.seeds)
-    if not spec.seeds or not whole or len(set(spec.seeds)) < len(spec.seeds):
+    if min(spec.seeds) < 0 or len(set(spec.seeds)) < len(spec.seeds):
         raise ConfigError(f"sweep: seeds = {list(spec.seeds)}: expected different whole numbers.")
     if spec.sampler == "grid" and any(d.kind != "choice" for d in spec.space):
         raise ConfigError("sweep: sampler = 'grid' tries every combination: expected choices only.")

@@ -7,7 +7,6 @@ a question, and no tracking library is imported before a tracker is opened.
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -15,11 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
+
 from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 
 Level = Literal["warning", "error"]
 """How bad something is that an alert tells."""
+_LONGEST_WAIT_S = 86_400.0
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 _MODES |= {"run": "online", "dryrun": "offline", "shared": "online"}
 
@@ -31,7 +33,7 @@ class TrackingConfig:
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
     """auto takes WANDB_MODE if set, else online when a key is stored, else offline."""
     report_to: tuple[Literal["wandb", "trackio"], ...] = ("wandb",)
-    """wandb, trackio (local dashboard; extra trackio), or both; trackio never leaves the disk."""
+    """wandb, trackio (dashboard on this machine; extra trackio), or both."""
     project: str = "instructrec"
     """Project there: one comparison."""
     entity: str | None = None
@@ -52,8 +54,11 @@ class TrackingConfig:
             raise ConfigError(
                 f"tracking.project = {self.project!r}: expected a name without / \\ # ? % or :."
             )
-        if not self.wait_s > 0:
-            raise ConfigError(f"tracking.wait_s = {self.wait_s}: expected more than 0 seconds.")
+        if not 0 < self.wait_s <= _LONGEST_WAIT_S:
+            raise ConfigError(
+                f"tracking.wait_s = {self.wait_s}: expected more than 0 seconds, and at most "
+                f"{_LONGEST_WAIT_S:g}, a day."
+            )
         if len(set(self.report_to)) < len(self.report_to):
             raise ConfigError(
                 f"tracking.report_to = {list(self.report_to)}: expected each name once."
@@ -259,11 +264,15 @@ def distributions(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[float
 
     Returns:
         Name -> the finite numbers of those episodes that have one; names without any are left out.
+        In single precision: between numbers that differ by rounding alone no histogram has bins.
     """
     found: dict[str, list[float]] = {}
     for row in episodes:
         others = {key: row.get(key) for key in ("total", "advantage", "kl_ref", "response_len")}
         for name, value in {**(row.get("parts") or {}), **others}.items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                found.setdefault(name, []).append(float(value))
-    return found
+            if isinstance(value, int | float):
+                found.setdefault(name, []).append(value)
+    with np.errstate(over="ignore"):  # too large for it: left out like an infinity
+        single = {name: np.asarray(values, dtype=np.float32) for name, values in found.items()}
+    finite = {name: values[np.isfinite(values)].tolist() for name, values in single.items()}
+    return {name: values for name, values in finite.items() if values}

@@ -137,13 +137,16 @@ def open_trackio(
             ) from error
     tags = list(dict.fromkeys([*about.tags, *config.tags]))
     told = {**(about.config or {}), "job_type": about.job_type, "tags": tags}
+    # It knows runs by their name: one of the same name that is not ours must not be gone on with.
+    mark = folder / "trackio-run.txt"
     with contextlib.redirect_stdout(io.StringIO()):  # it greets with several lines
         run = trackio.init(
             project=config.project,
             name=about.name,
             group=config.group or about.group,
             config={**told, "run_folder": str(folder.absolute())},
-            resume="allow",
+            resume="allow" if mark.exists() else "never",
             embed=False,
         )
+    mark.write_text(about.name + "\n", encoding="utf-8")
     return TrackioTracker(trackio, run, config.project), ""

@@ -188,12 +188,13 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     record = processes.on_main(
         lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )
-    _measure_start(run)
     if record is None:
+        _measure_start(run)
         _finish(run, _ppo(run, checkpoint, train_ppo), telling.say_nothing)
         return {}, ""
     recorder, progress = record
     with recorder:
+        _measure_start(run)
         with progress:
             if run.config.algorithm == "sft":
                 trained = _sft(run, recorder)

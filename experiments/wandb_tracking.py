@@ -193,8 +193,11 @@ def open_wandb(
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if wandb is None:
         import wandb
-    if mode == "auto":
-        mode = "online" if wandb.login(prompt=False, verify=False) else "offline"
+    keyless = ""
+    if mode in ("auto", "online") and not _has_key(wandb):
+        keyless = "no W&B key was found, and nobody is asked for one" if mode == "online" else ""
+        mode = "offline"
+    mode = "online" if mode == "auto" else mode
     root = _own_folders(Path(config.dir) if config.dir else folder)
     arguments = {
         "project": config.project,
@@ -217,7 +220,17 @@ def open_wandb(
     for key, shown in _BEST.items():
         axis = "sft/step" if key.startswith("sft/") else "train/update"
         run.define_metric(key, step_metric=axis, summary=shown)
-    return WandbTracker(wandb, run, mode), problem
+    return WandbTracker(wandb, run, mode), keyless or problem
+
+
+def _has_key(wandb: Any) -> bool:
+    """Whether a key is known; without one, W&B itself would ask for it at a terminal."""
+    given = os.environ.pop("WANDB_MODE", None)  # W&B looks for no key where it says offline
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    finally:
+        if given is not None:
+            os.environ["WANDB_MODE"] = given
 
 
 def _start(

@@ -48,21 +48,21 @@ class EndpointPolicy:
         sampling: Sampling | None = None,
         seed: int = 0,
     ) -> None:
-        if not config.model:
-            raise ConfigError(
-                f"policy {url}: which of the server's models? Give --endpoint.model NAME."
-            )
-        self.name = f"{config.model} at {url}"
         self._endpoint = ChatEndpoint(
             url,
-            config.model,
-            owner=f"policy {config.model!r}",
+            config.model or "",
+            owner=f"policy {config.model!r}" if config.model else "policy behind a server",
             api_key_env=config.api_key_env,
             retries=config.retries,
             timeout_s=config.timeout_s,
             max_bytes=config.max_bytes,
             allow_http=config.allow_http,
         )
+        if not config.model:  # the address is known to hold no password: it may be shown
+            raise ConfigError(
+                f"policy {url}: which of the server's models? Give --endpoint.model NAME."
+            )
+        self.name = f"{config.model} at {url}"
         self._config = config
         self._system_prompt = system_prompt
         self._sampling = sampling or Sampling()

@@ -70,6 +70,11 @@ class RandomWalks:
         self.starts = [
             node for node in NODES[1:] if len(self.graph.shortest(node) or NODES) < MOST_NODES
         ]
+        if not self.starts:
+            raise ConfigError(
+                f"graph = {graph}: no edge of this graph leads to the goal, expected one that has "
+                "walks to it. Take another seed."
+            )
         default = TRAIN_WALKS if split == "train" else len(self.starts)
         self.size = check_size(size, default=default)
         self._walks = self._drawn(draws)

@@ -71,3 +71,9 @@ def test_a_longer_task_starts_with_the_same_walks():
 def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError):
         make_task("random_walks", **options)
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_graph_whose_goal_cannot_be_reached_is_refused(split):
+    with pytest.raises(ConfigError, match="graph = 6: no edge of this graph leads to the goal"):
+        make_task("random_walks", graph=6, split=split)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -150,6 +152,17 @@ def test_the_lineage_names_the_parent_by_its_weights(
     assert ("use", "sft-closed-answers-s1-policy") in listener.told
 
 
+def test_a_lineage_that_cannot_be_read_does_not_fail_the_run(
+    record: Callable[..., Recorder], listener: Listening, tmp_path: Path
+) -> None:
+    parent = RunFolder.create(tmp_path / "sft", INFO, CONFIG.to_dict())
+    (parent.path / "summary.json").write_text("{")
+    config = replace(CONFIG, tracking=TrackingConfig(log_policy=True))
+    with record(config, replace(INFO, parent=str(parent.path))):
+        (tmp_path / "run" / "policy").mkdir()
+    assert listener.told == [("end", "finished")]
+
+
 def test_a_parent_that_is_gone_matters_to_nobody(
     record: Callable[..., Recorder], listener: Listening, tmp_path: Path
 ) -> None:
@@ -159,3 +172,22 @@ def test_a_parent_that_is_gone_matters_to_nobody(
     assert parent_of(folder) is None and logged_policy(None) is None
     assert lineage(folder, {})["parent_policy_hash"] is None
     assert listener.told == [("end", "finished")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full and /proc")
+def test_a_full_disk_is_told_to_the_tracker(
+    record: Callable[..., Recorder], listener: Listening, tmp_path: Path
+) -> None:
+    def fill(file: Path) -> None:
+        """From now on there is no space for what is written to it."""
+        (number,) = [n for n in Path("/proc/self/fd").iterdir() if n.resolve() == file.resolve()]
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, int(number.name))
+        os.close(full)
+
+    with pytest.raises(OSError, match="No space left"), record() as recorder:
+        fill(tmp_path / "run" / "metrics.jsonl")
+        recorder.on_update(METRICS, ROWS)
+    told = [words[0] for words in listener.told]
+    assert told == ["alert", "end"]
+    assert listener.told[-1] == ("end", "failed")

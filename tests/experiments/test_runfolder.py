@@ -119,6 +119,14 @@ def test_a_place_that_cannot_hold_folders_is_refused(tmp_path):
         RunFolder.create(tmp_path / "file" / "a", INFO, CONFIG)
 
 
+def test_a_start_that_breaks_off_leaves_no_half_of_a_folder(tmp_path):
+    with pytest.raises(UnicodeEncodeError):  # behind run.json, as a kill may be
+        RunFolder.create(tmp_path / "a", INFO, "\ud800")
+    assert not (tmp_path / "a").exists()
+    RunFolder.create(tmp_path / "a", INFO, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 @pytest.mark.parametrize("text", [None, ": [", "", "- 1"])
 def test_settings_that_cannot_be_read_are_named(tmp_path, text):
     if text is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -163,6 +164,14 @@ def test_runs_are_deleted_and_nothing_else(runs: Path) -> None:
     assert (runs / "quickstart-1").is_dir()
 
 
+def test_a_name_means_the_run_of_that_place_before_others_called_the_same(runs: Path) -> None:
+    make_run(runs, "quickstart-1/sft-s1")
+    remove(chosen_runs(runs, ["sft-s1"]))
+    assert names_of(runs) == ["ppo-parity-s1", "quickstart-1/ppo", "quickstart-1/sft-s1"]
+    remove(chosen_runs(runs, ["sft-s1"]))
+    assert names_of(runs) == ["ppo-parity-s1", "quickstart-1/ppo"]
+
+
 def test_checkpoints_alone_are_deleted(runs: Path) -> None:
     before = read_run(runs / "sft-s1")
     remove([before], checkpoints=True)
@@ -192,6 +201,16 @@ def test_without_a_terminal_it_does_not_wait_for_an_answer(
     assert "--yes" in capsys.readouterr().err
     assert main(["runs", "rm", "sft-s1", "--yes"]) == 0
     assert not (runs / "sft-s1").exists()
+
+
+def test_the_end_of_the_input_is_a_no(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal())  # Ctrl-D
+    assert main(["runs", "rm", "sft-s1"]) == 0
+    assert (runs / "sft-s1").exists()
 
 
 def test_a_running_run_stays_unless_forced(runs: Path) -> None:

@@ -130,11 +130,13 @@ def start(folder, wandb, config=None, **options):
         ("auto", None, True, "online"),
         ("auto", "offline", True, "offline"),
         ("auto", "dryrun", True, "offline"),
-        ("auto", "online", False, "online"),
+        ("auto", "online", True, "online"),
+        ("auto", "online", False, "offline"),
         ("auto", "disabled", True, "disabled"),
         ("auto", "", True, "online"),
         ("offline", "online", True, "offline"),
-        ("online", "disabled", False, "online"),
+        ("online", "disabled", True, "online"),
+        ("online", None, False, "offline"),
         ("disabled", "online", True, "disabled"),
     ],
 )
@@ -145,6 +147,11 @@ def test_the_mode_is_resolved_without_asking(tmp_path, monkeypatch, config, env,
     tracker, _ = start(tmp_path, wandb, TrackingConfig(mode=config))
     assert tracker.mode == mode
     assert [init["mode"] for init in wandb.inits] == ([] if mode == "disabled" else [mode])
+
+
+def test_online_without_a_key_asks_nobody_and_says_so(tmp_path):
+    _, notes = start(tmp_path, FakeWandb(), TrackingConfig(mode="online"))
+    assert "WARNING: no W&B key was found" in notes[0] and "wandb sync" in notes[0]
 
 
 def test_disabled_tracking_imports_no_wandb(tmp_path):
@@ -290,6 +297,17 @@ def test_every_update_shows_how_its_episodes_are_distributed(tmp_path):
     }
     edges = logged["histogram/response_len"].edges
     assert (edges[0], edges[-1]) == (3, 5)
+
+
+def test_numbers_that_differ_by_rounding_alone_have_a_distribution(tmp_path):
+    wandb = FakeWandb()
+    tracker, _ = start(tmp_path, wandb)
+    totals = [0.3, 0.1 + 0.2, 1e300, float("nan")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tracker.log({"train/update": 1.0}, [{"total": total} for total in totals])
+    (logged,) = wandb.run.logged
+    assert sum(logged["histogram/total"].counts) == 2
 
 
 def test_the_best_of_what_counts_is_shown_beside_the_latest(tmp_path):

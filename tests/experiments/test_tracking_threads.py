@@ -170,5 +170,7 @@ def test_no_tracker_needs_no_thread() -> None:
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tracking\.wait_s = 0"):
         TrackingConfig(wait_s=0)
+    with pytest.raises(ValueError, match=r"wait_s = inf.*at most 86400"):
+        TrackingConfig(wait_s=float("inf"))  # threads cannot wait for so long
     with pytest.raises(ValueError, match="each name once"):
         TrackingConfig(report_to=("wandb", "wandb"))

@@ -85,13 +85,23 @@ def test_the_run_is_named_grouped_and_quiet(
     tracker, notes = start(tmp_path, trackio)
     opened = trackio.opened
     assert (opened["project"], opened["name"]) == ("answers", "ppo-parity-s1")
-    assert (opened["group"], opened["resume"]) == ("ppo-parity", "allow")
+    assert opened["group"] == "ppo-parity"
     assert "space_id" not in opened  # nothing leaves the machine
     assert opened["config"]["ppo"] == {"lam": [1.0]}
     assert opened["config"]["tags"] == ["ppo", "mine"]
     assert opened["config"]["job_type"] == "train"
     assert notes == [tracker.where] == ["Trackio: trackio show --project answers"]
     assert capsys.readouterr().out == ""
+
+
+def test_a_continued_run_goes_on_and_a_new_one_of_the_same_name_does_not(tmp_path: Path) -> None:
+    trackio = FakeTrackio()
+    modes = []
+    for name in ("a", "a", "b"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        start(tmp_path / name, trackio)
+        modes.append(trackio.opened["resume"])
+    assert modes == ["never", "allow", "never"]
 
 
 def test_numbers_stand_at_their_update(tmp_path: Path) -> None:

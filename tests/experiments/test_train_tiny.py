@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from instructrec.errors import RewardError
 from instructrec.experiments.cli import main
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.runfolder import RunFolder, read_metrics
@@ -213,3 +215,14 @@ def test_measuring_the_start_changes_no_draw_and_says_what_training_changed(
     assert plain == measured
     (start,) = Path("runs/measured/eval").glob("*-test-*-0.jsonl")
     assert len(read_rows(start)) == 10
+
+
+def test_a_start_that_cannot_be_measured_ends_the_mirror_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("def bad(completions, **columns):\n    raise ValueError('no')\n")
+    options = ["--eval.before", "true", "--rewards.bad.use", "mine.py:bad"]
+    train = ["train", "tiny_smoke", "--tracking.mode", "offline"]
+    assert main([*train, *options]) == RewardError.exit_code
+    assert "tracking" not in {thread.name for thread in threading.enumerate()}

@@ -128,6 +128,9 @@ def test_what_the_interface_cannot_do_is_refused() -> None:
         made.respond(["a"], None, Sampling(stop_strings=tuple("abcde")))
     with pytest.raises(ConfigError, match=r"Give --endpoint\.model"):
         policy("http://localhost:1/v1", model=None)
+    with pytest.raises(ConfigError) as refused:
+        policy("http://me:secret@localhost:1/v1", model=None)
+    assert "secret" not in str(refused.value)
     with pytest.raises(ConfigError, match="unencrypted"):
         policy("http://example.org/v1")
 
