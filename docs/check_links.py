@@ -1,4 +1,4 @@
-"""Follows every link of a built site that stays within it, without a network."""
+"""Follows the links of a built site that stay within it, and finds what it loads from elsewhere."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class _Page(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.loaded: list[str] = []
         self.anchors: set[str] = {"", "__skip"}
         self.feed(text)
 
@@ -21,6 +22,8 @@ class _Page(HTMLParser):
         for key, value in attrs:
             if key in ("href", "src") and value is not None:
                 self.links.append(value)
+                if tag != "a":
+                    self.loaded.append(value)
             elif key in ("id", "name") and value:
                 self.anchors.add(value)
 
@@ -32,7 +35,7 @@ def broken_links(site: Path) -> list[str]:
         site: Folder of HTML files.
 
     Returns:
-        A line for each: the page, an arrow, the link.
+        A line for each: the page and the link.
     """
     pages = {
         file.resolve(): _Page(file.read_text(encoding="utf-8")) for file in site.rglob("*.html")
@@ -41,7 +44,11 @@ def broken_links(site: Path) -> list[str]:
     for file, page in sorted(pages.items()):
         for link in page.links:
             parts = urlsplit(link)
-            if parts.scheme or parts.netloc or file.name == "404.html":
+            if parts.scheme == "data" or file.name == "404.html":
+                continue
+            if parts.scheme or parts.netloc:
+                if link in page.loaded:
+                    broken.append(f"{file.relative_to(site.resolve())} loads {link}")
                 continue
             target = (file.parent / unquote(parts.path)).resolve() if parts.path else file
             if target.is_dir():

