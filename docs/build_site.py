@@ -3,7 +3,7 @@
 The pages stay where they are, and so do their links: the Markdown files of the repository are laid
 out in ``build/site/pages`` as in the checkout, the reference of every public name and the notebook
 are written beside them, Zensical renders all, and every link of the result is followed. Needs the
-extra ``docs``; no network.
+extra ``docs``; no network. Another folder than ``build`` may be given as the one argument.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def stage(pages: Path) -> None:
             target = pages / folder / source.name
             target.parent.mkdir(parents=True, exist_ok=True)
             text = source.read_text(encoding="utf-8")
-            target.write_text(text, encoding="utf-8")
+            on_the_site = text.replace(".ipynb)", ".md)")  # a notebook is a page there
+            target.write_text(on_the_site, encoding="utf-8")
             for link in LINKED.findall(text):
                 linked = (source.parent / link).resolve()
                 if linked.is_file() and linked.suffix != ".md":
@@ -85,35 +86,36 @@ def write_reference(folder: Path) -> None:
         (folder / f"{package}.md").write_text(page, encoding="utf-8")
 
 
-def build(workshop: Path) -> str:
+def build(out: Path) -> Path:
     """Renders the site.
 
+    Args:
+        out: Folder of the site, ``docs``, and of what it is made from, ``site``.
+
     Returns:
-        What Zensical printed.
+        Folder of the site. Ends the process with what Zensical printed when it failed or warned.
     """
-    shutil.rmtree(workshop, ignore_errors=True)
+    workshop, site = out / "site", out / "docs"
+    for folder in (workshop, site):
+        shutil.rmtree(folder, ignore_errors=True)
     stage(workshop / "pages")
     shutil.copy(ROOT / "docs" / "site_config.toml", workshop / "zensical.toml")
+    (workshop / "src").symlink_to(ROOT / "src")
     command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict"]
     done = subprocess.run(command, cwd=workshop, capture_output=True, text=True)
     said = done.stdout + done.stderr
-    if done.returncode:
+    if done.returncode or re.search("warning", said, flags=re.IGNORECASE):
         sys.exit(said)
-    shutil.rmtree(ROOT / "build" / "docs", ignore_errors=True)
-    shutil.move(workshop / "html", ROOT / "build" / "docs")
-    return said
+    shutil.move(workshop / "html", site)
+    return site
 
 
 def main() -> None:
     """Builds the site and follows its links; ends with 1 when anything is wrong."""
-    said = build(ROOT / "build" / "site")
-    if re.search("warning", said, flags=re.IGNORECASE):
-        sys.exit(said)
-    site = ROOT / "build" / "docs"
-    broken = broken_links(site)
-    if broken:
-        sys.exit("\n".join(["Links that lead nowhere:", *broken]))
-    print(f"{len(list(site.rglob('*.html')))} pages in build/docs: open build/docs/index.html")
+    site = build(Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / "build")
+    if broken := broken_links(site):
+        sys.exit("\n".join(["Links that lead nowhere, or load from elsewhere:", *broken]))
+    print(f"{len(list(site.rglob('*.html')))} pages: open {site / 'index.html'}")
 
 
 if __name__ == "__main__":
