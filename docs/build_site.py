@@ -69,10 +69,10 @@ def stage(pages: Path) -> None:
                     shutil.copy(linked, copy)
     shutil.copy(ROOT / "docs" / "site.css", pages / "docs")
     for notebook in (ROOT / "docs" / "notebooks").glob("*.ipynb"):
-        folder = pages / "docs" / "notebooks"
-        folder.mkdir(exist_ok=True)
-        shutil.copy(notebook, folder)
-        (folder / f"{notebook.stem}.md").write_text(notebook_page(notebook), encoding="utf-8")
+        target = pages / "docs" / "notebooks" / f"{notebook.stem}.md"
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(notebook_page(notebook), encoding="utf-8")
+        shutil.copy(notebook, target.parent)
     write_reference(pages / "docs" / "api")
 
 
