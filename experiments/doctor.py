@@ -28,6 +28,7 @@ FEATURES = {
     "agents": "value-based agents on candidate environments",
     "evaluate": "corpus metrics and hf_metric rewards",
     "export": "int8 export",
+    "docs": "make docs: the documentation as a site",
     "dashboard": "instructrec dashboard: a saved view of a W&B project",
     "trackio": "tracking.report_to: [trackio]",
     "sweep": "instructrec sweep",

@@ -7,24 +7,34 @@ is refused by name instead of being accepted without effect. Plain data, no TRL 
 from __future__ import annotations
 
 OURS = {
+    "batch_size": "ppo.episodes_per_update",
     "beta": "ppo.kl_coef",
     "delta": "ppo.dual_clip",
     "epsilon": "ppo.cliprange",
     "epsilon_high": "ppo.cliprange_high",
     "generation_batch_size": "ppo.episodes_per_update",
     "gradient_accumulation_steps": "ppo.micro_batch_size",
+    "kl_estimator": "ppo.kl_penalty (k1 in the reward, or k2 in the loss)",
     "lam": "ppo.lam_policy and ppo.lam_value",
+    "local_batch_size": "ppo.episodes_per_update, divided by the number of processes",
+    "local_mini_batch_size": "ppo.num_mini_batches (optimizer steps in each pass)",
+    "local_rollout_forward_batch_size": "ppo.micro_batch_size",
     "mask_truncated_completions": "ppo.on_length = 'mask'",
     "max_completion_length": "ppo.response_length",
     "max_steps": "ppo.num_updates",
+    "mini_batch_size": "ppo.num_mini_batches (optimizer steps in each pass)",
     "model_init_kwargs": "policy.dtype, policy.revision and policy.device",
     "num_iterations": "ppo.num_ppo_epochs",
+    "num_sample_generations": "output.samples_per_update",
+    "num_total_batches": "ppo.num_updates",
     "num_train_epochs": "ppo.num_updates",
     "per_device_train_batch_size": "ppo.micro_batch_size",
+    "reward_model_path": "path, an option of the reward learned under rewards",
     "reward_weights": "the weights in rewards",
     "scale_rewards": "ppo.whiten_advantages, or ppo.advantage = 'group'",
+    "sft_model_path": "policy.model",
     "steps_per_generation": "ppo.num_mini_batches",
-    "stop_token": "ppo.stop_strings",
+    **dict.fromkeys(("stop_token", "stop_token_id"), "ppo.stop_strings"),
     "total_episodes": "ppo.num_updates times ppo.episodes_per_update",
     "use_adaptive_entropy": "ppo.entropy_target",
     "whiten_rewards": "ppo.whiten_advantages",
@@ -60,6 +70,7 @@ _HUB = "nothing is uploaded; push policy/ of the run folder yourself"
 _PROCESSES = "processes and devices follow from the launcher and policy.device"
 _ROWS = "rollouts come from the environment, not from the rows of a dataset"
 _EVALUATION = "evaluations play the environment and log the mean of each reward"
+_ADAPTER = "there is one adapter (policy.train), and the reference is the policy without it"
 REFUSED = {
     **dict.fromkeys(("top_k", "top_p", "min_p", "repetition_penalty"), _SAMPLING),
     **dict.fromkeys(("generation_kwargs", "cache_implementation"), _ENGINE),
@@ -75,6 +86,9 @@ REFUSED = {
     "max_tool_calling_iterations": "tools belong to the environment",
     "chat_template_kwargs": "the environment writes the prompts",
     "router_aux_loss_coef": "mixture-of-experts models are not supported",
+    **dict.fromkeys(("model_adapter_name", "ref_adapter_name"), _ADAPTER),
+    "dataset_num_proc": "no data set is tokenised before a run",
+    "world_size": _PROCESSES,
     "trust_remote_code": "code from a model's repository is never run",
     "disable_dropout": "dropout is always off",
     "shuffle_dataset": "the order of the instructions follows from the seed",
@@ -115,7 +129,7 @@ REFUSED = {
     "lr_scheduler_kwargs": "ppo.lr_schedule and ppo.warmup_steps say all of the schedule",
     "neftune_noise_alpha": "noise on the embeddings would part the sampler from the trainer",
 }
-"""A name of TRL's ``GRPOConfig`` -> why it has no effect here and is refused."""
+"""A name of TRL's ``PPOConfig`` or ``GRPOConfig`` -> why it has no effect here and is refused."""
 
 
 def explain_trl_name(name: str) -> str | None:
