@@ -316,7 +316,8 @@ def _verdicts(reading: Reading) -> list[str]:
     """How it ended and whether it helped, in sentences."""
     record, found = reading.record, []
     if record.get("status") == "failed":
-        found.append(f"failed: {record.get('error', 'no reason was recorded')}")
+        error = str(record.get("error", "no reason was recorded"))
+        found.append(f"failed: {' '.join(error.split())}")  # an item of a list is one line
     elif record.get("status") == "interrupted":
         found.append("interrupted; the same command with --resume goes on.")
     elif record.get("status") == "running":
