@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from instructrec.envs.tasks.base import default_rewards, make_task
-from instructrec.errors import ConfigError
+from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.rewards.parts import RewardSpec
 
