@@ -358,6 +358,8 @@ class EvaluateConfig:
     """The model, where the policy is the address of a server."""
     output: OutputConfig = OutputConfig()
     """Where the run folder goes."""
+    tracking: TrackingConfig = TrackingConfig(mode="disabled")
+    """Where it is mirrored to; nowhere unless tracking.mode is given."""
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
