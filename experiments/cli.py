@@ -92,6 +92,9 @@ COMMANDS = {
         "Write a policy as a plain Hugging Face folder.", *_in("people_commands", "export")
     ),
     "doctor": Command("Is everything here that a run needs?", *_in("people_commands", "doctor")),
+    "label": Command(
+        "Judge responses: which one is better, or how good is it?", *_in("label_commands")
+    ),
     "sweep": Command("Search for better settings of a recipe.", *_in("sweep_commands")),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
