@@ -13,7 +13,7 @@ from instructrec.experiments.label_items import Candidate, Item
 
 pytest.importorskip("textual")
 
-from instructrec.experiments.label_terminal import LabelApp  # noqa: E402 (needs textual)
+from instructrec.experiments.label_terminal import LabelApp
 
 ITEMS = [
     Item("q0", "Say hello.", (Candidate("a", "[red]hello[/]"), Candidate("b", "\x1b[2J bye"))),
