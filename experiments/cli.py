@@ -88,6 +88,10 @@ COMMANDS = {
         *_in("people_commands", "report"),
     ),
     "chat": Command("Talk to a policy, or to two.", *_in("people_commands", "chat")),
+    "explain": Command(
+        "One response, token by token: why it was written, and what it was credited with.",
+        *_in("people_commands", "explain"),
+    ),
     "export": Command(
         "Write a policy as a plain Hugging Face folder.", *_in("people_commands", "export")
     ),
