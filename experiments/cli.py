@@ -76,6 +76,11 @@ COMMANDS = {
     "sft": Command(
         "Train on demonstrations (warm start).", *_in("run_commands", "sft"), takes_recipe=True
     ),
+    "dpo": Command(
+        "Train on preferences: pairs of a better and a worse response.",
+        *_in("run_commands", "dpo"),
+        takes_recipe=True,
+    ),
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),

@@ -22,7 +22,7 @@ from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
-from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
+from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESUMABLE = (
@@ -35,6 +35,9 @@ RESUMABLE_OF_REWARDS = (
     *("timeout", "isolation", "workers", "memory_mb", "environment", "cache", "on_error"),
 )
 """Settings of a reward (in its long form) that may change, too: its scores stay the same."""
+
+
+_SECTIONS = ("ppo", "sft", "dpo")
 
 
 def _check_name(key: str, value: str | None) -> None:
@@ -122,8 +125,8 @@ class TrainConfig:
     """Name of the run folder; None is <variant>-s<seed>."""
     variant: str | None = None
     """What is compared: the same for all seeds of one setting; None is <algorithm>-<task>."""
-    algorithm: Literal["ppo", "raft", "sft"] = "ppo"
-    """ppo, raft (imitate the best of several responses), or sft (demonstrations)."""
+    algorithm: Literal["ppo", "raft", "sft", "dpo"] = "ppo"
+    """ppo, raft (imitate the best of several responses), sft (demonstrations), dpo (pairs)."""
     seed: int = 0
     """Seed of everything that is drawn."""
     task: TaskConfig = TaskConfig()
@@ -137,6 +140,8 @@ class TrainConfig:
     """Settings of PPO, and of raft."""
     sft: SFTConfig = SFTConfig()
     """Settings of supervised fine-tuning."""
+    dpo: DPOConfig = DPOConfig()
+    """Settings of direct preference optimisation."""
     eval: EvalConfig = EvalConfig()
     """Evaluation."""
     tracking: TrackingConfig = TrackingConfig()
@@ -149,17 +154,38 @@ class TrainConfig:
             _check_name(key, getattr(self, key))
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.algorithm == "sft" and self.task.env == "refine":
+        if self.supervised is not None and self.task.env == "refine":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
                 "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
-        self._refuse_other_algorithm()
+        if self.algorithm == "dpo" and self.task.env != "instruction":
+            raise ConfigError(
+                f"task.env = {self.task.env!r} given, but algorithm = 'dpo' learns from pairs of "
+                "single answers: remove the key."
+            )
+        for other in _SECTIONS:
+            if other != self.section:
+                self._refuse_section(other)
         if self.algorithm == "raft":
             check_raft(self.ppo)
 
-    def _refuse_other_algorithm(self) -> None:
-        other = "ppo" if self.algorithm == "sft" else "sft"
+    @property
+    def section(self) -> str:
+        """Where the settings of the algorithm stand."""
+        return "ppo" if self.algorithm == "raft" else self.algorithm
+
+    @property
+    def supervised(self) -> SFTConfig | DPOConfig | None:
+        """The settings of an algorithm that learns from given answers; None for the others."""
+        return {"sft": self.sft, "dpo": self.dpo}.get(self.algorithm)
+
+    @property
+    def steps(self) -> int:
+        """Most optimizer steps of supervised training, or updates."""
+        return self.ppo.num_updates if self.supervised is None else self.supervised.max_steps
+
+    def _refuse_section(self, other: str) -> None:
         section = getattr(self, other)
         changed = [
             f"{other}.{f.name}"
@@ -226,8 +252,7 @@ class TrainConfig:
         """Plain values for ``config.yaml``; settings of the algorithm not used are left out."""
         values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         values["rewards"] = self.reward_value()
-        del values["ppo" if self.algorithm == "sft" else "sft"]
-        return values
+        return {k: v for k, v in values.items() if k == self.section or k not in _SECTIONS}
 
 
 def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict[str, Any]:

@@ -180,6 +180,8 @@ def _front(name: str, model: str | None, weights: Weights, reading: Reading | No
 
 def _aim(results: dict[str, Any]) -> str:
     """What it was trained for."""
+    if results["job_type"] == "dpo":
+        return "It prefers what they prefer; rewards only measured it."
     if results["job_type"] == "sft":
         return "It imitates their demonstrations; rewards only measured it."
     weights = results["settings"]["rewards"]
@@ -247,7 +249,7 @@ def _limits(results: dict[str, Any]) -> list[str]:
         "and what the model could do before may have been lost.",
         "The intervals speak of other instructions, not of another seed: train more seeds to know.",
         "It learned to please what measures it. Read its responses before you rely on the numbers."
-        if results["job_type"] != "sft"
+        if results["job_type"] not in ("sft", "dpo")
         else "It learned to sound like its demonstrations. Read its responses, too.",
         "It was not made safe, truthful or fair by this training; the licence of the base model "
         "applies.",

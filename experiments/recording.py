@@ -221,11 +221,10 @@ def open_record(
         resumed_update = update_of(checkpoint) if checkpoint else -1
         _drop_evaluations(folder.path / "eval", resumed_update)
         say(f"resuming after update {update_of(checkpoint)}")
-    is_sft = config.algorithm == "sft"
     progress = Progress(
-        config.sft.max_steps if is_sft else config.ppo.num_updates,
+        config.steps,
         start=update_of(checkpoint),
-        unit="step" if is_sft else "update",
+        unit="update" if config.supervised is None else "step",
     )
     recorder = Recorder(
         config,

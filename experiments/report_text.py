@@ -19,6 +19,9 @@ _LABELS = {
     "rollout/truncated_frac": "responses cut short",
     "sft/loss": "loss",
     "sft/val_loss": "validation loss",
+    "dpo/loss": "loss",
+    "dpo/val_loss": "validation loss",
+    "dpo/val_accuracy": "preferences told apart",
     "raft/loss": "loss",
 }
 
@@ -67,7 +70,7 @@ def headline(results: dict[str, Any]) -> str:
     task, model = results["task"], results["base_model"]
     if results["job_type"] == "eval":
         return f"{results['name']}: an evaluation of {model} on {task}, {results['status']}"
-    unit = "steps" if results["job_type"] == "sft" else "updates"
+    unit = "steps" if results["job_type"] in ("sft", "dpo") else "updates"
     planned = results["planned"]
     of = f" of {planned}" if planned and planned != results["done"] else ""
     took = results["seconds"]

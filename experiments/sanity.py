@@ -133,10 +133,11 @@ def run_sanity(
             in this run.
         RewardError: It did not learn because the rewards say nothing.
     """
-    if config.algorithm == "sft":
+    if config.supervised is not None:
         raise ConfigError(
-            "algorithm = 'sft' with --sanity: the check looks whether the rewards can be learned, "
-            "and supervised fine-tuning has none. Leave --sanity out, or take a recipe of ppo."
+            f"algorithm = {config.algorithm!r} with --sanity: the check looks whether the rewards "
+            "can be learned, and supervised training has none. Leave --sanity out, or take a "
+            "recipe of ppo."
         )
     config = config.resolved()
     materials = setup_run.make_materials(config)

@@ -147,7 +147,7 @@ def is_done(config: TrainConfig) -> bool:
     config = keep_chosen(config, folder)
     refuse_changed(config, folder)
     updates = (read_config(folder).get("ppo") or {}).get("num_updates")
-    return config.algorithm == "sft" or updates == config.ppo.num_updates
+    return config.supervised is not None or updates == config.ppo.num_updates
 
 
 def for_one_seed(command: Sequence[str], seed: int) -> list[str]:

@@ -183,7 +183,8 @@ def _how_to_make(path: Path) -> str:
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         variant, _, seed = path.name.rpartition("-s")
         if settings.get("variant") == variant and seed.isdigit():
-            command = "sft" if settings.get("algorithm") == "sft" else "train"
+            algorithm = settings.get("algorithm")
+            command = algorithm if algorithm in ("sft", "dpo") else "train"
             words = ["instructrec", command, recipe.stem]
             words += [] if seed == "0" else ["--seed", seed]
             return f" Make it with: {shlex.join(words)}"

@@ -88,12 +88,11 @@ def _others() -> str:
 
 
 def _work(config: TrainConfig) -> str:
-    if config.algorithm == "sft":
-        sft = config.sft
-        return (
-            f"at most {sft.max_steps} steps of {sft.batch_size}, "
-            f"on {sft.demonstrations} demonstrations"
-        )
+    if config.supervised is not None:
+        given = f"{config.sft.demonstrations} demonstrations"
+        if config.algorithm == "dpo":
+            given = f"{config.dpo.pairs} pairs"
+        return f"at most {config.steps} steps of {config.supervised.batch_size}, on {given}"
     ppo = config.ppo
     return (
         f"{ppo.num_updates} updates of {ppo.episodes_per_update} episodes "
@@ -106,7 +105,7 @@ def conclude(
     config: TrainConfig, folder: RunFolder, summary: Mapping[str, Any], where: str, say: Say
 ) -> None:
     """Says how a run ended, in words, and where everything lies."""
-    unit = "steps" if config.algorithm == "sft" else "updates"
+    unit = "updates" if config.supervised is None else "steps"
     duration = format_duration(summary["train_s"])
     first = f"{config.algorithm} ran {summary['updates']} {unit} in {duration}"
     if summary["stopped"] == "early_stopping":

@@ -21,7 +21,6 @@ from instructrec import processes
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import (
-    demonstrations,
     model_card,
     setup_run,
     telling,
@@ -35,6 +34,7 @@ from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.experiments.staging import staged
+from instructrec.experiments.supervised_run import prepared, train_supervised
 from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
 from instructrec.rl.sharing import check_shares, check_stateless
 
@@ -112,8 +112,8 @@ def run_training(
     """
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    if config.algorithm == "sft":
-        processes.refuse_several("supervised fine-tuning")
+    if config.supervised is not None:
+        processes.refuse_several("supervised training")
     with processes.joined(config.policy.device):
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
@@ -138,7 +138,7 @@ def run_training(
 def _materials(config: TrainConfig) -> Materials:
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
-    if config.algorithm != "sft":
+    if config.supervised is None:
         check_shares(config.ppo)
         check_stateless(materials.reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
@@ -153,8 +153,10 @@ def _policy(
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
     )
-    if config.algorithm != "sft":
+    if config.supervised is None:
         config = config.with_micro_batch_size(policy.device.type)
+    else:
+        config = prepared(config, materials)
     setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
@@ -196,8 +198,14 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     with recorder:
         _measure_start(run)
         with progress:
-            if run.config.algorithm == "sft":
-                trained = _sft(run, recorder)
+            if run.config.supervised is not None:
+                trained = train_supervised(
+                    run.config,
+                    run.materials,
+                    run.policy,
+                    recorder,
+                    lambda step: _evaluate(run, "validation", step)[0],
+                )
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
@@ -275,38 +283,6 @@ def _seen(run: _Run) -> dict[str, Any]:
     return found
 
 
-def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
-    from instructrec.rl.sft import Demonstration, run_sft
-
-    config, episodes = run.config.sft, run.config.task.episodes
-    train, validation = run.materials.train, run.materials.validation
-    taken = demonstrations.chosen(train, config.demonstrations, run.config.seed)
-    watched = config.validation_demonstrations if config.eval_every else 0
-    result = run_sft(
-        run.policy,
-        [Demonstration(*e) for e in demonstrations.examples(train, taken, episodes)],
-        [
-            Demonstration(*e)
-            for e in demonstrations.examples(
-                validation, demonstrations.chosen(validation, watched, 0), episodes
-            )
-        ],
-        config,
-        seed=run.config.seed,
-        on_step=recorder.on_step,
-        evaluate=lambda step: _evaluate(run, "validation", step)[0],
-    )
-    recorder.flush_step()
-    return {
-        "updates": result.steps,
-        "best_update": result.best_step,
-        "best_score": result.best_score,
-        "stopped": "finished" if result.steps == config.max_steps else "early_stopping",
-        "demonstrations": [train[i].id for i in taken],
-        "loss": result.loss,
-    }
-
-
 def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
     """Final evaluation by all processes; export and summary by the main one."""
     start = time.perf_counter()
@@ -380,7 +356,7 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
 def _info(config: TrainConfig, model: str) -> RunInfo:
     parent = Path(model).parent if Path(model).name == "policy" else None
     return RunInfo(
-        job_type="sft" if config.algorithm == "sft" else "train",
+        job_type="train" if config.supervised is None else config.algorithm,
         algorithm=config.algorithm,
         variant=config.resolved_variant,
         seed=config.seed,

@@ -34,10 +34,13 @@ _TITLE_CHARS = 60
 _INCREMENTS = 25
 """Each increment of a table names all before it, so a long run sends them ever more rarely: every
 update at first, every second one after so many increments, every third after twice as many."""
+_BY_STEP = ("sft", "dpo")
+"""Metrics that are logged by optimizer steps, not by updates."""
 _BEST = {
     "eval/total/mean": "max,last",
     "reward/total/mean": "max,last",
     "sft/val_loss": "min,last",
+    "dpo/val_loss": "min,last",
     "ppo/kl_ref": "max,last",
 }
 """Numbers whose best or worst is shown in the table of runs, beside the latest."""
@@ -216,9 +219,10 @@ def open_wandb(
     run.define_metric("train/update")
     run.define_metric("sft/step")
     run.define_metric("*", step_metric="train/update")
-    run.define_metric("sft/*", step_metric="sft/step")
+    for name in _BY_STEP:
+        run.define_metric(f"{name}/*", step_metric="sft/step")
     for key, shown in _BEST.items():
-        axis = "sft/step" if key.startswith("sft/") else "train/update"
+        axis = "sft/step" if key.split("/")[0] in _BY_STEP else "train/update"
         run.define_metric(key, step_metric=axis, summary=shown)
     return WandbTracker(wandb, run, mode), keyless or problem
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from instructrec.errors import ConfigError
+
 if TYPE_CHECKING:
     from instructrec.rl.config import PPOConfig
 
@@ -27,6 +29,16 @@ OF_THE_CRITIC = (
 )
 """Settings without effect where the baseline is no critic. The head learns all the same, so that
 its explained variance is known, which is why its learning rate and weight are not among them."""
+
+
+def require(condition: bool, field: str, given: object, expected: str) -> None:
+    """Refuses the value of a setting.
+
+    Raises:
+        ConfigError: The condition does not hold.
+    """
+    if not condition:
+        raise ConfigError(f"{field} = {given!r}: expected {expected}.")
 
 
 def complaints(config: PPOConfig) -> Iterator[str]:

@@ -1,0 +1,61 @@
+"""Runs that learn from given answers, from the command line to their folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from instructrec.experiments.cli import main
+from instructrec.experiments.report import report
+from instructrec.experiments.runfolder import RunFolder, read_metrics
+
+TINY = ["--policy.model", "tiny", "--policy.train", "full", "--policy.device", "cpu"]
+SHORT = ["--eval.limit", "8", "--eval.validation_limit", "4", "--eval.max_new_tokens", "3"]
+
+
+@pytest.fixture
+def preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of pairs, and the working folder of runs on them."""
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"say {i}", "chosen": "aa", "rejected": "zz"} for i in range(60)]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_dpo_learns_from_a_file_of_preferences(preferences: Path) -> None:
+    steps = ["--dpo.max_steps", "4", "--dpo.learning_rate", "2e-3", "--dpo.eval_every", "2"]
+    assert main(["dpo", "--task.name", str(preferences), *TINY, *SHORT, *steps]) == 0
+    folder = RunFolder.open("runs/dpo-pairs-s0")
+    rows = read_metrics(folder.path)
+    assert [row["sft/step"] for row in rows] == [0, 1, 2, 3, 4]
+    assert rows[-1]["dpo/val_accuracy"] == 1 and rows[-1]["dpo/loss"] < rows[1]["dpo/loss"]
+    assert folder.info().job_type == folder.info().algorithm == "dpo"
+    assert set(folder.config()) >= {"dpo"} and not {"sft", "ppo"} & set(folder.config())
+    assert len(folder.summary()["demonstrations"]) > 30
+    results = report(str(folder.path), say=lambda text: None)
+    assert results["course"]["dpo/val_accuracy"]["last"] == 1
+    assert (folder.policy / "config.json").exists()
+    assert main(["evaluate", str(folder.path), "--limit", "2"]) == 0
+
+
+def test_dpo_needs_pairs_and_a_recipe_of_its_own(
+    preferences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dpo", "--task.name", "parity", *TINY, *SHORT]) == 3
+    assert not Path("runs").exists()
+    assert "prompt, chosen and rejected" in capsys.readouterr().err
+    assert main(["dpo", "short_answers_sft"]) == 2
+    assert "trains with algorithm dpo" in capsys.readouterr().err
+    assert main(["dpo", "--task.env", "chat"]) == 2
+    assert "pairs of single answers" in capsys.readouterr().err
+
+
+def test_epochs_say_how_many_steps_there_are(preferences: Path) -> None:
+    few = ["--sft.demonstrations", "10", "--sft.batch_size", "4", "--sft.epochs", "1.5"]
+    assert main(["sft", "--task.name", str(preferences), *TINY, *SHORT, *few]) == 0
+    folder = RunFolder.open("runs/sft-pairs-s0")
+    assert folder.summary()["updates"] == folder.config()["sft"]["max_steps"] == 4
+    assert folder.summary()["stopped"] == "finished"
