@@ -8,7 +8,7 @@ counts: the same instructions, rewards and way to answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +89,22 @@ def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> l
                 Change(part, pair.mean_b, pair.mean_a, pair.low, pair.high, pair.p, pair.n)
             )
     return found
+
+
+def table(found: Sequence[Change]) -> str:
+    """The changes as a table of plain text, a line each."""
+    rows = [("score", "before", "after", "difference, 95 % interval", "verdict")]
+    for change in found:
+        difference = f"{change.after - change.before:+.3f}"
+        if math.isfinite(change.low) and math.isfinite(change.high):
+            difference += f" [{change.low:+.3f}, {change.high:+.3f}]"
+        means = (f"{change.before:.3f}", f"{change.after:.3f}")
+        rows.append((change.part, *means, difference, change.verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
 
 
 def find_before(run: RunFolder, after: Evaluation) -> Evaluation | None:

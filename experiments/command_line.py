@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -138,6 +139,7 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     # The right name in the wrong section (--learning_rate) is a closer guess than a similar word.
     leaf = key.rsplit(".", 1)[-1]
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
+    found.sort(key=lambda k: -difflib.SequenceMatcher(None, key, k).ratio())
     elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
     # In ppo, a setting of TRL means that one, also where another section has the same word.

@@ -18,6 +18,7 @@ from instructrec.experiments.before_after import Change
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
+from instructrec.experiments.kept_tasks import kept_in_words
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
 
@@ -328,4 +329,5 @@ def _verdicts(reading: Reading) -> list[str]:
         found.append(reading.changes[0].in_words())
     elif record["job_type"] != "eval" and reading.evaluation is not None:
         found.append(telling.UNKNOWN_BEFORE)
-    return found
+    kept = reading.summary.get("kept") or {}
+    return found + [kept_in_words(name, of_it) for name, of_it in kept.items()]

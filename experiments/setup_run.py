@@ -17,6 +17,7 @@ from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
+from instructrec.experiments.kept_tasks import KeptTask, read_kept
 from instructrec.experiments.runfolder import RunInfo
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
@@ -45,6 +46,8 @@ class Materials:
     """Instructions of the final evaluation."""
     reward: CombinedReward
     """The rewards."""
+    kept: tuple[KeptTask, ...] = ()
+    """Old tasks on which is measured what was forgotten."""
 
 
 def make_materials(config: TrainConfig) -> Materials:
@@ -67,7 +70,7 @@ def make_materials(config: TrainConfig) -> Materials:
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(
         test.columns
     )
-    return Materials(train, validation, test, reward)
+    return Materials(train, validation, test, reward, read_kept(config.eval.keep_tasks))
 
 
 def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:

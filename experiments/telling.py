@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from instructrec import processes
 from instructrec.experiments import before_after
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.kept_tasks import kept_in_words
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.runfolder import RunFolder
@@ -114,7 +115,7 @@ def conclude(
         first += ", and was pruned: others did better up to there"
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
-    lines = ["", first + ".", _better(folder)]
+    lines = ["", first + ".", *_better(folder), *_kept(summary)]
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     if "speed/limit_frac" in summary:
@@ -146,12 +147,20 @@ def conclude(
     say("\n".join(lines))
 
 
-def _better(folder: RunFolder) -> str:
+def _better(folder: RunFolder) -> list[str]:
     """Whether the policy is better than its start, where an evaluation of it can be found."""
     after = before_after.read_evaluation(folder.path)
     before = before_after.find_before(folder, after)
-    found = [] if before is None else before_after.changes(before, after, rewards=False)
-    return found[0].in_words() if found else UNKNOWN_BEFORE
+    found = [] if before is None else before_after.changes(before, after)
+    if not found:
+        return [UNKNOWN_BEFORE]
+    table = [before_after.table(found)] if len(found) > 2 else []  # the total, and what it is of
+    return [found[0].in_words(), *table]
+
+
+def _kept(summary: Mapping[str, Any]) -> list[str]:
+    """What became of old tasks."""
+    return [kept_in_words(name, found) for name, found in summary.get("kept", {}).items()]
 
 
 def _critic(used: int, updates: int) -> str:

@@ -28,8 +28,9 @@ from instructrec.experiments import (
 )
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.corpus import CorpusMetrics
-from instructrec.experiments.evaluation import evaluate
+from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.kept_tasks import KeptTask, complete, forgetting
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
@@ -140,7 +141,8 @@ def _materials(config: TrainConfig) -> Materials:
     materials = setup_run.make_materials(config)
     if config.supervised is None:
         check_shares(config.ppo)
-        check_stateless(materials.reward)
+        for reward in (materials.reward, *(kept.reward for kept in materials.kept)):
+            check_stateless(reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
     return materials
 
@@ -157,7 +159,9 @@ def _policy(
         config = config.with_micro_batch_size(policy.device.type)
     else:
         config = prepared(config, materials)
-    setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
+    kept = [each.task for each in materials.kept]
+    tasks = (materials.train, materials.validation, materials.test, *kept)
+    setup_run.check_prompts(policy, tasks)
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
     return config, policy, info
@@ -215,12 +219,15 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
 
 
 def _measure_start(run: _Run) -> None:
-    """Evaluates the start on the test split where that is asked for; training draws as without."""
+    """Evaluates the start where that is asked for; training draws as without."""
+    state = run.policy.generator_state()
     if run.config.eval.before:
         run.say("evaluating the start on the test split ...")
-        state = run.policy.generator_state()
         _evaluate(run, "test", 0)
-        run.policy.set_generator_state(state)
+    for kept in run.materials.kept:
+        run.say(f"evaluating the start on {kept.name} ...")
+        _evaluate_kept(run, kept, 0)
+    run.policy.set_generator_state(state)
 
 
 def _ppo(
@@ -297,9 +304,14 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
     processes.on_main(check)
     run.say("evaluating on the test split ...")
     metrics, file = _evaluate(run, "test", best)
+    forgotten = {
+        kept.name: forgetting(_evaluate_kept(run, kept, 0), _evaluate_kept(run, kept, best))
+        for kept in run.materials.kept
+    }
     summary = {
         **metrics,
         **trained,
+        **({"kept": forgotten} if forgotten else {}),
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
         "policy_hash": policy_hash,
@@ -351,6 +363,26 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         out=file,
     )
     return evaluation.metrics(), file
+
+
+def _evaluate_kept(run: _Run, kept: KeptTask, update: int) -> Evaluation:
+    """What the policy is worth on an old task; read from the folder where it was measured."""
+    config, sampling = run.config.eval, run.config.eval_sampling
+    name = telling.decoding(sampling, config.samples, config.limit, run.config.seed, kept.episodes)
+    file = run.folder.eval_path(f"kept_{kept.label}", kept.task.split, name, update)
+    if update == 0 and file.exists() and (found := complete(file)) is not None:
+        return found
+    return evaluate(
+        run.policy,
+        kept.task,
+        kept.reward,
+        sampling=sampling,
+        samples=config.samples,
+        batch_size=config.batch_size,
+        limit=config.limit,
+        episodes=kept.episodes,
+        out=file,
+    )
 
 
 def _info(config: TrainConfig, model: str) -> RunInfo:

@@ -376,8 +376,9 @@ def markdown_page() -> str:
         "`train/update` as the axis (`sft/step` for `sft/…` and `dpo/…`). In a name, `<reward>`\n"
         "stands for the name of a reward, or `total` for their weighted sum (a reward inside\n"
         "another is called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a value\n"
-        "of a corpus metric, `<task>` for a task of a mixture, `<kind>` for a way to reword. At the end of a\n"
-        "run, `final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
+        "of a corpus metric, `<task>` for a task of a mixture, `<kind>` for a way to reword. At\n"
+        "the end of a run, `final/<key>` in the summary of the W&B run holds the numbers of\n"
+        "`summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )

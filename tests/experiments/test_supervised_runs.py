@@ -59,3 +59,36 @@ def test_epochs_say_how_many_steps_there_are(preferences: Path) -> None:
     folder = RunFolder.open("runs/sft-pairs-s0")
     assert folder.summary()["updates"] == folder.config()["sft"]["max_steps"] == 4
     assert folder.summary()["stopped"] == "finished"
+
+
+def test_old_tasks_are_measured_before_and_after(
+    preferences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old = ["--sft.learning_rate", "5e-3", "--sft.max_steps", "40", "--task.name", str(preferences)]
+    assert main(["sft", "--name", "old", *old, *TINY, *SHORT]) == 0
+    new = preferences.with_name("new.jsonl")
+    rows = [{"prompt": f"say {i}", "reference": "zz"} for i in range(60)]
+    new.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    on = ["--policy.model", "runs/old", "--eval.before", "true", *TINY[2:], *SHORT, *old[:4]]
+    keep = ["--eval.keep_tasks", "[runs/old, parity]"]
+    assert main(["sft", "--name", "new", "--task.name", str(new), *on, *keep]) == 0
+    kept = RunFolder.open("runs/new").summary()["kept"]
+    assert list(kept) == ["runs/old", "parity"]
+    assert (kept["runs/old"]["before"], kept["runs/old"]["after"]) == (1, 0)
+    assert kept["runs/old"]["verdict"] == "worse" and kept["runs/old"]["high"] < 0
+    assert kept["parity"]["n"] == 8 and kept["parity"]["verdict"] == "undecided"
+    told = capsys.readouterr().out
+    assert "old task runs/old: forgotten in part: 1.000 before, 0.000 after (-1.000" in told
+    results = report("runs/new", say=lambda text: None)
+    assert any("old task parity: no change that" in line for line in results["verdicts"])
+
+
+def test_old_tasks_are_checked_before_anything_is_spent(
+    preferences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["sft", "--task.name", str(preferences), *TINY, *SHORT, "--eval.keep_tasks"]
+    assert main([*given, "[parity, parity]"]) == 2
+    assert "each of them once" in capsys.readouterr().err
+    assert main([*given, "[prity]"]) == 2
+    assert "Did you mean 'parity'" in capsys.readouterr().err
+    assert not Path("runs").exists()
