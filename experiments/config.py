@@ -103,10 +103,16 @@ class TrainConfig:
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
                 "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
-        if self.algorithm == "dpo" and self.task.env != "instruction":
+        labels = self.algorithm == "sft" and self.sft.head == "labels"
+        if (self.algorithm == "dpo" or labels) and self.task.env != "instruction":
             raise ConfigError(
-                f"task.env = {self.task.env!r} given, but algorithm = 'dpo' learns from pairs of "
-                "single answers: remove the key."
+                f"task.env = {self.task.env!r} given, but algorithm = 'dpo' and sft.head = "
+                "'labels' learn from single answers: remove the key."
+            )
+        if self.policy.train == "head" and not labels:
+            raise ConfigError(
+                "policy.train = 'head': only a head of labels can train alone. Set algorithm: sft "
+                "with sft.head: labels, or policy.train to 'full', 'last_layers' or 'lora'."
             )
         for other in _SECTIONS:
             if other != self.section:

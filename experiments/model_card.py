@@ -23,6 +23,12 @@ _GENERATIONS = 20
 """Most parents that are followed to the first model."""
 
 
+_LABELS = (
+    "The policy answers one of a few labels: a linear head in `label_head.safetensors` beside the "
+    "model. `instructrec evaluate` and `instructrec.policies.load_policy` read both."
+)
+
+
 @dataclass(frozen=True)
 class Weights:
     """What lies beside a card."""
@@ -78,13 +84,13 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
     first, on_hub = first_model(reading.path, reading.record)
     name = str(results["name"])
     changed = [f"- {line}" for line in results["verdicts"]] or ["- not measured"]
-    task = results["task"]
+    task, labels = results["task"], "classes" in reading.summary
     blocks = [
         f"# {name}",
         f"A policy trained by instructrec with {results['algorithm']}, from `{first}`, to answer "
         f"the instructions of `{task}`. {_aim(results)}",
         "## How to load it",
-        _loading(weights, _prompt(reading)),
+        _loading(weights, _prompt(reading)) if not labels else _LABELS,
         "## Result on held-out instructions",
         "\n".join(changed),
         markdown_table(report_text.score_rows(results)) if results["scores"] else "",

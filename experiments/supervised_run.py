@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.tasks.base import Task
@@ -21,20 +21,52 @@ Triple = tuple[Any, str, str]
 """Prompt, the better response, the other one."""
 
 
-def prepared(config: TrainConfig, materials: Materials) -> TrainConfig:
-    """The same run with the steps that its epochs come to, where it has some.
+def prepared(
+    config: TrainConfig, materials: Materials, policy: CausalLMPolicy
+) -> tuple[TrainConfig, CausalLMPolicy]:
+    """The same run with the steps that its epochs come to, and the policy with the head it needs.
 
     Raises:
-        DataError: An instruction has no answer, or no pair of answers, to learn from.
+        DataError: An instruction has no answer, or no pair of answers, to learn from; or the
+            answers are no labels.
+        PolicyError: The policy answers labels, and is to learn to write.
     """
+    from instructrec.policies.labels import refuse_labels
+
     settings, taken = config.supervised, _taken(config, materials.train)
-    if config.algorithm == "dpo":
-        rows = len(pairs(materials.train, taken))
-    else:
-        rows = len(demonstrations.examples(materials.train, taken, config.task.episodes))
     assert settings is not None, "prepared() is for supervised training"
-    resolved: dict[str, Any] = {config.section: settings.with_steps(rows)}
-    return dataclasses.replace(config, **resolved)
+    if config.algorithm == "dpo":
+        rows: Sequence[Any] = pairs(materials.train, taken)
+    else:
+        rows = demonstrations.examples(materials.train, taken, config.task.episodes)
+    if config.algorithm == "sft" and config.sft.head == "labels":
+        policy = _with_labels(policy, [response for _, response in rows])
+    else:
+        refuse_labels(policy, f"algorithm {config.algorithm}")
+    resolved: dict[str, Any] = {config.section: settings.with_steps(len(rows))}
+    return dataclasses.replace(config, **resolved), policy
+
+
+def _with_labels(policy: CausalLMPolicy, answers: Sequence[str]) -> CausalLMPolicy:
+    """The policy with a head for the answers; one that has a head keeps it."""
+    from instructrec.policies.labels import LabelPolicy
+
+    labels = sorted(set(answers))
+    if len(labels) < 2 or (len(labels) == len(answers) and len(labels) > 2):
+        raise DataError(
+            f"{len(answers)} demonstrations have {len(labels)} different answers "
+            f"({', '.join(map(repr, labels[:3]))}, ...): expected labels, 2 or more, that come "
+            "again. Take more sft.demonstrations, or set sft.head: text."
+        )
+    if isinstance(policy, LabelPolicy):
+        if unknown := sorted(set(labels) - set(policy.labels)):
+            raise DataError(
+                f"the policy answers {', '.join(map(repr, policy.labels))}, and the demonstrations "
+                f"have {', '.join(map(repr, unknown))} as well: expected the labels that it has. "
+                "Begin from the model that it was trained from."
+            )
+        return policy
+    return LabelPolicy(policy, labels)
 
 
 def train_supervised(
@@ -128,17 +160,20 @@ def _sft(
     recorder: Recorder,
     evaluate: Callable[[int], dict[str, float]],
 ) -> SFTResult:
+    from instructrec.policies.labels import LabelPolicy
+    from instructrec.rl.labels import run_labels
     from instructrec.rl.sft import Demonstration, run_sft
 
     episodes, validation = config.task.episodes, materials.validation
     watched = config.sft.validation_demonstrations if config.sft.eval_every else 0
     chosen = demonstrations.chosen(validation, watched, 0)
-    return run_sft(
-        policy,
-        [Demonstration(*e) for e in demonstrations.examples(materials.train, taken, episodes)],
-        [Demonstration(*e) for e in demonstrations.examples(validation, chosen, episodes)],
-        config.sft,
-        seed=config.seed,
-        on_step=recorder.on_step,
-        evaluate=evaluate,
-    )
+    given = [Demonstration(*e) for e in demonstrations.examples(materials.train, taken, episodes)]
+    watch = [Demonstration(*e) for e in demonstrations.examples(validation, chosen, episodes)]
+    told: dict[str, Any] = {
+        "seed": config.seed,
+        "on_step": recorder.on_step,
+        "evaluate": evaluate,
+    }
+    if isinstance(policy, LabelPolicy):
+        return run_labels(policy, given, watch, config.sft, **told)
+    return run_sft(policy, given, watch, config.sft, **told)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
-from instructrec.experiments import before_after
+from instructrec.experiments import before_after, classes
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.kept_tasks import kept_in_words
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
@@ -116,6 +116,8 @@ def conclude(
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
     lines = ["", first + ".", *_better(folder), *_kept(summary)]
+    if "classes" in summary:
+        lines.append(classes.table(summary["classes"]))
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     if "speed/limit_frac" in summary:

@@ -26,6 +26,7 @@ from instructrec.experiments import (
     telling,
     verification,
 )
+from instructrec.experiments.classes import class_report
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import Evaluation, evaluate
@@ -151,14 +152,17 @@ def _policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
 ) -> tuple[TrainConfig, CausalLMPolicy, RunInfo]:
     """Loads the policy; returns also the settings that depend on its device, and the run's name."""
+    from instructrec.policies.labels import refuse_labels
+
     model = setup_run.model_folder(config.policy.model)
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
     )
     if config.supervised is None:
+        refuse_labels(policy, f"algorithm {config.algorithm}")
         config = config.with_micro_batch_size(policy.device.type)
     else:
-        config = prepared(config, materials)
+        config, policy = prepared(config, materials, policy)
     kept = [each.task for each in materials.kept]
     tasks = (materials.train, materials.validation, materials.test, *kept)
     setup_run.check_prompts(policy, tasks)
@@ -220,6 +224,8 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
 
 def _measure_start(run: _Run) -> None:
     """Evaluates the start where that is asked for; training draws as without."""
+    if not run.config.eval.before and not run.materials.kept:
+        return
     state = run.policy.generator_state()
     if run.config.eval.before:
         run.say("evaluating the start on the test split ...")
@@ -312,6 +318,7 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         **metrics,
         **trained,
         **({"kept": forgotten} if forgotten else {}),
+        **class_report(run.policy, file),
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
         "policy_hash": policy_hash,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from instructrec.errors import DataError, NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.dropout import dropout
-from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX
+from instructrec.policies.prefill import shared_columns
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.optim import learning_rate_factor
@@ -116,13 +116,6 @@ def response_logprobs(trunk: Trunk, ids_BL: Tensor, labels_BL: Tensor) -> tuple[
         hidden_BSH[row_N, position_N - shared], labels_BL[row_N, position_N + 1], 1.0
     )
     return logprobs_N, row_N
-
-
-def shared_columns(trunk: Trunk, ids_BL: Tensor, most: int) -> int:
-    """First columns that are the same in all rows and run once, ``most`` at the most."""
-    same_L = (ids_BL[:, :most] == ids_BL[:1, :most]).all(0)
-    shared = int(same_L.long().cumprod(0).sum())
-    return shared if trunk.can_share and shared >= SHORTEST_SHARED_PREFIX else 0
 
 
 def fit(

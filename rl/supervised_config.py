@@ -97,6 +97,9 @@ class SFTConfig(SupervisedConfig):
     """Demonstrations taken from the training split (all of them when there are fewer)."""
     validation_demonstrations: int = 50
     """Demonstrations of the validation split on which the loss is watched."""
+    head: Literal["text", "labels"] = "text"
+    """What answers: the model writes text, or a new linear head gives one of the labels that the
+    demonstrations have."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -13,6 +13,7 @@ from instructrec.experiments.runfolder import RunFolder, read_metrics
 
 TINY = ["--policy.model", "tiny", "--policy.train", "full", "--policy.device", "cpu"]
 SHORT = ["--eval.limit", "8", "--eval.validation_limit", "4", "--eval.max_new_tokens", "3"]
+SHORT += ["--tracking.mode", "disabled"]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_dpo_needs_pairs_and_a_recipe_of_its_own(
     assert main(["dpo", "short_answers_sft"]) == 2
     assert "trains with algorithm dpo" in capsys.readouterr().err
     assert main(["dpo", "--task.env", "chat"]) == 2
-    assert "pairs of single answers" in capsys.readouterr().err
+    assert "learn from single answers" in capsys.readouterr().err
 
 
 def test_epochs_say_how_many_steps_there_are(preferences: Path) -> None:
@@ -92,3 +93,29 @@ def test_old_tasks_are_checked_before_anything_is_spent(
     assert main([*given, "[prity]"]) == 2
     assert "Did you mean 'parity'" in capsys.readouterr().err
     assert not Path("runs").exists()
+
+
+def test_a_head_of_labels_is_evaluated_like_any_policy(
+    preferences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = preferences.with_name("labels.jsonl")
+    rows = [{"prompt": f"{'ab'[i % 2]}{i}", "reference": ["even", "odd"][i % 2]} for i in range(90)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = ["--sft.head", "labels", "--sft.learning_rate", "5e-3", "--sft.eval_every", "10"]
+    settings += ["--sft.best_by", "eval/exact_match/mean", "--name", "labels"]
+    settings += ["--task.name", str(data), *SHORT[2:]]
+    assert main(["sft", *settings, *TINY]) == 0
+    run = RunFolder.open("runs/labels")
+    classes = run.summary()["classes"]
+    assert classes["accuracy"] == run.summary()["eval/exact_match/mean"] > 0.9
+    assert set(classes["classes"]) == {"even", "odd"}
+    assert "precision  recall" in capsys.readouterr().out
+    assert any("sft/val_accuracy" in row for row in read_metrics(run.path))
+    assert main(["evaluate", "runs/labels"]) == 0  # whose weights are held against the run's
+    assert main(["train", "tiny_smoke", "--policy.model", "runs/labels"]) == 4
+    assert "writes no text" in capsys.readouterr().err
+    assert main(["export", "runs/labels", "--out", "out"]) == 4
+    free = ["--task.name", str(preferences), "--sft.head", "labels", *TINY, *SHORT]
+    assert main(["sft", *free]) == 3
+    assert "have 1 different answers" in capsys.readouterr().err
+    assert main(["sft", "--policy.train", "head"]) == 2
