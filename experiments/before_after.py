@@ -8,7 +8,7 @@ counts: the same instructions, rewards and way to answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -104,6 +104,21 @@ def table(found: Sequence[Change]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
+    )
+
+
+def kept_in_words(name: str, found: Mapping[str, Any]) -> str:
+    """One sentence on an old task, from what the summary of the run says."""
+    if not found:
+        return f"old task {name}: no instruction was scored both before and after."
+    outcome = {"worse": "forgotten in part", "better": "better than before"}
+    told = outcome.get(found["verdict"], "no change that could not be chance")
+    interval = ""
+    if found["low"] is not None and found["high"] is not None:
+        interval = f", 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    return (
+        f"old task {name}: {told}: {found['before']:.3f} before, {found['after']:.3f} after "
+        f"({found['after'] - found['before']:+.3f}{interval}; {found['n']} instructions)."
     )
 
 

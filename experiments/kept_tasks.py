@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from instructrec.envs.tasks.base import Task, make_task
 from instructrec.errors import ConfigError, DataError
-from instructrec.experiments.before_after import changes
 from instructrec.experiments.config import reward_value
-from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.task_config import TaskConfig
@@ -75,47 +71,3 @@ def _read(name: str) -> KeptTask:
     reward = make_rewards(reward_value(rewards))
     reward.check_columns([*task.columns, *config.episodes.told])
     return KeptTask(name, task, reward, config.episodes)
-
-
-def complete(file: Path) -> Evaluation | None:
-    """Reads an evaluation that was made; None where it is missing or was interrupted."""
-    try:
-        return load_evaluation(file)
-    except DataError:
-        return None
-
-
-def forgetting(before: Evaluation, after: Evaluation) -> dict[str, Any]:
-    """What became of an old task: both means, and the interval of the difference.
-
-    Args:
-        before: Of the policy as training began.
-        after: Of the policy that training left.
-
-    Returns:
-        ``before, after, low, high, p, n, verdict``, where an end of the interval that is not known
-        is None; empty where no instruction was scored both times.
-    """
-    found = changes(before, after, rewards=False)
-    if not found:
-        return {}
-    values = dataclasses.asdict(found[0]) | {"verdict": found[0].verdict}
-    del values["part"]
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()
-    }
-
-
-def kept_in_words(name: str, found: Mapping[str, Any]) -> str:
-    """One sentence on an old task, from what `forgetting` says."""
-    if not found:
-        return f"old task {name}: no instruction was scored both before and after."
-    outcome = {"worse": "forgotten in part", "better": "better than before"}
-    told = outcome.get(found["verdict"], "no change that could not be chance")
-    interval = ""
-    if found["low"] is not None and found["high"] is not None:
-        interval = f", 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
-    return (
-        f"old task {name}: {told}: {found['before']:.3f} before, {found['after']:.3f} after "
-        f"({found['after'] - found['before']:+.3f}{interval}; {found['n']} instructions)."
-    )

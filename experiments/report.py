@@ -14,11 +14,10 @@ from typing import Any
 
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import before_after, report_page, telling
-from instructrec.experiments.before_after import Change
+from instructrec.experiments.before_after import Change, kept_in_words
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
-from instructrec.experiments.kept_tasks import kept_in_words
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
 

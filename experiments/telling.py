@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from instructrec import processes
 from instructrec.experiments import before_after, classes
 from instructrec.experiments.config import TrainConfig
-from instructrec.experiments.kept_tasks import kept_in_words
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.runfolder import RunFolder
@@ -162,7 +161,9 @@ def _better(folder: RunFolder) -> list[str]:
 
 def _kept(summary: Mapping[str, Any]) -> list[str]:
     """What became of old tasks."""
-    return [kept_in_words(name, found) for name, found in summary.get("kept", {}).items()]
+    return [
+        before_after.kept_in_words(name, found) for name, found in summary.get("kept", {}).items()
+    ]
 
 
 def _critic(used: int, updates: int) -> str:

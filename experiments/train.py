@@ -29,9 +29,9 @@ from instructrec.experiments import (
 from instructrec.experiments.classes import class_report
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.corpus import CorpusMetrics
-from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.experiments.evaluation import evaluate
+from instructrec.experiments.forgetting import forgotten, measure_kept
 from instructrec.experiments.interruption import StopRequest
-from instructrec.experiments.kept_tasks import KeptTask, complete, forgetting
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
@@ -232,7 +232,7 @@ def _measure_start(run: _Run) -> None:
         _evaluate(run, "test", 0)
     for kept in run.materials.kept:
         run.say(f"evaluating the start on {kept.name} ...")
-        _evaluate_kept(run, kept, 0)
+        measure_kept(kept, run.policy, run.config, run.folder, 0)
     run.policy.set_generator_state(state)
 
 
@@ -310,14 +310,10 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
     processes.on_main(check)
     run.say("evaluating on the test split ...")
     metrics, file = _evaluate(run, "test", best)
-    forgotten = {
-        kept.name: forgetting(_evaluate_kept(run, kept, 0), _evaluate_kept(run, kept, best))
-        for kept in run.materials.kept
-    }
     summary = {
         **metrics,
         **trained,
-        **({"kept": forgotten} if forgotten else {}),
+        **forgotten(run.materials.kept, run.policy, run.config, run.folder, best),
         **class_report(run.policy, file),
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
@@ -370,26 +366,6 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         out=file,
     )
     return evaluation.metrics(), file
-
-
-def _evaluate_kept(run: _Run, kept: KeptTask, update: int) -> Evaluation:
-    """What the policy is worth on an old task; read from the folder where it was measured."""
-    config, sampling = run.config.eval, run.config.eval_sampling
-    name = telling.decoding(sampling, config.samples, config.limit, run.config.seed, kept.episodes)
-    file = run.folder.eval_path(f"kept_{kept.label}", kept.task.split, name, update)
-    if update == 0 and file.exists() and (found := complete(file)) is not None:
-        return found
-    return evaluate(
-        run.policy,
-        kept.task,
-        kept.reward,
-        sampling=sampling,
-        samples=config.samples,
-        batch_size=config.batch_size,
-        limit=config.limit,
-        episodes=kept.episodes,
-        out=file,
-    )
 
 
 def _info(config: TrainConfig, model: str) -> RunInfo:
