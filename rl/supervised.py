@@ -151,18 +151,14 @@ def fit(
     _check_rows(rows, validation, config)
     if config.max_steps == 0:
         return SFTResult(0, 0, math.nan, None)
-    order = _order(len(rows), config.max_steps * config.batch_size, seed)
-    scored = None
-    if config.best_metric is not None and config.eval_every:
-        assert evaluate is not None, "best_by a reward needs a way to evaluate"
-        scored = _synced(policy, evaluate)
-    watch = _Watch(objective, config, on_step, scored)
+    watch = _Watch(objective, config, on_step, _scored(policy, config, evaluate))
     model = policy.model
     with (
         tempfile.TemporaryDirectory() as unused_dir,
         unchanged_forward(model),
         dropout(model, config.dropout, config.section),
     ):
+        order = _order(len(rows), config.max_steps * config.batch_size, seed)
         trainer = _Shell(
             objective,
             config,
@@ -176,10 +172,9 @@ def fit(
         trainer.train()
     model.eval()
     steps = int(trainer.state.global_step)
-    if watch.best_weights:
-        _load(model, watch.best_weights)
-    policy.sync()
     best_step = watch.best_step if watch.best_weights else steps
+    _load(model, watch.best_weights)
+    policy.sync()
     return SFTResult(steps, best_step, watch.loss, watch.best_score)
 
 
@@ -309,8 +304,13 @@ def _check_rows(
         )
 
 
-def _synced(policy: CausalLMPolicy, evaluate: Evaluate) -> Evaluate:
-    """The evaluation of the weights as they are at that moment, in the mode of the trainer."""
+def _scored(
+    policy: CausalLMPolicy, config: SupervisedConfig, evaluate: Evaluate | None
+) -> Evaluate | None:
+    """The evaluation of the weights as they are at that moment; None where the loss decides."""
+    if config.best_metric is None or not config.eval_every:
+        return None
+    assert evaluate is not None, "best_by a reward needs a way to evaluate"
 
     def measure(step: int) -> dict[str, float]:
         training = policy.model.training

@@ -62,6 +62,7 @@ def test_epochs_say_how_many_steps_there_are(preferences: Path) -> None:
     assert folder.summary()["stopped"] == "finished"
 
 
+@pytest.mark.slow
 def test_old_tasks_are_measured_before_and_after(
     preferences: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -47,8 +47,8 @@ def test_layers_get_it_and_adapters_keep_their_own() -> None:
 
 
 def test_a_model_without_dropout_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"dpo\.dropout = 0\.1: Linear has neither"):
-        with dropout(nn.Linear(2, 2), 0.1, "dpo"):
-            pass
+    refused = pytest.raises(ConfigError, match=r"dpo\.dropout = 0\.1: Linear has neither")
+    with refused, dropout(nn.Linear(2, 2), 0.1, "dpo"):
+        pass
     with dropout(nn.Linear(2, 2), 0.0, "dpo"):
         pass
