@@ -53,6 +53,7 @@ _QUALITIES = {
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
     "constraints": "constraints:constraints",
+    "code_execution": "code_execution:CodeExecution",
     "optimality": "walks:optimality",
     "math_verify": "maths:MathVerify",
     "reasoning_gym": "reasoning:ReasoningGym",
