@@ -7,6 +7,9 @@ True when it got what it wanted; ``BOMBS`` define ``attack`` too and want time, 
 
 from __future__ import annotations
 
+import platform
+import re
+
 CASES = [{"args": [n], "expected": 2 * n} for n in (3, 10, -4)]
 """What a right program does."""
 ORACLE = "def double(n):\n    return 2 * n\n"
@@ -204,7 +207,7 @@ ATTACKS = {
     "memory of the host": _attack("open(f'/proc/{pid}/mem', 'rb')"),
     "its own /proc": _attack("open('/proc/self/status').read()"),
     "own environment": _attack(
-        "allowed = {'LANG', 'PATH', 'PYTHONHASHSEED', 'TZ', 'PWD'}\nassert set(os.environ) - allowed"
+        "known = {'LANG', 'PATH', 'PYTHONHASHSEED', 'TZ', 'PWD'}\nassert set(os.environ) - known"
     ),
     "write to the library": _attack("open(os.__file__, 'a')"),
     "truncate the library": _attack("os.close(os.open(os.__file__, os.O_RDONLY | os.O_TRUNC))"),
@@ -231,9 +234,7 @@ ATTACKS = {
         "import resource\nresource.setrlimit(resource.RLIMIT_CPU, (10**6, 10**6))"
     ),
     "trace the host": _attack("assert libc.ptrace(16, pid, 0, 0) == 0"),
-    "read memory of the host": _attack(
-        "assert libc.syscall(310, pid, None, 0, None, 0, 0) >= 0"
-    ),
+    "read memory of the host": _attack("assert libc.syscall(310, pid, None, 0, None, 0, 0) >= 0"),
     "outlive the host": _attack("assert libc.prctl(1, 0, 0, 0, 0) == 0"),
     "become root": _attack("assert libc.syscall(105, 0) == 0"),
     "namespace": _attack("assert libc.unshare(0x10000000) == 0"),
@@ -257,6 +258,25 @@ ATTACKS = {
     "type into the terminal": _attack("import fcntl; fcntl.ioctl(0, 0x5412, b'x')"),
 }
 """What is wanted -> a program that must not get it."""
+RAW = re.compile(r"libc\.syscall")
+if platform.machine() != "x86_64":  # the numbers of calls are those of x86_64
+    ATTACKS = {name: code for name, code in ATTACKS.items() if not RAW.search(code)}
+ALL_AT_ONCE = """
+def attack(sources, pid, secret):
+    got = []
+    for name, source in sources.items():
+        space = {}
+        try:
+            exec(source, space)
+            if space["attack"](pid, secret) is True:
+                got.append(name)
+        except BaseException:
+            pass
+    return got
+"""
+"""A program that tries several attacks, and returns the names of those that succeed."""
+DEADLY = ("calls of x32", "exec", "network of bash", "spawn", "subprocess")
+"""Attacks that end the process that tries them, or would if they succeeded."""
 
 BOMBS = {
     "loop": "def attack():\n    while True: pass\n",
@@ -343,8 +363,15 @@ class Number:
 def double(n): return Number(n).value * 2
 """,
     "prints": "def double(n):\n    print('doubling', n)\n    return 2 * n\n",
-    "recursion": "def double(n):\n    return 0 if n == 0 else (2 if n > 0 else -2) + double(n - (1 if n > 0 else -1))\n",
-    "main guard": "def double(n):\n    return 2 * n\nif __name__ == '__main__':\n    print(double(int(input())))\n",
+    "recursion": """
+def double(n):
+    if n == 0: return 0
+    return 2 + double(n - 1) if n > 0 else -double(-n)
+""",
+    "main guard": """
+def double(n): return 2 * n
+if __name__ == '__main__': print(double(int(input())))
+""",
     "helper": "def twice(x): return x + x\ndef double(n): return twice(n)\n",
     "handles errors": """
 def double(n):
@@ -359,6 +386,9 @@ def double(n):
     "large exact numbers": "def double(n):\n    return (2 * n * 10**200) // 10**200\n",
     "random": "import random\ndef double(n):\n    random.shuffle([1, 2, 3])\n    return 2 * n\n",
     "lambda": "double = lambda n: n << 1\n",
-    "type hints": "from __future__ import annotations\ndef double(n: int) -> int:\n    return n * 2\n",
+    "type hints": """
+from __future__ import annotations
+def double(n: int) -> int: return n * 2
+""",
 }
 """What is special about it -> a program that must pass."""

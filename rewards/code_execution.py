@@ -92,9 +92,7 @@ class CodeExecution:
         self.workers = workers or processors()
         limits = Limits(timeout_s, memory_mb, output_kb, disk_mb)
         confined = not dangerously_run_without_sandbox
-        sandbox = Sandbox(
-            limits, bubblewrap=bubblewrap, interpreter=interpreter, confined=confined
-        )
+        sandbox = Sandbox(limits, bubblewrap=bubblewrap, interpreter=interpreter, confined=confined)
         self.judge = Judge(sandbox, tolerance, stop_early=score == "all")
 
     def __call__(

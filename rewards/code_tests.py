@@ -194,5 +194,10 @@ def _parsed(text: str, where: str) -> Any:
 
 
 def _shown(kind: str, value: Any) -> str:
-    text = ascii(value) if kind == "value" else str(value)
-    return f"{'returned ' if kind == 'value' else ''}{text[:120]}"
+    """What came back, as short text."""
+    if kind != "value":
+        return str(value)[:120]
+    try:
+        return f"returned {ascii(value)[:120]}"
+    except ValueError:  # Python does not write integers of thousands of digits
+        return f"returned a very large {type(value).__name__}"

@@ -27,7 +27,7 @@ from typing import Any, Literal
 from instructrec.errors import ConfigError, SandboxError
 from instructrec.rewards import sandbox_policy
 from instructrec.rewards.sandbox_probe import PROBE, advice
-from instructrec.rewards.sandbox_process import CodeFault, NotRun, Order, SandboxProcess
+from instructrec.rewards.sandbox_process import FOLDER, CodeFault, NotRun, Order, SandboxProcess
 
 ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": "", "PYTHONHASHSEED": "0", "TZ": "UTC"}
 """All environment variables of the code; the hash seed makes its sets and verdicts repeatable."""
@@ -35,7 +35,7 @@ NOBODY = 65534
 """User that the code runs as where the host is root and the interpreter can be read by all."""
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache")
 _OTHERS = ("/usr/share/zoneinfo", "/dev/urandom")
-_BOX = "/box"  # the working folder inside bubblewrap
+_BOX = "/box"  # where code in bubblewrap sees its folder
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Sandbox:
         """What confines the code, outermost first."""
         if not self.confined:
             return ("rlimits",)
-        wrapped = ("bubblewrap",) if self._order.own_folder else ()
+        wrapped = ("bubblewrap",) if self._order.seen_folder else ()
         user = ("user",) if self._order.settings["uid"] is not None else ()
         return (*wrapped, *user, "rlimits", "landlock", "seccomp")
 
@@ -133,7 +133,7 @@ class Sandbox:
     def _attack(self) -> None:
         try:
             with _bait() as (secret, outside), self.start() as process:
-                folder = (self._order.own_folder or process.folder) if self.limits.disk_mb else None
+                folder = process.seen_folder if self.limits.disk_mb else None
                 process.ask("program", PROBE, "attack")
                 facts = (secret, outside, folder, os.getpid(), [*ENVIRONMENT, "LC_CTYPE", "PWD"])
                 kind, could = process.ask(facts, {})
@@ -160,7 +160,7 @@ class Sandbox:
 
     def _native_order(self) -> Order:
         uid = NOBODY if os.geteuid() == 0 and _readable_by_all(self._readable()) else None
-        return self._make_order((), {**self._rules(None), "uid": uid, "parent": 0}, None)
+        return self._make_order((), {**self._rules(), "uid": uid, "parent": 0}, None)
 
     def _wrapped_order(self, bwrap: str) -> Order:
         binds: list[str] = []
@@ -169,24 +169,21 @@ class Sandbox:
                 binds += ["--symlink", os.readlink(path), path]
             elif os.path.exists(path) and not path.startswith("/dev/"):
                 binds += ["--ro-bind", path, path]
-        # The size comes first: without one, a tmpfs may take half of the memory.
-        size = str(max(self.limits.disk_mb, 1) << 20)
-        box = ["--size", size, "--tmpfs", _BOX]
+        bind = "--bind" if self.limits.disk_mb else "--ro-bind"
         wrap = (
             *(bwrap, "--unshare-all", "--unshare-user", "--uid", str(NOBODY), "--gid", str(NOBODY)),
             *("--die-with-parent", "--new-session", "--clearenv"),
             *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
-            *("--cap-drop", "ALL", "--dev", "/dev", "--remount-ro", "/dev", *binds, *box),
-            *(() if self.limits.disk_mb else ("--remount-ro", _BOX)),
-            *("--chdir", _BOX),
+            # /dev is a tmpfs, which could take half of the memory.
+            *("--cap-drop", "ALL", "--dev", "/dev", "--remount-ro", "/dev", *binds),
+            *(bind, FOLDER, _BOX, "--chdir", _BOX),
         )
-        writable = _BOX if self.limits.disk_mb else None
-        settings = {**self._rules(writable), "uid": None, "parent": None}
+        settings = {**self._rules(), "uid": None, "parent": None}
         return self._make_order(wrap, settings, _BOX)
 
-    def _rules(self, writable: str | None) -> dict[str, Any]:
+    def _rules(self) -> dict[str, Any]:
         machine = platform.machine()
-        rules = sandbox_policy.landlock_rules(self._abi, self._readable(), writable)
+        rules = sandbox_policy.landlock_rules(self._abi, self._readable())
         return {
             "filter": sandbox_policy.seccomp_filter(machine, writable=bool(self.limits.disk_mb)),
             "landlock": (rules.attributes, list(rules.rules)),
@@ -194,12 +191,11 @@ class Sandbox:
         }
 
     def _make_order(
-        self, before: tuple[str, ...], settings: dict[str, Any], own_folder: str | None
+        self, before: tuple[str, ...], settings: dict[str, Any], seen_folder: str | None
     ) -> Order:
         limits = self.limits
         answer = limits.output_kb << 10
         own = self.interpreter == _own_interpreter()
-        temporary = limits.disk_mb and self.confined and own_folder is None
         return Order(
             # Not -I, which would ignore the hash seed; no other variable of Python's is set.
             command=(*before, self.interpreter, "-s", "-P", "-S", "-B"),
@@ -209,9 +205,9 @@ class Sandbox:
             timeout=limits.timeout_s,
             output=limits.output_kb << 10,
             answer=answer,
-            disk=limits.disk_mb << 20 if own_folder is None else 0,
-            own_folder=own_folder,
-            writable_rule=sandbox_policy.WRITABLE_FOLDER if temporary else None,
+            disk=limits.disk_mb << 20,
+            seen_folder=seen_folder,
+            folder_rights=sandbox_policy.WRITABLE_FOLDER if limits.disk_mb else None,
         )
 
     def _readable(self) -> tuple[str, ...]:

@@ -200,7 +200,7 @@ def encode(value: Any, longest: int) -> str:
     return text(value, 0)
 
 
-_TAGS = {list: "l", tuple: "t", set: "s", frozenset: "z"}
+_TAGS: dict[Any, str] = {list: "l", tuple: "t", set: "s", frozenset: "z"}
 
 
 def describe(error: BaseException) -> str:

@@ -102,7 +102,7 @@ _OF_FILES = _WRITE_FILE | _READ_FILE | _TRUNCATE
 ABI_FOR_WRITING = 3
 """First version of Landlock that knows of truncating files."""
 WRITABLE_FOLDER = (_OF_FILES | _READ_DIR | _REMOVE_FILE | _MAKE_REG, _OF_FILES)
-"""Rights on the folder of code that may write files, and were it a file; as in a rule."""
+"""Rights on the folder of code that may write files, as in a rule (from ``ABI_FOR_WRITING`` on)."""
 
 
 @dataclass(frozen=True)
@@ -170,14 +170,12 @@ def seccomp_filter(machine: str, *, writable: bool) -> bytes:
     return b"".join(program)
 
 
-def landlock_rules(abi: int, readable: Sequence[str], writable: str | None) -> Landlock:
-    """Returns rules under which all is denied but reading some paths and writing in one folder.
+def landlock_rules(abi: int, readable: Sequence[str]) -> Landlock:
+    """Returns rules under which all is denied but reading some paths.
 
     Args:
         abi: Version of the kernel's Landlock, at least 1.
         readable: Folders and files that may be read.
-        writable: Folder whose files may be made, changed and removed; None for none. It needs
-            ``ABI_FOR_WRITING``.
     """
     files = (1 << (13 if abi == 1 else 14 if abi == 2 else 15 if abi < 5 else 16)) - 1
     attributes = struct.pack("=Q", files)
@@ -185,8 +183,6 @@ def landlock_rules(abi: int, readable: Sequence[str], writable: str | None) -> L
     attributes += struct.pack("=Q", 0b11) if abi >= 6 else b""  # abstract sockets, signals
     rules = [(path, _READ_FILE | _READ_DIR, _READ_FILE) for path in readable]
     rules.append(("/dev/null", 0, _READ_FILE | _WRITE_FILE))
-    if writable is not None:
-        rules.append((writable, *WRITABLE_FOLDER))
     return Landlock(attributes, tuple(rules))
 
 

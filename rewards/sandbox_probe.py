@@ -6,7 +6,7 @@ inside, and tells what it could do.
 
 from __future__ import annotations
 
-PROBE = '''
+PROBE = """
 def attack(secret, outside, folder, parent, known):
     import ctypes, os, signal, sys
     libc = ctypes.CDLL(None)
@@ -82,7 +82,7 @@ def attack(secret, outside, folder, parent, known):
             file.write("x")
         os.remove(name)
     return could
-'''
+"""
 """A function that returns what it could do that it must not."""
 
 HELP = {

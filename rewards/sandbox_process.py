@@ -16,7 +16,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ START_SECONDS = 60.0
 """How long a process may take until it is confined; this is never the code's fault."""
 PATIENCE = 10.0
 """How many times its time limit a process may live on a machine that is too busy to run it."""
+FOLDER = "{folder}"
+"""Stands for the temporary folder in a command."""
 _KEPT_OUTPUT = 500  # of what it prints, for messages
 _TICK = 0.25  # seconds between two looks at the clocks
 _FOLDER_TICK = 0.02  # and at a folder that may be written to
@@ -81,10 +83,10 @@ class Order:
     """Characters that one answer may have."""
     disk: int
     """Bytes that its folder may hold; 0 where it is not written to."""
-    own_folder: str | None
-    """Its folder where that is not a temporary one of the host's."""
-    writable_rule: tuple[int, int] | None = None
-    """Rights of Landlock on its temporary folder, as in ``Landlock.rules``."""
+    seen_folder: str | None
+    """Where the inside sees its folder, if not in its place."""
+    folder_rights: tuple[int, int] | None
+    """Rights of Landlock on that folder, as in ``Landlock.rules``."""
 
 
 class SandboxProcess:
@@ -104,6 +106,7 @@ class SandboxProcess:
         self._ready = False
         self._cpu_seconds = 0.0
         self.folder = tempfile.mkdtemp(prefix="instructrec-code-")
+        self.seen_folder = order.seen_folder or self.folder
         self._selector = selectors.DefaultSelector()
         self._pipes: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
@@ -156,19 +159,22 @@ class SandboxProcess:
         self._nonce = secrets.token_hex(8)
         settings |= {
             **{"nonce": self._nonce, "input": into_child, "answers": from_inside},
-            **{"folder": order.own_folder or self.folder},
+            **{"folder": self.seen_folder},
         }
         if settings["parent"] is not None:
             settings["parent"] = os.getpid()
         if settings["uid"] is not None:
             os.chown(self.folder, settings["uid"], settings["uid"])
-        if order.writable_rule is not None:
+        if order.folder_rights is not None and settings["landlock"] is not None:
             attributes, rules = settings["landlock"]
-            here = (settings["folder"], *order.writable_rule)
+            here = (self.seen_folder, *order.folder_rights)
             settings["landlock"] = (attributes, [*rules, here])
         try:
             self._process = subprocess.Popen(
-                [*order.command, "-c", BOOTSTRAP, str(into_child)],
+                [
+                    *(self.folder if word == FOLDER else word for word in order.command),
+                    *("-c", BOOTSTRAP, str(into_child)),
+                ],
                 env=dict(order.environment),
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
@@ -189,6 +195,8 @@ class SandboxProcess:
         try:
             kind, value = self._exchange((order.code, settings), self._nonce)
         except CodeFault as error:
+            with contextlib.suppress(OSError, CodeFault, KeyError):
+                self._read_output()  # it may have said why, just before
             said = self.printed.decode("utf-8", "replace").strip()
             raise NotRun(Status.WORKER_DIED, f"it did not start: {error} {said}".strip()) from error
         if kind != "ready":
@@ -225,7 +233,7 @@ class SandboxProcess:
 
     # Talking --------------------------------------------------------------------------------------
 
-    def _exchange(self, message: Sequence[Any], nonce: str) -> tuple[str, Any]:
+    def _exchange(self, message: Any, nonce: str) -> tuple[str, Any]:
         self._nonce = nonce
         try:
             content = marshal.dumps(message, 2)
