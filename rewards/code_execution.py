@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,10 +18,8 @@ from instructrec.rewards.text import completion_texts
 Find = Literal["auto", "fence", "whole"]
 """Where the code of a response is; see ``find_code``."""
 
-_FENCE = re.compile(
-    r"^[ \t]*```[ \t]*(?:python3?|py)?[ \t]*\n(.*?)(?:^[ \t]*```|\Z)",
-    re.DOTALL | re.MULTILINE | re.IGNORECASE,
-)
+_FENCE = "```"
+_OURS = ("", "python", "python3", "py")  # what a fence may be marked as
 
 
 class CodeExecution:
@@ -196,10 +193,21 @@ def find_code(response: str, find: Find) -> str | None:
     Returns:
         The code; None where a fence was asked for and there is none.
     """
-    blocks = [] if find == "whole" else _FENCE.findall(response)
-    if blocks:
-        return str(blocks[-1])
-    return None if find == "fence" else response
+    if find == "whole":
+        return response
+    found, marked, lines = None, None, list[str]()
+    for line in [*response.split("\n"), _FENCE]:
+        if not line.lstrip().startswith(_FENCE):
+            lines.append(line)
+            continue
+        if marked in _OURS:
+            found = "\n".join(lines)
+        # A fence closes the block that is open, else it opens one.
+        marked = None if marked is not None else line.strip().lstrip("`").strip().lower()
+        lines = []
+    if found is None and find == "auto":
+        return response
+    return found
 
 
 def processors() -> int:
