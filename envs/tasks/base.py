@@ -25,6 +25,7 @@ _BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
 _BUILTIN["calculations"] = "instructrec.envs.tasks.calculations"
 _BUILTIN["cldr_names"] = "instructrec.envs.tasks.cldr_names"
 _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
+_BUILTIN["one_line_functions"] = "instructrec.envs.tasks.functions"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
 _BUILTIN["augmented"] = "instructrec.envs.tasks.augmented"
 _BUILTIN["mixture"] = "instructrec.envs.tasks.multitask"
