@@ -213,7 +213,7 @@ ATTACKS = {
     "truncate the library": _attack("os.close(os.open(os.__file__, os.O_RDONLY | os.O_TRUNC))"),
     "write beside": _attack("open(secret + '.new', 'w').write('x')"),
     "write to /dev/shm": _attack("open('/dev/shm/instructrec', 'w').write('x')"),
-    "make a folder": _attack("os.mkdir('/tmp/instructrec-folder')"),
+    "make a folder": _attack("os.mkdir('/dev/shm/instructrec-folder')"),
     "link a file of the host": _attack("os.link(secret, 'copy'); open('copy').read()"),
     "symbolic link": _attack("os.symlink(secret, 'copy'); open('copy').read()"),
     "leave by ..": _attack("assert os.listdir('..')"),
