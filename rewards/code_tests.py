@@ -117,7 +117,7 @@ class Judge:
                 if kind != "defined":
                     return Verdict(0, len(tests), str(value))
                 with self.sandbox.start() as tester:
-                    kind, value = tester.ask("tests", preamble, function)
+                    kind, value = _prepared(tester, preamble, function)
                     for number, test in enumerate(tests, start=1):
                         if kind != "fault":
                             kind, value = self._passing_on(tester, process, test)
@@ -178,6 +178,14 @@ def read_cases(value: Any, index: int) -> list[Case]:
             raise DataError(f"{where}: arguments are plain data, not {case!r:.80}.") from error
         cases.append(Case(tuple(args), case["expected"], dict(kwargs)))
     return cases
+
+
+def _prepared(tester: SandboxProcess, preamble: str, function: str) -> tuple[str, Any]:
+    """Runs what tests build on, before any code of a model has a say."""
+    try:
+        return tester.ask("tests", preamble, function)
+    except CodeFault as fault:
+        return "fault", f"what it builds on: {fault}"
 
 
 def _parsed(text: str, where: str) -> Any:

@@ -32,6 +32,10 @@ except ImportError:
 
 
 class Unplain(Exception):
+    """A value that is too long, or nested too deeply."""
+
+
+class Alien(Unplain):
     """A value that is no plain data."""
 
 
@@ -159,7 +163,8 @@ def encode(value: Any, longest: int) -> str:
         longest: Characters that the text may have.
 
     Raises:
-        Unplain: It is something else, nested too deeply, or too long.
+        Alien: It is something else.
+        Unplain: It is nested too deeply, or too long.
     """
     left = longest
 
@@ -196,7 +201,7 @@ def encode(value: Any, longest: int) -> str:
             pairs = [f",{text(k, depth + 1)},{text(v, depth + 1)}" for k, v in item.items()]
             found = '["d"' + "".join(pairs) + "]"
         else:
-            raise Unplain(f"a value of type {kind.__name__}")
+            raise Alien(f"a value of type {kind.__name__}")
         left -= len(found) if kind not in _TAGS and kind is not dict else 5
         if left < 0:
             raise Unplain("a value that is too long")
@@ -215,7 +220,7 @@ def describe(error: BaseException) -> str:
         text = f"{name}: {str(error)[:_LONGEST_REASON]}"
     except BaseException:
         text = name
-    return text.encode("ascii", "backslashreplace").decode()[:_LONGEST_REASON]
+    return text.encode("unicode_escape").decode()[:_LONGEST_REASON]
 
 
 # Running ------------------------------------------------------------------------------------------
@@ -287,7 +292,7 @@ def run_tests(talk: Talk, nonce: str, preamble: str, name: str) -> None:
     def candidate(*arguments: Any, **keywords: Any) -> Any:
         try:
             talk.answer(here["nonce"], "call", [list(arguments), keywords])
-        except Unplain as error:
+        except Alien as error:
             here["untold"] = str(error)
             raise
         kind, value = talk.receive()
@@ -297,11 +302,12 @@ def run_tests(talk: Talk, nonce: str, preamble: str, name: str) -> None:
 
     module = ModuleType("tests")
     sys.modules["tests"] = module
-    module.__dict__[name.split(".")[-1]] = module.__dict__["candidate"] = candidate
     try:
         exec(compile(preamble, "<preamble>", "exec", dont_inherit=True), module.__dict__)
+    except SyntaxError:
+        pass  # the first half of a function: nothing that tests could build on
     except BaseException as error:
-        talk.answer(nonce, "fault", describe(error))
+        talk.answer(nonce, "fault", f"what it builds on raises {describe(error)}")
         return
     module.__dict__[name.split(".")[-1]] = module.__dict__["candidate"] = candidate
     talk.answer(nonce, "defined", None)
@@ -310,12 +316,14 @@ def run_tests(talk: Talk, nonce: str, preamble: str, name: str) -> None:
         kind, value = "passed", ""
         try:
             code = compile(source, "<tests>", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            talk.answer(here["nonce"], "fault", describe(error))
+            continue
+        try:
             module.__dict__.pop("check", None)
             exec(code, module.__dict__)
             if "check" in module.__dict__:
                 module.__dict__["check"](candidate)
-        except SyntaxError as error:
-            kind, value = "fault", describe(error)
         except BaseException as error:
             kind, value = "raised", describe(error)
         if here["untold"]:

@@ -112,6 +112,24 @@ def test_test_code_may_build_on_the_prefix_and_not_reach_the_code(reward: BoundR
     assert score(reward, ["    return n * 2\n", forged.replace("8", "7")], **columns) == [1.0, 0.0]
 
 
+def test_what_a_model_writes_never_makes_the_tests_look_wrong(reward: BoundReward) -> None:
+    tests = ["assert eval(candidate(1)) == 2", "candidate(candidate(1) * 3)"]
+    for answer in ("'1 +'", "'x' * 50_000", "'\\x1b[2J' * 9"):
+        program = f"def double(n): return {answer}\n"
+        for test in tests:
+            columns = {"tests": [test], "function": ["double"]}
+            (score_,) = score(reward, [program], **columns)
+            assert score_ in (0.0, 1.0)
+    half = {"tests": ["assert candidate(2) == 4"], "function": ["f"], "prefix": ["def f(n):\n"]}
+    assert score(reward, ["    return 2 * n\n"], **half) == [1.0]
+
+
+def test_reasons_hold_no_control_characters(reward: BoundReward) -> None:
+    program = "def double(n): raise ValueError('\\x1b[2J\\n')\n"
+    (verdict,) = reward.function.verdicts([program], [CASES])
+    assert verdict.reason == r"case 1: ValueError: \x1b[2J\n".replace("\\\\", "\\")
+
+
 def test_floats_agree_within_the_tolerance(reward: BoundReward) -> None:
     cases = [{"args": [], "expected": 0.3}]
     programs = ["def f(): return 0.1 + 0.2", "def f(): return 0.30001"]
@@ -119,6 +137,7 @@ def test_floats_agree_within_the_tolerance(reward: BoundReward) -> None:
 
 
 def test_wrong_columns_are_named(reward: BoundReward) -> None:
+    alone = "import sys\nif 'tests' in sys.modules: 1 / 0\n"  # it works with the response only
     for columns, message in (
         ({"reference": ["x"]}, "needs a column of tests"),
         ({"cases": [[]]}, "the cases of sample 0"),
@@ -130,6 +149,10 @@ def test_wrong_columns_are_named(reward: BoundReward) -> None:
         ({"tests": [[]], "function": ["double"]}, "expected code"),
         ({"tests": ["assert ("], "function": ["double"]}, "test 1 of 'double' cannot run: Syntax"),
         ({"tests": ["candidate(print)"], "function": ["double"]}, "type builtin_function_or_meth"),
+        (
+            {"tests": [TESTS], "function": ["double"], "prefix": [alone]},
+            "builds on raises ZeroDivisionError",
+        ),
         ({"tests": [TESTS], "cases": [CASES], "function": ["f"]}, "both cases and tests"),
     ):
         with pytest.raises(DataError, match=message.replace("(", r"\(")):
