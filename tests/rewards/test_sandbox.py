@@ -167,6 +167,14 @@ def test_each_process_is_a_new_one(no_leftovers: None) -> None:
     assert run(sandbox, order) == run(sandbox, order)
 
 
+def test_the_code_sees_no_call_but_the_one_it_is_asked(no_leftovers: None) -> None:
+    look = "import sys\ndef f(): return sys.argv[1:], sys.stdin.read(), sys.orig_argv[-1]"
+    kind, value = run(make("native"), look)
+    assert isinstance(value, tuple)
+    (descriptor,), typed, last = value
+    assert kind == "value" and descriptor.isdigit() and typed == "" and last == descriptor
+
+
 def test_types_survive_and_other_objects_do_not(no_leftovers: None) -> None:
     sandbox = make("native")
     plain = [1, 2.5, True, None, "é\ud800\n", b"\x00", (1,), {2}, frozenset({3}), {4: [5]}, 1j]
