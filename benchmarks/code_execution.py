@@ -83,6 +83,8 @@ def measure(number: int, workers: int, timeout: float, bubblewrap: Any) -> dict[
     start, cpu = time.perf_counter(), cpu_seconds()
     scores = reward([code for _, code in chosen], [CASES] * number, function=["double"] * number)
     wall = time.perf_counter() - start
+    # The kernel credits nobody with the time of processes that end with their namespace.
+    wrapped = "bubblewrap" in reward.judge.sandbox.layers
     wrong: Counter[str] = Counter()
     for (kind, _), score in zip(chosen, scores, strict=True):
         if isinstance(score, FailedScore):
@@ -99,7 +101,7 @@ def measure(number: int, workers: int, timeout: float, bubblewrap: Any) -> dict[
         "timeout_s": timeout,
         "wall_s": wall,
         "verdicts_per_s": number / wall,
-        "cpu_ms_per_verdict": 1e3 * (cpu_seconds() - cpu) / number,
+        "cpu_ms_per_verdict": None if wrapped else 1e3 * (cpu_seconds() - cpu) / number,
         "load_average": os.getloadavg()[0],
         "host_memory_rise_mib": (psutil.Process().memory_info().rss - rss) / 2**20,
         "left": {**left_behind(before), "threads": threading.active_count() - threads},
