@@ -27,7 +27,14 @@ from typing import Any, Literal
 from instructrec.errors import ConfigError, SandboxError
 from instructrec.rewards import sandbox_policy
 from instructrec.rewards.sandbox_probe import PROBE, advice
-from instructrec.rewards.sandbox_process import FOLDER, CodeFault, NotRun, Order, SandboxProcess
+from instructrec.rewards.sandbox_process import (
+    FOLDER,
+    CodeFault,
+    NotRun,
+    Order,
+    SandboxProcess,
+    sweep,
+)
 
 ENVIRONMENT = {"LANG": "C.UTF-8", "PATH": "", "PYTHONHASHSEED": "0", "TZ": "UTC"}
 """All environment variables of the code; the hash seed makes its sets and verdicts repeatable."""
@@ -80,6 +87,7 @@ class Sandbox:
         self.confined = confined
         self.interpreter = os.path.realpath(interpreter) if interpreter else _own_interpreter()
         _check_limits(self.limits)
+        sweep()
         if not confined:
             _warn_of_no_sandbox()
             self._order = self._plain_order()

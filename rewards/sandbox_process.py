@@ -30,6 +30,7 @@ PATIENCE = 10.0
 """How many times its time limit a process may live on a machine that is too busy to run it."""
 FOLDER = "{folder}"
 """Stands for the temporary folder in a command."""
+_PREFIX = "instructrec-code-"
 _KEPT_OUTPUT = 500  # of what it prints, for messages
 _TICK = 0.25  # seconds between two looks at the clocks
 _FOLDER_TICK = 0.02  # and at a folder that may be written to
@@ -105,7 +106,7 @@ class SandboxProcess:
         self._deadline = time.monotonic() + START_SECONDS
         self._ready = False
         self._cpu_seconds = 0.0
-        self.folder = tempfile.mkdtemp(prefix="instructrec-code-")
+        self.folder = tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-")
         self.seen_folder = order.seen_folder or self.folder
         self._selector = selectors.DefaultSelector()
         self._pipes: list[int] = []
@@ -339,6 +340,20 @@ class SandboxProcess:
             return int(counts.split()[1]) / 1e9
         except (OSError, ValueError, IndexError):
             return 0.0
+
+
+def sweep() -> None:
+    """Removes the temporary folders of processes that were killed before they could do so."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*-*"):
+        owner = folder.name.removeprefix(_PREFIX).partition("-")[0]
+        try:
+            mine = os.geteuid() in (0, folder.lstat().st_uid)
+            if owner.isdigit() and mine:
+                os.kill(int(owner), 0)
+        except ProcessLookupError:
+            shutil.rmtree(folder, ignore_errors=True)
+        except OSError:  # it lives and is somebody else's, or the folder is gone
+            continue
 
 
 def _innermost(pid: int) -> int:

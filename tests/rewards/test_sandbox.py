@@ -185,7 +185,11 @@ def test_types_survive_and_other_objects_do_not(no_leftovers: None) -> None:
     assert run(sandbox, "def f(): return [0] * 10**6")[0] == "unplain"
 
 
-def test_it_dies_with_the_host(gone: Callable[[int], bool]) -> None:
+def test_it_dies_with_the_host_and_its_folder_is_swept_away(
+    gone: Callable[[int], bool], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     host = """
 import sys
 from instructrec.rewards.sandbox import Limits, Sandbox
@@ -201,6 +205,12 @@ with Sandbox(Limits(timeout_s=600.0), bubblewrap="never").start() as process:
     running.wait()
     running.stdout.close()
     assert gone(child)
+    kept = [tmp_path / f"instructrec-code-{os.getpid()}-x", tmp_path / "instructrec-code-mine"]
+    for folder in kept:
+        folder.mkdir()
+    assert len([*tmp_path.iterdir()]) == 3
+    Sandbox(bubblewrap="never")
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 @pytest.mark.slow
