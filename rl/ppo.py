@@ -126,7 +126,7 @@ class PPOTrainer(RolloutTrainer):
         )
         try:
             self.collect(indices)
-        except InstructRecError:
+        except InstructRecError as error:
             # Several processes may have come to different places: they keep what there is.
             if self.progress.update and world_size() == 1:
                 sampler, rewards, chosen = before
@@ -136,6 +136,8 @@ class PPOTrainer(RolloutTrainer):
                     self.prompt_filter.load_state_dict(chosen)
                 with suppress(NumericsError):  # weights that are broken have checkpoints before
                     self._save()
+            if isinstance(error, NumericsError):
+                raise type(error)(f"update {self.progress.update + 1}: {error}") from error
             raise
 
     def _save(self) -> None:
