@@ -232,19 +232,15 @@ class PPOLearner:
         return self.memory.run(lambda n: work(micro_batch_size=n), "pass over the rollout")
 
     def _minibatches(self) -> Iterator[list[list[int]]]:
-        return minibatches(
-            self.experience,
-            self.rows,
-            self.config.num_mini_batches,
-            self.memory.size,
-            self.shuffler,
-        )
+        parts, size = self.config.num_mini_batches, self.memory.size
+        return minibatches(self.experience, self.rows, parts, size, self.shuffler)
 
     def _learn(self, minibatch: list[int]) -> None:
         """Takes one step with the gradient of the given episodes, ordered by length."""
         self.memory.run(lambda size: self._gradient(minibatch, size), "training step")
         norm = self.clip()
-        if self.may_step(norm):
+        self.minibatch = self.minibatch.over_processes()
+        if self._is_finite(norm) and self.may_step():
             with phase("optimizer"):
                 self.optimizer.step()
             self.scheduler.step()
@@ -298,19 +294,20 @@ class PPOLearner:
         joint = self.config.critic == "shared" and self.config.advantage == "gae"
         return clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
 
-    def may_step(self, norm: Tensor) -> bool:
+    def _is_finite(self, norm: Tensor) -> bool:
+        allowed = self.guard.allows(norm, self.minibatch.sums, self.trained_weights())
+        self.stopped_early |= self.guard.gave_up
+        return allowed
+
+    def may_step(self) -> bool:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
-        minibatch = self.minibatch.over_processes()
-        if not self.guard.allows(norm, minibatch.sums, self.trained_weights()):
-            self.stopped_early |= self.guard.gave_up
-            return False
-        self.stats.add(minibatch.sums)
+        self.stats.add(self.minibatch.sums)
         if not self.steps_taken:
             self.drift |= self.reuse.measure()
             if not self.drift["ppo/drift_mean"] <= self.config.max_drift:
                 self.stopped_early = True  # somebody else's responses
                 return False
-        return self.is_worth_a_step(minibatch)
+        return self.is_worth_a_step(self.minibatch)
 
     def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The weights that train: the policy's, and the critic's."""

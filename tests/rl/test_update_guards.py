@@ -51,8 +51,8 @@ def poisoned(value, *steps, kind=PPOLearner, part="policy"):
                 self.states = (*self.states, state_of(self))
             return super().clip()
 
-        def may_step(self, norm):
-            allowed = super().may_step(norm)
+        def _is_finite(self, norm):
+            allowed = super()._is_finite(norm)
             if self.seen in steps:
                 assert not allowed
                 self.states = (*self.states, state_of(self))
