@@ -63,14 +63,17 @@ class StepGuard:
         self.left_out = 0
 
     def allows(
-        self, norm: Tensor, sums: Mapping[str, float], weights: Mapping[str, nn.Parameter]
+        self,
+        norm: Tensor,
+        sums: Mapping[str, float],
+        weights: Callable[[], Mapping[str, nn.Parameter]],
     ) -> bool:
         """Says whether a step may be taken, by the numbers that all processes share.
 
         Args:
             norm: L2 norm of the gradient before clipping.
             sums: Statistics of the loss.
-            weights: What trains, by name, with gradients that were not clipped.
+            weights: Gives what trains, by name, with gradients that were not clipped.
         """
         found = _not_finite(norm, sums, weights)
         if found is None:
@@ -84,7 +87,7 @@ class StepGuard:
 
 
 def _not_finite(
-    norm: Tensor, sums: Mapping[str, float], weights: Mapping[str, nn.Parameter]
+    norm: Tensor, sums: Mapping[str, float], weights: Callable[[], Mapping[str, nn.Parameter]]
 ) -> tuple[str, str, str] | None:
     """Kind, name and sentence of the first number that is not finite."""
     for name, value in sums.items():
@@ -92,7 +95,7 @@ def _not_finite(
             return "loss", name, f"{name} of the loss is {value}"
     if torch.isfinite(norm):
         return None
-    for name, weight in weights.items():
+    for name, weight in weights().items():
         if weight.grad is not None and not torch.isfinite(weight.grad).all():
             return "gradient", name, f"the gradient of {name} is not finite"
     return "gradient", "norm", f"the gradient norm is {float(norm)}"

@@ -295,7 +295,7 @@ class PPOLearner:
         return clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
 
     def _is_finite(self, norm: Tensor) -> bool:
-        allowed = self.guard.allows(norm, self.minibatch.sums, self.trained_weights())
+        allowed = self.guard.allows(norm, self.minibatch.sums, self.trained_weights)
         self.stopped_early |= self.guard.gave_up
         return allowed
 

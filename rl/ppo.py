@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import InstructRecError, NumericsError
+from instructrec.errors import CheckpointError, InstructRecError, NumericsError
 from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.processes import agree_any, broadcast, on_main, together, world_size
 from instructrec.rl import reporting, training_state
-from instructrec.rl.checkpoint import Snapshot
+from instructrec.rl.checkpoint import Snapshot, checkpoint_path
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
@@ -128,17 +128,22 @@ class PPOTrainer(RolloutTrainer):
             self.collect(indices)
         except InstructRecError as error:
             # Several processes may have come to different places: they keep what there is.
-            if self.progress.update and world_size() == 1:
+            if self.progress.update and world_size() == 1 and not self._is_kept():
                 sampler, rewards, chosen = before
                 self.policy.set_generator_state(sampler)
                 self.env.reward.load_state_dict(rewards)
                 if self.prompt_filter is not None:
                     self.prompt_filter.load_state_dict(chosen)
-                with suppress(NumericsError):  # weights that are broken have checkpoints before
+                # Neither broken weights nor a full disk may hide why the rollout failed.
+                with suppress(NumericsError, CheckpointError, OSError):
                     self._save()
             if isinstance(error, NumericsError):
                 raise type(error)(f"update {self.progress.update + 1}: {error}") from error
             raise
+
+    def _is_kept(self) -> bool:
+        folder, update = self.checkpoint_dir, self.progress.update
+        return folder is not None and checkpoint_path(folder, update).exists()
 
     def _save(self) -> None:
         check_finite(self.learner.trained_weights(), "no checkpoint is written of them")
