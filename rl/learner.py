@@ -216,6 +216,7 @@ class PPOLearner:
         rollout.states = []  # large, and the experience has them
         self.loss_settings = self._loss_settings()
         self.stats, self.grad_norms = reporting.LossStats(), list[float]()
+        self.minibatch = reporting.LossStats()
         self.steps_taken, self.stopped_early = 0, False
 
     def _pass_over(self) -> float:

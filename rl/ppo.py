@@ -98,13 +98,13 @@ class PPOTrainer(RolloutTrainer):
         """Collects a rollout and learns from it."""
         clock = Clock()
         self.fault_counts: Counter[str] = Counter()
-        with heard_by(self._count):
-            self._update(indices, clock)
+        with heard_by(self._count_fault):
+            self._play_and_learn(indices, clock)
 
-    def _count(self, fault: Fault) -> None:
+    def _count_fault(self, fault: Fault) -> None:
         self.fault_counts[fault.boundary] += fault.count
 
-    def _update(self, indices: list[int], clock: Clock) -> None:
+    def _play_and_learn(self, indices: list[int], clock: Clock) -> None:
         self.policy.sync()
         self._collect_or_keep(indices)
         clock.lap("time/rollout_s")
@@ -122,7 +122,7 @@ class PPOTrainer(RolloutTrainer):
         before = (
             self.policy.generator_state(),
             deepcopy(self.env.reward.state_dict()),
-            deepcopy(self.prompt_filter.state_dict()) if self.prompt_filter else None,
+            deepcopy(self.prompt_filter.state_dict()) if self.prompt_filter else {},
         )
         try:
             self.collect(indices)
@@ -136,7 +136,7 @@ class PPOTrainer(RolloutTrainer):
                     self.prompt_filter.load_state_dict(chosen)
                 # Neither broken weights nor a full disk may hide why the rollout failed.
                 with suppress(NumericsError, CheckpointError, OSError):
-                    self._save()
+                    self.keep_checkpoint()
             if isinstance(error, NumericsError):
                 raise type(error)(f"update {self.progress.update + 1}: {error}") from error
             raise
@@ -145,7 +145,8 @@ class PPOTrainer(RolloutTrainer):
         folder, update = self.checkpoint_dir, self.progress.update
         return folder is not None and checkpoint_path(folder, update).exists()
 
-    def _save(self) -> None:
+    def keep_checkpoint(self) -> None:
+        """Writes a checkpoint, unless there is something in the weights that is no number."""
         check_finite(self.learner.trained_weights(), "no checkpoint is written of them")
         training_state.save(self)
 
@@ -192,7 +193,7 @@ class PPOTrainer(RolloutTrainer):
         ends = interrupted or pruned or early
         saving = last or ends or is_best or broken is not None
         if saving or (config.save_every and update % config.save_every == 0):
-            self._save()
+            self.keep_checkpoint()
         metrics["time/total_s"] = self.clock.total()
         on_main(lambda: self._report(metrics, alarms))
         if broken is not None:

@@ -16,9 +16,16 @@ from instructrec.rl import PPOLearner, rollout_of
 from instructrec.rl.config import PPOConfig
 
 
+def small(toy, **changes):
+    """A run of few episodes."""
+    return dataclasses.replace(
+        toy.fast, episodes_per_update=8, micro_batch_size=4, **{"num_updates": 1, **changes}
+    )
+
+
 def test_a_reward_that_seeds_every_generator_changes_no_training(toy, monkeypatch):
     monkeypatch.setenv("LEFT_BEHIND", "no")
-    config = dataclasses.replace(toy.fast, num_updates=2)
+    config = small(toy, num_updates=2)
 
     def greedy(completions, **columns):
         random.seed(0)
@@ -43,7 +50,7 @@ SLOW = pytest.mark.slow
     "value", [math.inf, *(pytest.param(v, marks=SLOW) for v in (-math.inf, math.nan))]
 )
 def test_a_score_that_is_no_number_changes_the_weights_as_a_missing_one_does(toy, value):
-    config = dataclasses.replace(toy.fast, num_updates=1, max_error_frac=0.5)
+    config = small(toy, max_error_frac=0.5)
 
     def scores(bad):
         def reward(completions, **columns):
@@ -65,7 +72,7 @@ def test_what_was_paid_is_what_was_learned_from_and_written_down(toy):
     def dice(completions, **columns):
         return [drawn.random() for _ in completions]
 
-    config = dataclasses.replace(toy.fast, num_updates=1)
+    config = small(toy)
     _, _, log = toy.train(config, reward=dice)
     metrics, rows = log[0]
     assert metrics["reward/total/mean"] == pytest.approx(np.mean([row["total"] for row in rows]))
@@ -87,8 +94,8 @@ def test_responses_that_end_at_once_are_valid_samples(toy):
     "advantage", ["group", *(pytest.param(a, marks=SLOW) for a in ("gae", "rloo", "batch_mean"))]
 )
 def test_equal_rewards_move_a_policy_by_nothing_that_is_not_finite(toy, advantage):
-    config = dataclasses.replace(toy.fast, num_updates=1, num_generations=4, advantage=advantage)
-    policy, _, log = toy.train(config, reward=lambda completions, **columns: [1.0] * 32)
+    config = small(toy, num_generations=4, advantage=advantage)
+    policy, _, log = toy.train(config, reward=lambda completions, **columns: [1.0] * 8)
     assert all(math.isfinite(value) for value in log[0][0].values())
     assert all(torch.isfinite(p).all() for p in policy.model.parameters())
     if advantage != "gae":

@@ -21,6 +21,12 @@ from instructrec.rl.optim import clip_gradients
 PROMPTS = [f"write {i}" for i in range(8) for _ in range(4)]
 
 
+def small(toy, **changes):
+    """A run of few episodes."""
+    sizes = {"episodes_per_update": 8, "micro_batch_size": 4}
+    return dataclasses.replace(toy.fast, **sizes, **changes)
+
+
 def rollout(toy, policy, **options):
     answers = policy.respond(PROMPTS, sampling=Sampling(max_new_tokens=toy.fast.response_length))
     return rollout_of(
@@ -133,13 +139,15 @@ def test_three_bad_steps_in_a_row_stop_a_run_behind_a_checkpoint(toy, tmp_path):
     log = []
     with pytest.raises(NumericsError, match=r"ppo.max_bad_steps = 3") as error:
         toy.train(
+            small(toy),
             learner=poisoned(math.nan, 5, 6, 7),
             checkpoint_dir=tmp_path,
             on_warning=lambda message: log.append(message),
         )
     assert error.value.exit_code == 7 and log[-1] == str(error.value)
     assert update_of(latest_checkpoint(tmp_path)) == 2
-    _, result, _ = toy.train(checkpoint_dir=tmp_path, resume_from=latest_checkpoint(tmp_path))
+    latest = latest_checkpoint(tmp_path)
+    _, result, _ = toy.train(small(toy), checkpoint_dir=tmp_path, resume_from=latest)
     assert result.updates == toy.fast.num_updates
 
 
@@ -242,8 +250,8 @@ def test_another_error_of_the_device_is_no_lack_of_memory(toy):
 
 
 def test_a_run_counts_what_it_halved(toy):
-    config = dataclasses.replace(toy.fast, num_updates=2)
-    _, _, log = toy.train(config, learner=narrow(4))
+    config = small(toy, num_updates=2)
+    _, _, log = toy.train(config, learner=narrow(2))
     assert [metrics["faults/memory"] for metrics, _ in log] == [1, 0]
     assert all(metrics["faults/numerics"] == 0 for metrics, _ in log)
 
@@ -260,7 +268,7 @@ def test_weights_that_are_not_finite_are_not_saved(toy, tmp_path):
                 weight.data.view(-1)[0] = math.nan
             return stats
 
-    config = dataclasses.replace(toy.fast, save_every=1)
+    config = small(toy, save_every=1)
     with pytest.raises(NumericsError, match=r"policy\..* not finite: .* no checkpoint is written"):
         toy.train(config, learner=Spoiled, checkpoint_dir=tmp_path)
     assert [update_of(path) for path in list_checkpoints(tmp_path)] == [1]
@@ -270,7 +278,7 @@ def test_weights_that_are_not_finite_are_not_saved(toy, tmp_path):
     "changes", [{}, pytest.param({"prompt_filter": "id"}, marks=pytest.mark.slow)]
 )
 def test_a_rollout_that_fails_leaves_a_checkpoint_that_goes_on_exactly(toy, tmp_path, changes):
-    config = dataclasses.replace(toy.fast, max_error_frac=0.0, **changes)
+    config = small(toy, max_error_frac=0.0, **changes)
     calls = []
 
     def failing(completions, **columns):
@@ -298,7 +306,7 @@ def test_a_policy_that_speaks_no_numbers_is_named_and_leaves_no_broken_checkpoin
                 self.policy.model.model.norm.weight.data.fill_(math.nan)
             return stats
 
-    config = dataclasses.replace(toy.fast, save_every=3)
+    config = small(toy, save_every=3)
     with pytest.raises(NumericsError, match=r"update 3: instruction '.*': the policy gave token 1"):
         toy.train(config, learner=Spoiled, checkpoint_dir=tmp_path)
     assert list_checkpoints(tmp_path) == []
@@ -309,7 +317,7 @@ def test_what_rewards_fail_at_is_told_with_the_instructions(toy):
         return [math.nan if i < 2 else score for i, score in enumerate(toy.reward(completions))]
 
     faults = []
-    config = dataclasses.replace(toy.fast, num_updates=1)
+    config = small(toy, num_updates=1, max_error_frac=0.5)
     with heard_by(faults.append):
         _, _, log = toy.train(config, reward=failing)
     (fault,) = faults
