@@ -112,6 +112,13 @@ class OutputConfig:
     """Responses of each update that samples.jsonl keeps; 0 keeps none."""
     export_policy: bool = True
     """Write the trained policy to policy/, a plain Hugging Face folder."""
+    hang_s: float = 3600.0
+    """Seconds without progress after which stacks are written; after twice as many the run ends
+    (exit code 10). 0: never."""
+
+    def __post_init__(self) -> None:
+        if not self.hang_s >= 0:
+            raise ConfigError(f"output.hang_s = {self.hang_s}: expected 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class Progress:
         self._first = self._done = start
         self._unit = unit
         self._score = score
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or _Screen(file=sys.stderr, highlight=False)
         self._clock = clock
         self._started = clock()
         self._latest: dict[str, str] = {}
@@ -155,6 +155,11 @@ class Progress:
         table.add_row(*(Text(label, style="dim") for label in self._latest))
         table.add_row(*(Text(value, style="bold") for value in self._latest.values()))
         return Group(self._bar, table) if self._latest else Group(self._bar)
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True  # whoever read along has gone; the run goes on
 
 
 def format_duration(seconds: float) -> str:

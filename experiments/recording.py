@@ -8,12 +8,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from instructrec.errors import CheckpointError, RunInterrupted
+from instructrec.errors import CheckpointError, HangError, RunInterrupted
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.fault_log import FaultLog
+from instructrec.experiments.hang_watch import HangWatch
+from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.tracking import Tracker, open_tracking, reason
 from instructrec.experiments.tracking_threads import in_background
+from instructrec.faults import Fault, heard_by
 from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
@@ -56,7 +60,10 @@ class Recorder:
         self._metrics = folder.metrics_log(resumed_update)
         self._samples = folder.samples_log(resumed_update)
         self._warnings = folder.warnings_log(resumed_update)
-        self._update = resumed_update or 0
+        self._faults = FaultLog(folder.path, resumed_update)
+        self._watch = HangWatch(config.output.hang_s, folder.path / "hang.txt", self._on_hang)
+        self._open = ExitStack()
+        self._update = max(resumed_update or 0, 0)
         self._step: dict[str, float] = {}
         self.summary: dict[str, Any] | None = None
         """Final numbers; set it before the end."""
@@ -83,6 +90,7 @@ class Recorder:
 
     def on_update(self, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
         """Records an update of PPO and the first of its responses."""
+        self._watch.beat("the end of an update")
         kept = rows[: self._config.output.samples_per_update]
         self._update = int(metrics["train/update"])
         self._metrics.write(metrics)
@@ -98,8 +106,20 @@ class Recorder:
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
 
+    def on_fault(self, fault: Fault) -> None:
+        """Records what went wrong in the update that is being made."""
+        self._faults.write(self._update + 1, fault)
+        if fault.boundary == "memory" and self._folder.record().get("exact", True):
+            # Sums of other parts round in another way: it is no longer the run of these settings.
+            write_json(self._folder.path / "run.json", self._folder.record() | {"exact": False})
+
+    def _on_hang(self, error: HangError) -> None:
+        self._faults.write_end(self._update, error)
+        self._folder.finish("failed", error=f"{type(error).__name__}: {error}")
+
     def on_step(self, metrics: Mapping[str, float]) -> None:
         """Records a step of supervised training; its losses may come in two calls."""
+        self._watch.beat("a step")
         if self._step and metrics["sft/step"] != self._step["sft/step"]:
             self.flush_step()
         self._step |= metrics
@@ -113,6 +133,8 @@ class Recorder:
             self._step = {}
 
     def __enter__(self) -> Recorder:
+        self._open.enter_context(heard_by(self.on_fault))
+        self._open.enter_context(self._watch)
         return self
 
     def __exit__(
@@ -125,11 +147,14 @@ class Recorder:
         if error is not None:
             stopped = isinstance(error, KeyboardInterrupt | RunInterrupted)
             status = "interrupted" if stopped else "failed"
+        self._open.close()
         try:
             with ExitStack() as files:  # a full disk fails here once more: all are closed, still
-                for log in (self._metrics, self._samples, self._warnings):
+                for log in (self._metrics, self._samples, self._warnings, self._faults):
                     files.callback(log.close)
                 self.flush_step()
+                if status == "failed" and error is not None:
+                    self._faults.write_end(self._update, error)
         except OSError as full:
             status, error = "failed", error or full
             raise

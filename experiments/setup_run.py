@@ -120,28 +120,50 @@ def _make_split(
     return task
 
 
-def check_prompts(policy: Policy, tasks: Iterable[Task]) -> None:
+def check_prompts(policy: Policy, tasks: Iterable[Task], response_length: int = 1) -> None:
     """Refuses instructions that do not fit into the model's window, before anything is spent.
 
     Args:
         policy: Who will answer; one that has no tokens is not asked.
         tasks: The instructions; the first ``CHECKED_PROMPTS`` of each are looked at.
+        response_length: Most tokens of an answer, which have to fit in as well.
 
     Raises:
         DataError: An instruction is too long, or the chat template refuses it.
     """
     encode: Any = getattr(policy, "encode", None)
+    window: int | None = getattr(policy, "max_length", None)
     if encode is None:
         return
     for task in tasks:
         for start in range(0, min(len(task), CHECKED_PROMPTS), 1000):
             items = [task[i] for i in range(start, min(start + 1000, len(task)))]
             try:
-                encode([item.prompt for item in items])
+                encoded = encode([item.prompt for item in items])
             except PolicyError:
                 for item in items:
                     _check_prompt(encode, item, task.split)
                 raise
+            for item, ids in zip(items, encoded, strict=True):
+                if window is not None and len(ids) + response_length > window:
+                    raise DataError(
+                        f"instruction {item.id!r} of the {task.split} split: its prompt of "
+                        f"{len(ids)} tokens and a response of up to {response_length} do not fit "
+                        f"into the model's window of {window}. Lower ppo.response_length (or "
+                        "eval.max_new_tokens), leave long rows out with task.options.filters, or "
+                        "use a model with a longer window."
+                    )
+
+
+def check_all_prompts(policy: Policy, materials: Materials, config: TrainConfig) -> None:
+    """Refuses a run of whose splits an instruction does not fit beside its response.
+
+    Raises:
+        DataError: See ``check_prompts``.
+    """
+    measured = (materials.validation, materials.test)
+    check_prompts(policy, (materials.train,), config.ppo.response_length)
+    check_prompts(policy, measured, config.eval_sampling.max_new_tokens)
 
 
 def _check_prompt(encode: Any, item: Instruction, split: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ def score_part(
         scored: PartScores = combined(prompts, completions, columns)
         scored.seconds = time.perf_counter() - start
         return scored
+    folder = os.getcwd()
     try:
         result = reward.raw(list(prompts), list(completions), _rows(columns, None))
     except _NOT_THE_SAMPLES_FAULT:
@@ -97,6 +99,9 @@ def score_part(
         )
         if (truncated := reward.last_truncated(len(completions))) is not None:
             part.flags["truncated"] = truncated
+    finally:
+        if os.getcwd() != folder:  # relative paths of the run would lead elsewhere
+            os.chdir(folder)
     part.seconds = time.perf_counter() - start
     return part
 

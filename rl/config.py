@@ -22,7 +22,7 @@ def _require(condition: bool, field: str, given: object, expected: str) -> None:
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
     *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
-    *("rollout_chunks", "curriculum_window"),
+    *("rollout_chunks", "curriculum_window", "max_bad_steps", "stop_after"),
 )
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
@@ -37,7 +37,8 @@ _NOT_NEGATIVE = (
 
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
-    *("max_error_frac", "max_error_batches", "max_reward", "max_drift"),
+    *("max_error_frac", "max_error_batches", "max_reward", "max_drift", "max_bad_steps"),
+    *("stop_on", "stop_after"),
 )
 """Settings that may differ when a run is continued: they do not change what an update does, but for
 the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number."""
@@ -161,6 +162,12 @@ class PPOConfig:
     """Stop when a reward failed on responses of this many batches in a row; 0 sets no limit."""
     max_reward: float = 1e4
     """Stop when a reward is larger than this in absolute value."""
+    max_bad_steps: int = 3
+    """Stop at this many steps in a row whose loss or gradient is not finite; each is left out."""
+    stop_on: tuple[str, ...] = ()
+    """Monitors whose trouble ends the run, e.g. far_from_reference, entropy, length."""
+    stop_after: int = 3
+    """Updates in a row with such trouble after which it ends."""
     eval_every: int = 0
     """Updates between two evaluations on the validation split; 0 evaluates at the end only."""
     early_stopping_patience: int = 0

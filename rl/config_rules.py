@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from instructrec.errors import unknown_name
+
 if TYPE_CHECKING:
     from instructrec.rl.config import PPOConfig
 
@@ -18,8 +20,15 @@ _WITH = {
     "kl_horizon": ("kl_target", "a target, e.g. ppo.kl_target = 6"),
     "entropy_coef_max": ("entropy_target", "a target, e.g. ppo.entropy_target = 0.4"),
     "early_stopping_patience": ("eval_every", "ppo.eval_every above 0"),
+    "stop_after": ("stop_on", "a monitor, e.g. ppo.stop_on = ['far_from_reference']"),
 }
 """Settings that do something only where the second one is set."""
+
+MONITORS = (
+    *("large_step", "far_from_reference", "entropy", "length", "cut_responses", "left_out"),
+    *("drift", "idle_critic", "no_spread", "no_variance", "nothing_kept"),
+)
+"""Names that ``ppo.stop_on`` may hold: what ``instructrec.rl.monitors`` watches."""
 
 OF_THE_CRITIC = (
     *("critic", "critic_model", "critic_detach", "critic_warmup_updates", "cliprange_value"),
@@ -71,6 +80,9 @@ def _useless(config: PPOConfig) -> Iterator[str]:
 
 
 def _impossible(config: PPOConfig) -> Iterator[str]:
+    for name in config.stop_on:
+        if name not in MONITORS:
+            yield f"ppo.stop_on: {unknown_name('monitor', name, MONITORS)}"
     if config.advantage in ("rloo", "group") and config.num_generations == 1:
         yield (
             f"ppo.advantage = {config.advantage!r} compares responses to the same instruction: "

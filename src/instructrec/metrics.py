@@ -200,6 +200,18 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes that algorithm raft imitates: the best to their prompt.",
     ),
     Metric(
+        "faults/reward",
+        "faults",
+        "Scores that rewards failed to give in this update, of all rewards together; what and why "
+        "is in faults.jsonl.",
+    ),
+    Metric(
+        "faults/numerics",
+        "steps",
+        "Optimizer steps left out because loss or gradient was not finite.",
+    ),
+    Metric("faults/memory", "faults", "Times that work was halved because the memory was full."),
+    Metric(
         "raft/loss",
         "nats/token",
         "Negative log-likelihood of the kept responses, mean over the update's steps.",
