@@ -79,6 +79,9 @@ COMMANDS = {
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
+    "pairs": Command(
+        "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
+    ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),
