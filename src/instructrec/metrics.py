@@ -209,6 +209,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("sft/val_loss", "nats/token", "The same on the validation demonstrations."),
     Metric("sft/lr", "1", "Learning rate of supervised fine-tuning."),
     Metric("sft/grad_norm", "1", "L2 norm of the gradient before clipping."),
+    Metric("rm/step", "steps", "Optimizer steps of a reward model finished."),
+    Metric(
+        "rm/loss",
+        "nats",
+        "Its training loss: Bradley-Terry per pair (margins and centring included), or the sigmoid "
+        "alignment loss per instruction.",
+    ),
+    Metric(
+        "rm/accuracy",
+        "1",
+        "Share of the step's pairs whose preferred response scores more; of the alignment, share "
+        "of the instructions whose own output is the most similar in the batch.",
+    ),
+    Metric("rm/margin", "score", "Mean score of the step's chosen responses less the rejected."),
+    Metric("rm/val_loss", "nats", "The loss on validation pairs, without margins and centring."),
+    Metric("rm/val_accuracy", "1", "The accuracy on validation pairs; a tie counts one half."),
+    Metric("rm/lr", "1", "Learning rate of the reward model."),
+    Metric("rm/grad_norm", "1", "L2 norm of the gradient before clipping."),
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
     Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
