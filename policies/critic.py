@@ -125,8 +125,8 @@ def make_critic(
         detach: See SharedCritic.
         source: Model that a separate critic starts from. The score layer of a reward model (a
             sequence classifier with one label, or the run folder that trained one) becomes the
-            value head; with any other model the head starts at zero. None copies the policy; weights
-            that are frozen there are shared.
+            value head; with any other model the head starts at zero. None copies the policy;
+            weights that are frozen there are shared.
 
     Raises:
         PolicyError: The model cannot be loaded, or does not read the policy's token ids.

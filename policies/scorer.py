@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -59,14 +58,16 @@ class Scorer:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
 
-    def merge(self) -> None:
-        """Adds adapters to the weights, after which nothing of the scorer trains."""
+    def finish(self) -> None:
+        """Ends training: adapters become weights, and passes are in float32, as after loading."""
         if hasattr(self.model, "merge_and_unload"):
             self.model = self.model.merge_and_unload()
+        self.model.eval()
+        self.dtype = torch.float32
 
     def save(self, folder: Path) -> None:
         """Writes a plain Hugging Face folder, adapters merged: weights, tokenizer, settings."""
-        self.merge()
+        self.finish()
         folder.mkdir(parents=True, exist_ok=True)
         with quiet_transformers():
             self.model.save_pretrained(folder)
@@ -196,8 +197,3 @@ def _load_reader(path: str, config: PolicyConfig, head: Head, seed: int) -> Load
             f"example {missing[0]!r}: they would be random. Expected a whole model."
         )
     return Loaded(model.eval(), tokenizer, path)
-
-
-def trained_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of a module that train, by name."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from instructrec.errors import DataError
 from instructrec.policies.base import Prompt
 from instructrec.policies.quiet import without_wandb_note
-from instructrec.policies.scorer import Scorer, trained_weights
+from instructrec.policies.scorer import Scorer
 from instructrec.rewards.learned import encode_pair
 from instructrec.rewards.local_models import Features, agree_on_padding, run_batches, text_limit
 from instructrec.rl.fitting import (
@@ -30,6 +30,7 @@ from instructrec.rl.fitting import (
     Surroundings,
 )
 from instructrec.rl.reward_config import FitConfig, PreferenceConfig
+from instructrec.rl.trained import trained_of
 from instructrec.rl.trl_bridge import quiet_settings
 
 with without_wandb_note():
@@ -183,7 +184,7 @@ def train_reward_model(
             **kwargs,
         )
 
-    weights = trained_weights(scorer.model)
+    weights = trained_of(scorer.model)
     groups = [{"params": list(weights.values()), "lr": config.learning_rate}]
     around = dataclasses.replace(around, measure=measure if validation else None)
     fit = Fit(weights, groups, config, seed, around)

@@ -11,7 +11,9 @@ whole number.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from instructrec.errors import ConfigError, unknown_name
 
@@ -334,6 +336,34 @@ METRICS: tuple[Metric, ...] = (
         "test time: an upper bound for reranking, not what the policy gets.",
     ),
     Metric(
+        "eval/pair_accuracy/mean",
+        "1",
+        "Share of held-out pairs whose preferred response a reward model scores more (a tie counts "
+        "one half); of the alignment, of matching pairs above a mismatched output.",
+    ),
+    Metric("eval/pair_accuracy/ci_low", "1", "Lower end of its 95 % interval, by instruction."),
+    Metric("eval/pair_accuracy/ci_high", "1", "Upper end of that interval."),
+    Metric("eval/pair_loss", "nats", "The loss of a reward model on held-out pairs."),
+    Metric(
+        "eval/calibration_error",
+        "1",
+        "Expected calibration error of a reward model: mean distance of the probability that it "
+        "gives to its preferences and their accuracy.",
+    ),
+    Metric("eval/longer_wins", "1", "Share of held-out pairs whose longer response is preferred."),
+    Metric(
+        "eval/model_prefers_longer", "1", "Share of them whose longer response the model prefers."
+    ),
+    Metric("eval/length_correlation", "1", "Pearson's correlation of score and length."),
+    Metric("eval/score_mean", "score", "Mean score of a reward model on held-out responses."),
+    Metric("eval/score_std", "score", "Standard deviation of these scores."),
+    Metric(
+        "eval/recall_at_1",
+        "1",
+        "Share of held-out instructions whose own output is the most "
+        "similar among all held-out outputs.",
+    ),
+    Metric(
         "eval/entropy",
         "nats/token",
         "Mean of -log p over the sampled tokens: an estimate of the entropy. Absent under greedy "
@@ -341,6 +371,15 @@ METRICS: tuple[Metric, ...] = (
     ),
 )
 """Every key and pattern."""
+
+
+AXES = ("train/update", "sft/step", "rm/step")
+"""What curves are drawn over: updates, or steps of training on given examples."""
+
+
+def axis_value(row: Mapping[str, Any]) -> float | None:
+    """Returns where a row of metrics stands on its axis; None where it does not say."""
+    return next((float(row[key]) for key in AXES if row.get(key) is not None), None)
 
 
 def lookup(key: str) -> Metric:
@@ -374,11 +413,12 @@ def markdown_page() -> str:
         "# Metrics\n\n"
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
-        "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
-        "the name of a reward, or `total` for their weighted sum (a reward inside another is\n"
-        "called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a value of a corpus\n"
-        "metric, `<task>` for a task of a mixture, `<kind>` for a way to reword. At the end of a\n"
-        "run, `final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
+        "`train/update` as the axis (`sft/step` for `sft/…`, `rm/step` for `rm/…`). In a name,\n"
+        "`<reward>` stands for the name of a reward, or `total` for their weighted sum (a reward\n"
+        "inside another is called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a\n"
+        "value of a corpus metric, `<task>` for a task of a mixture, `<kind>` for a way to\n"
+        "reword. At the end of a run, `final/<key>` in the summary of the W&B run holds the\n"
+        "numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )
