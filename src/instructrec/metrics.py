@@ -10,40 +10,14 @@ whole number.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from instructrec.errors import ConfigError, unknown_name
+from instructrec.metric_definition import Metric
+from instructrec.reward_model_metrics import REWARD_MODEL_METRICS
 
-_PLACEHOLDERS = {
-    "<reward>": r"[a-z0-9_]+(\.[a-z0-9_]+)*",
-    "<reason>": "(raised|timeout|nonfinite|out_of_range|worker_died)",
-    "<metric>": "(bleu|chrf|exact_match|rouge1|rouge2|rougeL|rougeLsum)",
-    "<k>": "[1-9][0-9]*",
-    "<task>": "[^/]+",
-    "<kind>": "[a-z]+",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number that a run logs."""
-
-    key: str
-    """Name in ``metrics.jsonl`` and W&B; may hold placeholders, see above."""
-    unit: str
-    """Unit; ``1`` for a share or another plain number, ``score`` for the scale of the reward."""
-    meaning: str
-    """What it says, and over what it is taken."""
-
-    def matches(self, key: str) -> bool:
-        """Says whether ``key`` is this key, or an instance of this pattern."""
-        parts = re.split("(<[a-z]+>)", self.key)
-        pattern = "".join(_PLACEHOLDERS.get(part, re.escape(part)) for part in parts)
-        return re.fullmatch(pattern, key) is not None
-
+__all__ = ["AXES", "METRICS", "Metric", "axis_value", "lookup", "markdown_page"]
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -211,24 +185,6 @@ METRICS: tuple[Metric, ...] = (
     Metric("sft/val_loss", "nats/token", "The same on the validation demonstrations."),
     Metric("sft/lr", "1", "Learning rate of supervised fine-tuning."),
     Metric("sft/grad_norm", "1", "L2 norm of the gradient before clipping."),
-    Metric("rm/step", "steps", "Optimizer steps of a reward model finished."),
-    Metric(
-        "rm/loss",
-        "nats",
-        "Its training loss: Bradley-Terry per pair (margins and centring included), or the sigmoid "
-        "alignment loss per instruction.",
-    ),
-    Metric(
-        "rm/accuracy",
-        "1",
-        "Share of the step's pairs whose preferred response scores more; of the alignment, share "
-        "of the instructions whose own output is the most similar in the batch.",
-    ),
-    Metric("rm/margin", "score", "Mean score of the step's chosen responses less the rejected."),
-    Metric("rm/val_loss", "nats", "The loss on validation pairs, without margins and centring."),
-    Metric("rm/val_accuracy", "1", "The accuracy on validation pairs; a tie counts one half."),
-    Metric("rm/lr", "1", "Learning rate of the reward model."),
-    Metric("rm/grad_norm", "1", "L2 norm of the gradient before clipping."),
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
     Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
@@ -336,39 +292,12 @@ METRICS: tuple[Metric, ...] = (
         "test time: an upper bound for reranking, not what the policy gets.",
     ),
     Metric(
-        "eval/pair_accuracy/mean",
-        "1",
-        "Share of held-out pairs whose preferred response a reward model scores more (a tie counts "
-        "one half); of the alignment, of matching pairs above a mismatched output.",
-    ),
-    Metric("eval/pair_accuracy/ci_low", "1", "Lower end of its 95 % interval, by instruction."),
-    Metric("eval/pair_accuracy/ci_high", "1", "Upper end of that interval."),
-    Metric("eval/pair_loss", "nats", "The loss of a reward model on held-out pairs."),
-    Metric(
-        "eval/calibration_error",
-        "1",
-        "Expected calibration error of a reward model: mean distance of the probability that it "
-        "gives to its preferences and their accuracy.",
-    ),
-    Metric("eval/longer_wins", "1", "Share of held-out pairs whose longer response is preferred."),
-    Metric(
-        "eval/model_prefers_longer", "1", "Share of them whose longer response the model prefers."
-    ),
-    Metric("eval/length_correlation", "1", "Pearson's correlation of score and length."),
-    Metric("eval/score_mean", "score", "Mean score of a reward model on held-out responses."),
-    Metric("eval/score_std", "score", "Standard deviation of these scores."),
-    Metric(
-        "eval/recall_at_1",
-        "1",
-        "Share of held-out instructions whose own output is the most "
-        "similar among all held-out outputs.",
-    ),
-    Metric(
         "eval/entropy",
         "nats/token",
         "Mean of -log p over the sampled tokens: an estimate of the entropy. Absent under greedy "
         "decoding.",
     ),
+    *REWARD_MODEL_METRICS,
 )
 """Every key and pattern."""
 
