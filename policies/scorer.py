@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -75,7 +76,9 @@ class Scorer:
         let_others_read(folder)
 
 
-def load_scorer(config: PolicyConfig, *, head: Head, seed: int) -> Scorer:
+def load_scorer(
+    config: PolicyConfig, *, head: Head, seed: int, markers: tuple[str, ...] = ()
+) -> Scorer:
     """Loads a trunk and decides what of it trains; a score layer always trains.
 
     Args:
@@ -83,6 +86,7 @@ def load_scorer(config: PolicyConfig, *, head: Head, seed: int) -> Scorer:
             trained on), or an encoder; what trains; the system message of decoders.
         head: What stands on the trunk. A new score layer is drawn as its architecture draws it.
         seed: Seed of a new score layer and of new adapters; torch's own random state stays.
+        markers: Special tokens that the vocabulary is to have; new ones are drawn as others were.
 
     Raises:
         PolicyError: There is no such model, or it cannot be trained.
@@ -94,6 +98,7 @@ def load_scorer(config: PolicyConfig, *, head: Head, seed: int) -> Scorer:
             "full precision. Set policy.quantization: null."
         )
     loaded = _load_base(config, head, seed)
+    _add_markers(loaded, markers, seed)
     model = choose_trained_weights(loaded, config, seed)
     for name, parameter in model.named_parameters():
         if _is_head(name):
@@ -101,6 +106,19 @@ def load_scorer(config: PolicyConfig, *, head: Head, seed: int) -> Scorer:
     device = pick_device(config.device)
     model.to(device)
     return Scorer(model, loaded.tokenizer, pick_dtype(config.dtype, device))
+
+
+def _add_markers(loaded: Loaded, markers: tuple[str, ...], seed: int) -> None:
+    tokenizer, model = loaded.tokenizer, loaded.model
+    new = [AddedToken(m, normalized=False) for m in markers if m not in tokenizer.get_vocab()]
+    if not new:
+        return
+    tokenizer.add_tokens(new, special_tokens=True)
+    size = max(tokenizer.get_vocab().values()) + 1
+    if size > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            model.resize_token_embeddings(size, mean_resizing=False)
 
 
 def _is_head(name: str) -> bool:
