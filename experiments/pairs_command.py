@@ -137,7 +137,9 @@ def run_pairs(
     if not pairs:
         raise DataError(
             f"none of {len({row['id'] for row in evaluation.rows})} instructions has two responses "
-            f"whose scores differ by {config.min_margin:g} or more: there is nothing to prefer. "
+            f"whose scores (by {', '.join(evaluation.parts)}) differ"
+            f"{f' by {config.min_margin:g} or more' if config.min_margin else ''}: there is nothing "
+            f"to prefer; the scored samples lie in {config.samples_file}. "
             "Take another reward, a higher temperature, a larger n or a smaller min_margin."
         )
     pairs = config.mentor.judge(pairs)
