@@ -98,8 +98,10 @@ class PairsConfig:
 
     def as_evaluation(self) -> EvaluateConfig:
         """The evaluation whose rows are the samples."""
-        same = ("task", "options", "split", "rewards", "limit", "temperature", "top_p")
-        same += ("max_new_tokens", "batch_size", "seed", "dtype", "device", "system_prompt")
+        same = [
+            *("task", "options", "split", "rewards", "limit", "temperature", "top_p"),
+            *("max_new_tokens", "batch_size", "seed", "dtype", "device", "system_prompt"),
+        ]
         return EvaluateConfig(samples=self.n, **{name: getattr(self, name) for name in same})
 
 
@@ -137,9 +139,8 @@ def run_pairs(
     if not pairs:
         raise DataError(
             f"none of {len({row['id'] for row in evaluation.rows})} instructions has two responses "
-            f"whose scores (by {', '.join(evaluation.parts)}) differ"
-            f"{f' by {config.min_margin:g} or more' if config.min_margin else ''}: there is nothing "
-            f"to prefer; the scored samples lie in {config.samples_file}. "
+            f"whose scores (by {', '.join(evaluation.parts)}) differ (by {config.min_margin:g} or "
+            f"more): there is nothing to prefer. The samples lie in {config.samples_file}. "
             "Take another reward, a higher temperature, a larger n or a smaller min_margin."
         )
     pairs = config.mentor.judge(pairs)

@@ -245,7 +245,7 @@ class Fit(TrainerCallback):
         }
 
     def _snapshot(self) -> Snapshot:
-        tensors = {f"weights.{name}": p for name, p in self.weights.items()}
+        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in self.weights.items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{n}": torch.as_tensor(v) for n, v in moments.items()}
