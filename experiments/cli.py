@@ -79,6 +79,14 @@ COMMANDS = {
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
+    "train-reward": Command(
+        "Train a reward model from preferences, or an alignment model.",
+        *_in("reward_run"),
+        takes_recipe=True,
+    ),
+    "pairs": Command(
+        "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
+    ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),

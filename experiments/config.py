@@ -198,6 +198,21 @@ class TrainConfig:
         return Path(self.output.dir) / self.resolved_name
 
     @property
+    def tags(self) -> list[str]:
+        """What trackers show beside the name."""
+        return [self.algorithm, self.policy.model, *self.reward_value()]
+
+    @property
+    def samples_kept(self) -> int:
+        """Responses of an update that samples.jsonl keeps."""
+        return self.output.samples_per_update
+
+    @property
+    def hang_s(self) -> float:
+        """See ``output.hang_s``."""
+        return self.output.hang_s
+
+    @property
     def eval_sampling(self) -> Sampling:
         """How evaluations draw responses."""
         return Sampling(

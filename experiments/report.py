@@ -131,6 +131,11 @@ def read_run(path: Path, before: str | None = None) -> Reading:
             f"{path} holds several runs: report on one of them ({', '.join(inner) or 'none'}), "
             f"such as {path / ('ppo' if 'ppo' in inner or not inner else inner[-1])}."
         )
+    if record["job_type"] == "reward-model":
+        raise ConfigError(
+            f"{path} trained a reward model, which answers nothing: what it has learned stands in "
+            f"{path / 'reward_model' / 'README.md'}."
+        )
     after = _final_evaluation(path, summary)
     start = None
     if after is not None:

@@ -14,7 +14,7 @@ from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
-from instructrec.experiments.command_line import RECIPES
+from instructrec.experiments.command_line import RECIPES, command_of
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.runfolder import RunInfo
@@ -205,8 +205,7 @@ def _how_to_make(path: Path) -> str:
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         variant, _, seed = path.name.rpartition("-s")
         if settings.get("variant") == variant and seed.isdigit():
-            command = "sft" if settings.get("algorithm") == "sft" else "train"
-            words = ["instructrec", command, recipe.stem]
+            words = ["instructrec", command_of(settings), recipe.stem]
             words += [] if seed == "0" else ["--seed", seed]
             return f" Make it with: {shlex.join(words)}"
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."

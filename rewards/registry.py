@@ -58,6 +58,7 @@ _QUALITIES = {
     "math_verify": "maths:MathVerify",
     "reasoning_gym": "reasoning:ReasoningGym",
     "embedding_similarity": "embedding:EmbeddingSimilarity",
+    "alignment": "alignment:AlignmentReward",
     "llm_judge": "judge:LLMJudge",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""

@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from instructrec.errors import CheckpointError, ConfigError
-from instructrec.experiments.command_line import RECIPES, as_dataclass, make_parser, parse
+from instructrec.experiments.command_line import (
+    RECIPES,
+    as_dataclass,
+    command_of,
+    make_parser,
+    parse,
+)
 from instructrec.experiments.config import (
     EvalConfig,
     EvaluateConfig,
@@ -21,6 +27,7 @@ from instructrec.experiments.config import (
     refuse_changed,
 )
 from instructrec.experiments.quickstart_config import QuickstartConfig
+from instructrec.experiments.reward_model_config import RewardModelConfig
 from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
@@ -159,8 +166,10 @@ def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
         assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
         parser = make_parser("test", "")
         parser.add_argument("--config", action="config")
-        parser.add_class_arguments(TrainConfig)
-        config = as_dataclass(TrainConfig, parse(parser, ["--config", str(path)]))
+        of_rewards = command_of(yaml.safe_load(text)) == "train-reward"
+        kind = RewardModelConfig if of_rewards else TrainConfig
+        parser.add_class_arguments(kind)
+        config = as_dataclass(kind, parse(parser, ["--config", str(path)]))
         variants.add(config.variant)
     assert len(variants) == len(recipes)
 
