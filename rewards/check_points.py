@@ -9,67 +9,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from instructrec.rewards.base import Status
-from instructrec.rewards.calling import BoundReward
+from instructrec.rewards.check_probe import Point, Probe, Verdict
 from instructrec.rewards.check_samples import GARBAGE, HOSTILE, Samples
-from instructrec.rewards.scoring import PartScores, score_part
-from instructrec.rewards.watchdog import watching
-
-Verdict = Literal["ok", "warn", "fail", "skip"]
-"""What became of one point; only ``fail`` makes a report fail."""
+from instructrec.rewards.scoring import PartScores
 
 SLOW_SECONDS = 0.1
 """Time for one response from which a reward is called slow."""
-HANG_SECONDS = 30.0
-"""Time for one call after which a line says that it hangs."""
+NOTHING_SCORED = "no response was scored"
+"""Why there is nothing to compare."""
 _THREADS = 4
 _RTOL, _ATOL = 1e-4, 1e-5  # a model's scores differ a little with the padding of the batch
-
-
-@dataclass(frozen=True)
-class Point:
-    """One thing that was looked at."""
-
-    name: str
-    """What."""
-    verdict: Verdict
-    """How it came out."""
-    message: str
-    """What was seen and, unless all is well, what to do."""
-
-
-class Probe:
-    """A reward and the rows it is asked about."""
-
-    def __init__(self, reward: BoundReward, samples: Samples) -> None:
-        self.reward, self.samples = reward, samples
-        self.base = PartScores(np.empty(0), [], [], 0.0)
-        self.deterministic = True
-
-    def score(
-        self,
-        rows: Sequence[int] | None = None,
-        completions: Sequence[Any] | None = None,
-        prompts: Sequence[Any] | None = None,
-        reward: BoundReward | None = None,
-    ) -> PartScores:
-        """Scores rows of the samples, with other responses or prompts where they are given."""
-        samples = self.samples
-        rows = range(len(samples)) if rows is None else rows
-        texts = [samples.completions[i] for i in rows] if completions is None else completions
-        asked = [samples.prompts[i] for i in rows] if prompts is None else prompts
-        columns = {name: [values[i] for i in rows] for name, values in samples.columns.items()}
-        with watching(f"the check of {self.reward.describe()}", HANG_SECONDS):
-            return score_part(
-                reward or self.reward, asked, texts, {**columns, **samples.extras(texts)}
-            )
 
 
 # Points -------------------------------------------------------------------------------------------
@@ -106,6 +61,8 @@ def declared_range(probe: Probe) -> Point:
 
 def deterministic(probe: Probe) -> Point:
     """Whether it gives the same scores twice; notes it in the probe."""
+    if not probe.scored:
+        return Point("deterministic", "skip", NOTHING_SCORED)
     probe.deterministic = _difference(probe, probe.score()) == ""
     if probe.deterministic:
         return Point("deterministic", "ok", "the same scores twice")
@@ -154,13 +111,25 @@ def _pickles(probe: Probe) -> tuple[Verdict, str]:
 
 def _threads(probe: Probe) -> tuple[Verdict, str]:
     barrier = threading.Barrier(_THREADS)
+    results: list[PartScores] = []
+    errors: list[BaseException] = []
 
-    def together(_: int) -> PartScores:
+    def together() -> None:
         barrier.wait()
-        return probe.score()
+        try:
+            results.append(probe.score())
+        except BaseException as error:
+            errors.append(error)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(together, range(_THREADS)))
+    # Daemons, unlike those of a pool: a reward that hangs in them does not keep the process.
+    threads = [threading.Thread(target=together, daemon=True) for _ in range(_THREADS)]
+    with probe.patience():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
     changed = next((c for r in results if (c := _difference(probe, r))), "")
     advice = "keep working variables in the function, or hold a threading.Lock"
     return _verdict(changed, f"the same scores from {_THREADS} threads at once", advice)
@@ -188,15 +157,20 @@ def _gold(probe: Probe) -> tuple[Verdict, str]:
     golden = scored.scores
     for i, status, message in zip(rows, scored.status, scored.messages, strict=True):
         if status.failed:
-            return "fail", f"fails on the expected answer {_short(samples.gold[i])}: {message}"
+            return _blame(
+                probe
+            ), f"fails on the expected answer {_short(samples.gold[i])}: {message}{_whose(probe)}"
     limits = probe.reward.info.range
-    top = limits[1] if limits is not None else float(np.nanmax(probe.base.scores))
+    known = probe.base.scores[np.isfinite(probe.base.scores)]
+    if limits is None and not np.ptp(known):
+        return "skip", "it declares no range, and all responses score alike"
+    top = limits[1] if limits is not None else float(known.max())
     low = [i for i, score in zip(rows, golden, strict=True) if score < top - _ATOL]
     if low:
         at = rows.index(low[0])
-        return "fail", (
+        return _blame(probe), (
             f"the expected answer {_short(samples.gold[low[0]])} scores {golden[at]:g}, below "
-            f"{top:g}: an answer that is right must score at the top"
+            f"{top:g}: an answer that is right must score at the top{_whose(probe)}"
         )
     return "ok", f"expected answers score {top:g}"
 
@@ -210,9 +184,9 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
         scores = probe.score(rows, completions=[text] * len(rows)).scores
         for i, good, bad in zip(rows, golden, scores, strict=True):
             if bad >= good and text.strip() != str(samples.gold[i]).strip():
-                return "fail", (
+                return _blame(probe), (
                     f"{text!r} scores {bad:g} where the expected answer {_short(samples.gold[i])} "
-                    f"scores {good:g}: a policy would learn to say it"
+                    f"scores {good:g}: a policy would learn to say it{_whose(probe)}"
                 )
     return "ok", f"{len(GARBAGE)} worthless answers score less than the expected ones"
 
@@ -302,6 +276,17 @@ def _answered(probe: Probe) -> list[int]:
     scored = probe.score(rows, completions=[gold[i] for i in rows])
     says_nothing = Status.NOT_APPLICABLE
     return [i for i, s in zip(rows, scored.status, strict=True) if s is not says_nothing]
+
+
+def _blame(probe: Probe) -> Verdict:
+    """What unexpected marks mean: on rows of the check itself the reward may be right."""
+    return "warn" if probe.samples.own else "fail"
+
+
+def _whose(probe: Probe) -> str:
+    if not probe.samples.own:
+        return ""
+    return " (these are the check's own rows; pass data that it is meant for: --data FILE)"
 
 
 def _difference(probe: Probe, other: PartScores) -> str:

@@ -18,6 +18,12 @@ from instructrec.rewards.calling import BoundReward, check_scores
 # A wrong setting, column or model fails every sample alike and for good: it stops the run.
 _NOT_THE_SAMPLES_FAULT = (ConfigError, DataError, PolicyError)
 
+# What functions that expect chat messages, as TRL's conversational ones do, raise on a string.
+_READS_MESSAGES = (
+    "TypeError: string indices must be integers",
+    "AttributeError: 'str' object has no attribute 'get'",
+)
+
 
 @dataclass
 class PartScores:
@@ -88,9 +94,9 @@ def score_part(
         result = reward.raw(list(prompts), list(completions), _rows(columns, None))
     except _NOT_THE_SAMPLES_FAULT:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a reward that calls sys.exit() ends no run
         if len(completions) == 1:
-            part = _collect([(math.nan, Status.RAISED, describe_error(error))])
+            part = _collect([(math.nan, Status.RAISED, explain_error(error, reward))])
         else:
             part = _one_by_one(reward, prompts, completions, columns)
     else:
@@ -148,6 +154,17 @@ def judge_score(
 def describe_error(error: BaseException) -> str:
     """Returns the type and message of an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def explain_error(error: BaseException, reward: BoundReward) -> str:
+    """Describes an exception of a reward, and what to do where it was handed the other format."""
+    text = describe_error(error)
+    if reward.info.format == "text" and text.startswith(_READS_MESSAGES):
+        return (
+            f"{text} (it seems to read chat messages, and gets each response as a string: set "
+            "format: chat for this reward)"
+        )
+    return text
 
 
 def _collect(judged: Sequence[tuple[float, Status, str]]) -> PartScores:

@@ -312,7 +312,7 @@ def _check(rollout: Rollout, config: PPOConfig) -> None:
                 f"{name}: {statuses[i]} ({rewards.messages[name][i]})"
                 for i in failed
                 for name, statuses in rewards.status.items()
-                if statuses[i].failed
+                if statuses[i].failed and rewards.counts(name)
             ),
             "unknown",
         )
