@@ -103,8 +103,8 @@ class BoundReward:
                     f"another one, set the reward's option {parameter}{COLUMN_SUFFIX}."
                 )
         inner = getattr(self.function, "check_columns", None)
-        if inner is not None:
-            inner(available)
+        if inner is not None:  # it knows them by the names of its own parameters
+            inner([*available, *(p for p, column in self._renames.items() if column in available)])
 
     def check_extras(self, available: Mapping[str, Any]) -> None:
         """Raises DataError when it needs token ids or a trainer's objects that are not there."""

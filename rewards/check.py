@@ -109,7 +109,7 @@ def check_reward(
         else:
             points.append(Point(label, "skip", "scores differ from call to call"))
     points += [_guarded(label, point, probe) for label, point in check_points.OTHERS.items()]
-    points += [effects, check_points.arguments(given, samples), check_points.speed(seconds)]
+    points += [effects, check_points.arguments(given, samples), check_points.speed(probe, seconds)]
     return Report(name, tuple(points))
 
 

@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -136,6 +136,8 @@ def _threads(probe: Probe) -> tuple[Verdict, str]:
 
 
 def _hostile(probe: Probe) -> tuple[Verdict, str]:
+    if all(status.failed for status in probe.base.status):
+        return "skip", NOTHING_SCORED
     names, texts = list(HOSTILE), list(HOSTILE.values())
     rows = [i % len(probe.samples) for i in range(len(texts))]
     scored = probe.score(rows, completions=texts)
@@ -157,20 +159,18 @@ def _gold(probe: Probe) -> tuple[Verdict, str]:
     golden = scored.scores
     for i, status, message in zip(rows, scored.status, scored.messages, strict=True):
         if status.failed:
-            return _blame(
-                probe
-            ), f"fails on the expected answer {_short(samples.gold[i])}: {message}{_whose(probe)}"
+            return "fail", f"fails on the expected answer {_short(samples.gold[i])}: {message}"
     limits = probe.reward.info.range
-    known = probe.base.scores[np.isfinite(probe.base.scores)]
-    if limits is None and not np.ptp(known):
-        return "skip", "it declares no range, and all responses score alike"
-    top = limits[1] if limits is not None else float(known.max())
+    ordinary = probe.base.scores[np.isfinite(probe.base.scores)]
+    if limits is None and not (ordinary.size and np.ptp([*ordinary, *golden])):
+        return "skip", "it declares no range and its scores do not differ, so none is at the top"
+    top = limits[1] if limits is not None else float(ordinary.max())
     low = [i for i, score in zip(rows, golden, strict=True) if score < top - _ATOL]
     if low:
         at = rows.index(low[0])
-        return _blame(probe), (
+        return "fail", (
             f"the expected answer {_short(samples.gold[low[0]])} scores {golden[at]:g}, below "
-            f"{top:g}: an answer that is right must score at the top{_whose(probe)}"
+            f"{top:g}: an answer that is right must score at the top"
         )
     return "ok", f"expected answers score {top:g}"
 
@@ -184,9 +184,9 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
         scores = probe.score(rows, completions=[text] * len(rows)).scores
         for i, good, bad in zip(rows, golden, scores, strict=True):
             if bad >= good and text.strip() != str(samples.gold[i]).strip():
-                return _blame(probe), (
+                return "fail", (
                     f"{text!r} scores {bad:g} where the expected answer {_short(samples.gold[i])} "
-                    f"scores {good:g}: a policy would learn to say it{_whose(probe)}"
+                    f"scores {good:g}: a policy would learn to say it"
                 )
     return "ok", f"{len(GARBAGE)} worthless answers score less than the expected ones"
 
@@ -240,13 +240,30 @@ def arguments(before: Samples, after: Samples) -> Point:
     return Point(label, "fail", "it changes what it is given: copy lists before you edit them")
 
 
-def speed(seconds: float) -> Point:
+def speed(probe: Probe, seconds: float) -> Point:
     """Whether it is fast enough, by the time for one response."""
+    if not probe.scored:
+        return Point("speed", "skip", NOTHING_SCORED)
     shown = f"{seconds * 1e3:.3g} ms for one response"
     if seconds <= SLOW_SECONDS:
         return Point("speed", "ok", shown)
     text = f"{shown}: consider isolation: worker with more workers, a cache, or larger batches"
     return Point("speed", "warn", text)
+
+
+def _where_it_is_meant_for(point: Callable[[Probe], tuple[Verdict, str]]) -> Callable[..., Any]:
+    """The point without blame where nobody gave data: the reward may be right about our rows."""
+
+    def excused(probe: Probe) -> tuple[Verdict, str]:
+        verdict, message = point(probe)
+        if verdict == "fail" and probe.samples.own:
+            return "warn", (
+                f"{message} (these are the check's own rows: pass data that the reward is meant "
+                "for, --data FILE)"
+            )
+        return verdict, message
+
+    return excused
 
 
 COMPARISONS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
@@ -259,8 +276,8 @@ COMPARISONS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
 """Points that compare scores, and mean nothing for a reward that is not deterministic."""
 OTHERS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
     "odd text": _hostile,
-    "expected answers": _gold,
-    "worthless answers": _garbage,
+    "expected answers": _where_it_is_meant_for(_gold),
+    "worthless answers": _where_it_is_meant_for(_garbage),
 }
 """The other points that call the reward."""
 
@@ -276,17 +293,6 @@ def _answered(probe: Probe) -> list[int]:
     scored = probe.score(rows, completions=[gold[i] for i in rows])
     says_nothing = Status.NOT_APPLICABLE
     return [i for i, s in zip(rows, scored.status, strict=True) if s is not says_nothing]
-
-
-def _blame(probe: Probe) -> Verdict:
-    """What unexpected marks mean: on rows of the check itself the reward may be right."""
-    return "warn" if probe.samples.own else "fail"
-
-
-def _whose(probe: Probe) -> str:
-    if not probe.samples.own:
-        return ""
-    return " (these are the check's own rows; pass data that it is meant for: --data FILE)"
 
 
 def _difference(probe: Probe, other: PartScores) -> str:

@@ -1,4 +1,4 @@
-"""What ``check_reward`` asks with: a reward and rows to ask it about, and one verdict for each point."""
+"""What ``check_reward`` asks with: a reward, its rows and its patience; and what a point says."""
 
 from __future__ import annotations
 

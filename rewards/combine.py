@@ -58,8 +58,8 @@ class CombinedReward:
     """A weighted sum of rewards that keeps every part apart.
 
     Let A be the parts that apply to a sample. Its total is Σ_{k∈A} w_k·r_k; with ``renormalise`` it
-    is multiplied by Σ_k |w_k| / Σ_{k∈A} |w_k|. A sample has no total (NaN) when a part with a weight
-    other than 0 failed on it, or when none applies. Where all weights are 0, all parts count.
+    is multiplied by Σ_k |w_k| / Σ_{k∈A} |w_k|. A sample has no total (NaN) when a part failed on
+    it, or when none applies; a part of weight 0 has no say in either, unless all weights are 0.
 
     Where weights change with the update, ``weights`` are those at the end, so that evaluations can
     be compared; ``at_update`` gives the sum that one update of a training learns from. It alone

@@ -35,7 +35,7 @@ class RewardSpec:
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reward, by name."""
     format: Literal["text", "chat"] | None = None
-    """What it reads: text, or chat messages as TRL's conversational rewards; None: as registered."""
+    """What it reads: text, or chat messages (TRL's conversational rewards); None: as declared."""
     normalise: Scaling = "none"
     """How scores are scaled in training: none, clip, batch, running or group; logs stay raw."""
     clip: tuple[float, float] | None = None

@@ -162,7 +162,7 @@ def explain_error(error: BaseException, reward: BoundReward) -> str:
     if reward.info.format == "text" and text.startswith(_READS_MESSAGES):
         return (
             f"{text} (it seems to read chat messages, and gets each response as a string: set "
-            "format: chat for this reward)"
+            "format: chat for this reward, --format chat in rewards check)"
         )
     return text
 

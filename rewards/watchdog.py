@@ -1,4 +1,4 @@
-"""Saying so when a reward hangs (a thread cannot be ended), and giving up where that is possible."""
+"""Saying so when a reward hangs, as a thread cannot be ended, and giving up where one can."""
 
 from __future__ import annotations
 

@@ -230,9 +230,15 @@ class PPOConfig:
         """Refuses a task that these settings cannot train on.
 
         Raises:
+            ConfigError: A rollout is a single episode, which TRL's trainer refuses.
             DataError: It would not fill one rollout (TRL would run 0 steps and report success), or
                 has no such column as the prompt filter or the curriculum goes by.
         """
+        if self.episodes_per_update < 2:
+            raise ConfigError(
+                f"ppo.episodes_per_update = {self.episodes_per_update}: expected 2 or more, as "
+                "TRL's trainer takes no rollout of a single episode."
+            )
         needed = self.episodes_per_update // self.num_generations
         if num_instructions < needed:
             raise DataError(

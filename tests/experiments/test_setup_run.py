@@ -75,6 +75,8 @@ def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
         run_training(config)
     assert not list(tmp_path.iterdir())
     PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task(40, ())
+    with pytest.raises(ConfigError, match=r"episodes_per_update = 1: expected 2 or more"):
+        PPOConfig(episodes_per_update=1, num_mini_batches=1).check_task(40, ())
 
 
 def test_the_rewards_of_a_task_judge_its_training() -> None:
