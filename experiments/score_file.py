@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import yaml
@@ -41,7 +41,7 @@ class ScoreConfig:
     """JSONL file for one row of scores each; an interrupted run continues it."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reward, e.g. --options.normalise squad."""
-    format: str | None = None
+    format: Literal["text", "chat"] | None = None
     """What the reward reads: text or chat; None takes what it declares."""
     prompt_column: str | None = None
     """Column of the instructions; None looks for prompt, instruction, question, ..."""
@@ -178,7 +178,9 @@ def score_file(
     return summary
 
 
-def rewards_of(spec: str, options: Mapping[str, Any], format: str | None = None) -> CombinedReward:
+def rewards_of(
+    spec: str, options: Mapping[str, Any], format: Literal["text", "chat"] | None = None
+) -> CombinedReward:
     """Makes the reward of a command line: one reward, or the ``rewards`` of a YAML file."""
     if not spec.endswith((".yaml", ".yml")):
         return make_rewards(BoundReward(read_as(find_reward(spec), format), options))

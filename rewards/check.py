@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from instructrec.errors import DataError, InstructRecError, RewardError
 from instructrec.rewards import check_points
@@ -53,7 +53,7 @@ def check_reward(
     data: Sequence[Mapping[str, Any]] | None = None,
     *,
     options: Mapping[str, Any] | None = None,
-    format: str | None = None,
+    format: Literal["text", "chat"] | None = None,
     timeout: float = 120.0,
 ) -> Report:
     """Looks for what goes wrong with rewards, before a run does.
@@ -101,22 +101,27 @@ def check_reward(
         check_points.declared_range(probe),
         again,
     ]
-    for label, point in check_points.COMPARISONS.items():
-        if not probe.scored:
-            points.append(Point(label, "skip", check_points.NOTHING_SCORED))
-        elif probe.deterministic:
-            points.append(_guarded(label, point, probe))
-        else:
-            points.append(Point(label, "skip", "scores differ from call to call"))
+    points += [_compared(label, point, probe) for label, point in check_points.COMPARISONS.items()]
     points += [_guarded(label, point, probe) for label, point in check_points.OTHERS.items()]
     points += [effects, check_points.arguments(given, samples), check_points.speed(probe, seconds)]
     return Report(name, tuple(points))
 
 
 def _made(
-    spec: str | Callable[..., Any], options: Mapping[str, Any], format: str | None
+    spec: str | Callable[..., Any],
+    options: Mapping[str, Any],
+    format: Literal["text", "chat"] | None,
 ) -> BoundReward:
     return BoundReward(read_as(find_reward(spec), format), options)
+
+
+def _compared(label: str, point: Callable[[Probe], tuple[Verdict, str]], probe: Probe) -> Point:
+    """A point that compares scores, where there are scores that can be compared."""
+    if not probe.scored:
+        return Point(label, "skip", check_points.NOTHING_SCORED)
+    if not probe.deterministic:
+        return Point(label, "skip", "scores differ from call to call")
+    return _guarded(label, point, probe)
 
 
 def _guarded(label: str, point: Callable[[Probe], tuple[Verdict, str]], probe: Probe) -> Point:

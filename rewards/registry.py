@@ -208,7 +208,7 @@ def find_reward(spec: str | Callable[..., Any]) -> RewardInfo:
     return replace(_info_of(target, _derived_name(target, attr)), target=spec)
 
 
-def read_as(info: RewardInfo, format: str | None) -> RewardInfo:
+def read_as(info: RewardInfo, format: Literal["text", "chat"] | None) -> RewardInfo:
     """Returns what is known about a reward, with another format: ``text``, ``chat``, None as it is.
 
     Raises:

@@ -82,7 +82,12 @@ KNOWN = [
     ("end_checker", {"end_phrase": "The end."}, 'So. THE END."', "The end. Not."),
     ("quotation", {}, ' "all of it" ', '"'),
     ("capital_word_frequency", {"capital_frequency": 2}, "A WELL-KNOWN one", "An old ONE"),
-    ("capital_word_frequency", {"capital_frequency": 2}, "U.S. OK", "The U.S.A. is big."),
+    (
+        "capital_word_frequency",
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "U.S. OK",
+        "The U.S.A. is big.",
+    ),
     ("english_capital", {}, "THIS IS A SENTENCE THAT IS WRITTEN IN ENGLISH", ENGLISH),
     ("english_lowercase", {}, ENGLISH, ENGLISH.capitalize()),
     ("no_comma", {}, "a; b", "a, b"),
@@ -268,6 +273,7 @@ def uses_our_extensions(name: str, settings: dict) -> bool:
     """Whether IFEval's program would refuse, guess or read them as a regular expression."""
     relation = next((v for k, v in settings.items() if k.endswith("relation")), "at least")
     missing = name == "repeat_prompt" and not settings
+    missing |= name == "capital_word_frequency" and "capital_relation" not in settings
     other = "options" in settings or any(mark in str(settings) for mark in ("#", "+", "a.b"))
     return relation not in ("at least", "less than") or other or missing
 
