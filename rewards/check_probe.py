@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from instructrec.errors import RewardError
+from instructrec.errors import ConfigError, RewardError
 from instructrec.rewards.base import Status
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.check_samples import Samples
@@ -39,6 +39,8 @@ class Probe:
     """A reward and the rows it is asked about."""
 
     def __init__(self, reward: BoundReward, samples: Samples, timeout: float = 120.0) -> None:
+        if not timeout > 0:
+            raise ConfigError(f"timeout = {timeout}: expected a number of seconds above 0.")
         self.reward, self.samples, self.timeout = reward, samples, timeout
         self.base = PartScores(np.empty(0), [], [], 0.0)
         self.deterministic = True

@@ -334,4 +334,6 @@ def test_where_no_row_is_scored_the_reason_is_shown_and_the_command_fails(
 def test_a_check_that_hangs_ends_with_the_code_of_reward_errors(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(60)\n")
-    assert main(["rewards", "check", f"{file}:hangs", "--timeout", "0.2"]) == RewardError.exit_code
+    check = ["rewards", "check", f"{file}:hangs", "--timeout"]
+    assert main([*check, "0.2"]) == RewardError.exit_code
+    assert main([*check, "0"]) == ConfigError.exit_code
