@@ -56,7 +56,14 @@ def verdicts(reward, data=None, **options):
 
 
 # These need a model or a server, start a process first, or import a library that sets variables.
-ON_THEIR_OWN = ("learned", "classifier", "embedding_similarity", "llm_judge")
+ON_THEIR_OWN = (
+    "learned",
+    "alignment",
+    "code_execution",
+    "classifier",
+    "embedding_similarity",
+    "llm_judge",
+)
 ON_THEIR_OWN += ("math_verify", "hf_metric", "reasoning_gym")
 BUILT_IN = [name for name in _BUILTINS if name not in ON_THEIR_OWN]
 
