@@ -206,7 +206,7 @@ class RewardBatch:
             ``"not_applicable"``.
         """
         for statuses in self.status.values():  # a loop: this is asked of every response
-            if statuses[i].failed:
+            if statuses[i] is not Status.SCORED and statuses[i].failed:
                 return "failed"
         return "scored" if math.isfinite(self.total[i]) else "not_applicable"
 
