@@ -177,9 +177,7 @@ def reset_info(index: int, instruction: Instruction) -> dict[str, Any]:
     return info
 
 
-def step_info(
-    shown: Mapping[str, Any], batch: RewardBatch, row: int, cut: bool
-) -> dict[str, Any]:
+def step_info(shown: Mapping[str, Any], batch: RewardBatch, row: int, cut: bool) -> dict[str, Any]:
     """Returns what `step` tells about one response.
 
     ``reward_parts`` holds the raw score of every part that gave one; a part that does not apply,

@@ -10,6 +10,7 @@ from typing import Any
 
 from instructrec.envs.tasks.base import Prompt, render_prompt
 from instructrec.errors import ConfigError, unknown_name
+from instructrec.model_names import EMBEDDED, model_folder
 from instructrec.rewards.language import language_probabilities
 from instructrec.rewards.loading import load_object
 
@@ -25,7 +26,8 @@ class Filters:
     max_reference_tokens: int | None = None
     """Most tokens of the expected answer (of the longest, where there are several)."""
     tokenizer: str | None = None
-    """What counts tokens: a model's folder or hub id, module:attr or file.py:attr (a function)."""
+    """What counts tokens: smollm2-135m, a model's or a run's folder, a hub id, or a function as
+    module:attr or file.py:attr."""
     languages: tuple[str, ...] = ()
     """ISO 639 codes; instructions in another language go. Those without a letter stay."""
     drop_duplicates: bool = False
@@ -115,10 +117,12 @@ def token_counter(spec: str) -> Callable[[str], int]:
     """Returns a function from a text to its number of tokens.
 
     Args:
-        spec: A tokenizer's folder or hub id, or ``module:attr`` or ``file.py:attr`` for a function.
+        spec: The embedded model's name, a model's folder or hub id, the folder of a run (its
+            trained policy), or ``module:attr`` or ``file.py:attr`` for a function.
 
     Raises:
         ConfigError: There is no such tokenizer or function.
+        PolicyError: The embedded model is named and not installed.
     """
     if ":" in spec:
         counter = load_object(spec)
@@ -127,12 +131,14 @@ def token_counter(spec: str) -> Callable[[str], int]:
         return counter
     from transformers import AutoTokenizer
 
+    folder = model_folder(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"tokenizer {spec!r} cannot be loaded: {first} Name the folder or hub id of a model."
+            f"tokenizer {spec!r} cannot be loaded: {first} Name {EMBEDDED} (the "
+            "embedded model), the folder of a model or a run, or a hub id."
         ) from error
 
     def count(text: str) -> int:
