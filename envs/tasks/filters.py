@@ -29,7 +29,9 @@ class Filters:
     """What counts tokens: smollm2-135m, a model's or a run's folder, a hub id, or a function as
     module:attr or file.py:attr."""
     languages: tuple[str, ...] = ()
-    """ISO 639 codes; instructions in another language go. Those without a letter stay."""
+    """ISO 639 codes; instructions in another language go."""
+    keep_unknown_language: bool = True
+    """Keep instructions that are too short, or have no letter, to tell their language."""
     drop_duplicates: bool = False
     """Keep the first row of equal instructions (letter case and white space ignored)."""
 
@@ -66,8 +68,11 @@ class Filters:
                 "filters limit the number of tokens, but no filters.tokenizer says what counts "
                 "them; name the folder or hub id of the model to be trained"
             )
-        if not isinstance(self.drop_duplicates, bool):
-            raise ConfigError(f"filters.drop_duplicates = {self.drop_duplicates!r}; expected true")
+        for name in ("drop_duplicates", "keep_unknown_language"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"filters.{name} = {getattr(self, name)!r}; expected true or false"
+                )
         known = known_languages() if self.languages else ()
         for code in self.languages:
             if code not in known:
@@ -85,8 +90,10 @@ class Filters:
             answers = [reference] if isinstance(reference, str) else reference
             if max(map(self._count, answers)) > self.max_reference_tokens:
                 return "max_reference_tokens"
-        if self.languages and language_of(prompt) not in (None, *self.languages):
-            return "languages"
+        if self.languages:
+            found = language_of(prompt)
+            if found not in self.languages and (found or not self.keep_unknown_language):
+                return "languages"
         return None
 
     def _count(self, text: str) -> int:
@@ -101,10 +108,12 @@ def language_of(prompt: Prompt) -> str | None:
     """The likeliest language of an instruction (of a conversation, of its last message).
 
     Returns:
-        An ISO 639 code; None for a text without a letter.
+        An ISO 639 code; None where no language is likelier than all others together, as of a text
+        without a letter and of most with a few words.
     """
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    return next(iter(language_probabilities(text)), None)
+    code, probability = next(iter(language_probabilities(text).items()), ("", 0.0))
+    return code if probability > 0.5 else None
 
 
 def known_languages() -> tuple[str, ...]:

@@ -122,6 +122,7 @@ def test_the_fingerprint_follows_what_the_filters_leave(tmp_path, counter):
         ({"max_prompt_tokens": "3", "tokenizer": "x"}, "expected a number of tokens"),
         ({"languages": ["english"]}, "unknown language 'english'"),
         ({"drop_duplicates": "yes"}, "drop_duplicates = 'yes'"),
+        ({"keep_unknown_language": 1}, "keep_unknown_language = 1; expected true or false"),
         (["en"], "expected keys such as"),
         ({"max_prompt_tokens": 3, "tokenizer": "no-such-folder"}, "cannot be loaded"),
     ],
@@ -136,6 +137,27 @@ def test_a_tokenizer_that_is_no_function_is_refused(tmp_path, counter):
     filters = {"max_prompt_tokens": 3, "tokenizer": counter.replace(":words", ":number")}
     with pytest.raises(ConfigError, match="no function"):
         load(tmp_path, [{"prompt": "a"}], filters=filters)
+
+
+def test_texts_too_short_to_tell_a_language_are_kept_unless_told_otherwise(tmp_path):
+    short = ["Sort: 3 1 2", "Hello there!", "Explain gravity", "1 + 1"]
+    german = "Was ist die Hauptstadt von Frankreich?"
+    english = "Write a short story about a dragon who lives in the mountains."
+    rows = [{"prompt": prompt} for prompt in (*short, german, english)]
+    kept = load(tmp_path, rows, filters={"languages": ["en"]})
+    assert [i.prompt for i in iterate(kept)] == [*short, english]
+    sure = load(tmp_path, rows, filters={"languages": ["en"], "keep_unknown_language": False})
+    assert [i.prompt for i in iterate(sure)] == [english]
+
+
+@pytest.mark.parametrize("wrong", ["{bad json}", {"prompt": ""}])
+def test_a_row_that_is_refused_says_what_to_do(tmp_path, wrong):
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, [{"prompt": "a"}, wrong])
+    message = str(caught.value)
+    assert "data.jsonl line 2: " in message
+    assert f"`instructrec data check {tmp_path / 'data.jsonl'}` lists every such row" in message
+    assert message.endswith("the option on_bad_row: skip leaves them out.")
 
 
 def test_rows_that_cannot_be_used_are_skipped_and_counted_on_request(tmp_path):
