@@ -221,21 +221,24 @@ def test_hostile_answers_stay_in_the_space(texts, shape):
             break
 
 
-@given(st.integers(0, 990), st.sampled_from(["list", "object", "text", "plain", "python"]))
+@given(st.integers(1, 900), st.sampled_from(["json", "text", "object", "python"]))
 @settings(max_examples=60)
-def test_nested_calls_never_raise(depth, shape):
-    deep = {"list": "[" * depth + "]" * depth, "plain": "[" * depth}
-    deep["python"] = f"[{deep['list']}]"
-    deep["object"] = '{"a":' * (depth // 4) + "1" + "}" * (depth // 4)
-    deep["text"] = json.dumps(f'{{"text": {deep["list"]}}}')
-    call = f'<tool_call>{{"name": "keep", "arguments": {{"value": {deep[shape]}}}}}</tool_call>'
-    if shape == "text":
-        call = f'<tool_call>{{"name": "keep", "arguments": {deep["text"]}}}</tool_call>'
+def test_nested_calls_are_made_up_to_a_depth_and_told_beyond(depth, shape):
+    lists = "[" * depth + "]" * depth
+    objects = '{"a":' * (depth // 4) + "1" + "}" * (depth // 4)
+    given_as = {
+        "json": (f'{{"value": {lists}}}', depth > 30),  # within the call and its arguments
+        "text": (json.dumps(f'{{"value": {lists}}}'), depth > 31),
+        "object": (f'{{"value": [{objects}]}}', depth // 4 > 29),
+    }
     if shape == "python":
-        call = f"<tool>keep({deep['python']})</tool>"
-    keeping = make(tools=[keep], reward={"x": lambda completions, trace, **_: [len(trace[0])]})
-    obs, *_ = play(keeping, call)[0]
-    assert obs.startswith(("Result: ", "Error: "))
+        call, too_deep = f"<tool>keep({lists})</tool>", depth > 32
+    else:
+        arguments, too_deep = given_as[shape]
+        call = f'<tool_call>{{"name": "keep", "arguments": {arguments}}}</tool_call>'
+    obs, *_ = play(make(tools=[keep]), call)[0]
+    told = "expected list" if shape == "python" else "the call is nested too deeply"
+    assert obs.startswith("Error: ") and told in obs if too_deep else obs.startswith("Result: ")
 
 
 def test_what_a_parser_of_ones_own_found_may_be_nested_too():
