@@ -109,7 +109,8 @@ def _arguments(name: str) -> set[str]:
     made = load_env_creator(entry) if isinstance(entry, str) else entry
     found: set[str] = set()
     # Arguments that a class passes on are those of the class behind it.
-    for each in made.__mro__ if isinstance(made, type) else ():
+    classes: tuple[type, ...] = made.__mro__ if isinstance(made, type) else ()
+    for each in classes:
         parameters = inspect.signature(each).parameters.values()
         found |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
         if all(p.kind is not p.VAR_KEYWORD for p in parameters):
