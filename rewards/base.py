@@ -209,7 +209,8 @@ class RewardBatch:
             total, else ``"not_applicable"``.
         """
         for name, statuses in self.status.items():  # a loop: this is asked of every response
-            if statuses[i].failed and self.counts(name):
+            status = statuses[i]
+            if status is not Status.SCORED and status.failed and self.counts(name):
                 return "failed"
         return "scored" if math.isfinite(self.total[i]) else "not_applicable"
 
