@@ -92,6 +92,27 @@ def test_an_impossible_reward_is_told_from_a_slow_policy(tmp_path: Path) -> None
         run_sanity(config, say=lambda text: None, max_updates=2)
 
 
+@pytest.mark.parametrize(
+    "body", ["[0.5 for text in completions]", "[float(len(x)) for x in columns['prompts']]"]
+)
+def test_a_reward_that_does_not_look_at_the_response_is_never_sane(
+    tmp_path: Path, body: str
+) -> None:
+    config = dataclasses.replace(CONFIG, rewards=reward_file(tmp_path, body))
+    with pytest.raises(RewardError, match=r"no two responses .*already at full marks"):
+        run_sanity(config, say=lambda text: None, max_updates=3)
+
+
+def test_the_first_update_says_what_the_check_takes(tmp_path: Path) -> None:
+    never = reward_file(tmp_path, "[0.0 for text in completions]")
+    said: list[str] = []
+    with pytest.raises(RewardError):
+        run_sanity(
+            dataclasses.replace(CONFIG, rewards=never), say=said.append, max_updates=2
+        )
+    assert ["2 updates about" in line for line in said] == [False, True, False]
+
+
 def test_the_command_line_writes_nothing_and_returns_the_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
