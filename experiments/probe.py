@@ -231,9 +231,9 @@ def _costs(
 ) -> list[str]:
     """Runs one update and says what a run costs in time and memory."""
     parts = memory_by_part(policy, config)
-    one = dataclasses.replace(
-        config.ppo, num_updates=1, eval_every=0, save_every=0, early_stopping_patience=0
-    )
+    # Behind the critic's warm-up, which is fewer updates than the run has: what most of them cost.
+    alone = dict.fromkeys(("eval_every", "save_every", "early_stopping_patience"), 0)
+    one = dataclasses.replace(config.ppo, num_updates=1, critic_warmup_updates=0, **alone)
     env = setup_run.training_env(config, materials)
     seen: list[dict[str, float]] = []
     setup_run.learner(config.algorithm)(
@@ -246,8 +246,10 @@ def _costs(
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
     return [
         f"one update     {seen[0]['time/total_s']:.1f} s ({phases})",
-        f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates",
-        f"memory, GB     {listed}; peak of the process {peak_memory() / 1e9:.2f}",
+        f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates; "
+        "evaluations and checkpoints come on top",
+        f"memory, GB     {listed}; peak of the process {peak_memory() / 1e9:.2f}, "
+        "activations and the libraries included",
     ]
 
 
