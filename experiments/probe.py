@@ -178,7 +178,14 @@ def _signal(greedy: Sequence[Row], sampled: Sequence[Row]) -> Signal:
 
 def report(signals: dict[str, Signal], samples: int) -> str:
     """The signals as a table."""
-    measured = ("greedy", f"mean@{samples}", f"best@{samples}", "spread", "no spread", "cut short")
+    measured = (
+        "greedy",
+        f"mean@{samples}",
+        f"best@{samples}",
+        "spread (std)",
+        "no spread",
+        "cut short",
+    )
     rows: list[tuple[str, ...]] = [("", "instructions", *measured)]
     for name, s in signals.items():
         numbers = (f"{x:.3f}" for x in (s.greedy, s.mean, s.best, s.spread))
