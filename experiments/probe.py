@@ -239,8 +239,14 @@ def _costs(
     """Runs one update and says what a run costs in time and memory."""
     parts = memory_by_part(policy, config)
     # Behind the critic's warm-up, which is fewer updates than the run has: what most of them cost.
-    alone = dict.fromkeys(("eval_every", "save_every", "early_stopping_patience"), 0)
-    one = dataclasses.replace(config.ppo, num_updates=1, critic_warmup_updates=0, **alone)
+    one = dataclasses.replace(
+        config.ppo,
+        num_updates=1,
+        critic_warmup_updates=0,
+        eval_every=0,
+        save_every=0,
+        early_stopping_patience=0,
+    )
     env = setup_run.training_env(config, materials)
     seen: list[dict[str, float]] = []
     setup_run.learner(config.algorithm)(
