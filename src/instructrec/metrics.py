@@ -146,7 +146,8 @@ METRICS: tuple[Metric, ...] = (
         "ppo/skipped_frac",
         "1",
         "Share of the update's steps left out: by ppo.target_kl, by a drift above ppo.max_drift, "
-        "or because a minibatch had no token to learn from (masked, or nothing to imitate).",
+        "because a loss or gradient was not finite, or because a minibatch had no token to learn "
+        "from (masked, or nothing to imitate).",
     ),
     Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
     Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),
