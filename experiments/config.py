@@ -309,6 +309,9 @@ def refuse_changed(config: TrainConfig, folder: Path) -> None:
     """
     before = flatten(read_config(folder))
     now = flatten(config.resolved().to_dict())
+    rate = "ppo.critic_learning_rate"
+    if before.get(rate) is not None and rate in now:  # its default was once written as a number
+        now[rate] = config.ppo.critic_rate
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError
-from instructrec.rl.config_rules import complaints
+from instructrec.rl.config_rules import complaints, wrong_choices
 
 
 def _require(condition: bool, field: str, given: object, expected: str) -> None:
@@ -27,13 +27,15 @@ _COUNTS = (
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
     *("cliprange_high", "target_kl", "entropy_target", "entropy_coef_max", "kl_target"),
+    "cliprange_value",
 )
 _NOT_NEGATIVE = (
     *("eval_every", "early_stopping_patience", "save_every", "warmup_steps", "kl_coef", "vf_coef"),
     *("weight_decay", "advantage_std_floor", "entropy_coef", "critic_warmup_updates"),
-    "max_error_batches",
+    *("max_error_batches", "missing_eos_penalty"),
 )
-
+RATE_OF_A_HEAD = 1e-3
+"""Peak learning rate of a critic that is a linear head; a whole model has the policy's."""
 
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
@@ -62,8 +64,8 @@ class PPOConfig:
     """A process's episodes in one forward/backward; None: by length, turns and kind of device."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
-    critic_learning_rate: float = 1e-3
-    """Peak learning rate of the critic."""
+    critic_learning_rate: float | None = None
+    """Peak learning rate of the critic; None: 1e-3 (shared), or learning_rate (separate)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the learning rate after the warm-up."""
     warmup_steps: int = 8
@@ -178,6 +180,8 @@ class PPOConfig:
     """Newest checkpoints kept on disk, the best one apart."""
 
     def __post_init__(self) -> None:
+        for complaint in wrong_choices(self, "ppo"):
+            raise ConfigError(complaint)
         for field in _COUNTS:
             self._check(field, lambda value: value >= 1, "at least 1")
         for field in _POSITIVE:
@@ -220,6 +224,13 @@ class PPOConfig:
     def mini_batch_size(self) -> int:
         """Episodes behind one optimizer step."""
         return self.episodes_per_update // self.num_mini_batches
+
+    @property
+    def critic_rate(self) -> float:
+        """Peak learning rate of the critic: the one that was given, or the one of its kind."""
+        if self.critic_learning_rate is not None:
+            return self.critic_learning_rate
+        return self.learning_rate if self.critic == "separate" else RATE_OF_A_HEAD
 
     @property
     def steps_per_update(self) -> int:
@@ -357,6 +368,8 @@ class SFTConfig:
     """Validations without improvement after which training stops; 0 never stops early."""
 
     def __post_init__(self) -> None:
+        for complaint in wrong_choices(self, "sft"):
+            raise ConfigError(complaint)
         _require(self.demonstrations >= 1, "sft.demonstrations", self.demonstrations, "at least 1")
         _require(self.batch_size >= 1, "sft.batch_size", self.batch_size, "at least 1")
         _require(self.max_steps >= 0, "sft.max_steps", self.max_steps, "0 or more")

@@ -220,7 +220,9 @@ def _broken_sampler(drift: float, limit: float) -> str:
     return (
         f"sampler and trainer disagree by {drift:.3f} nats per token, more than ppo.max_drift = "
         f"{limit}: the responses were not drawn from the policy that is trained (another "
-        "temperature, other weights). Nothing was learned from them. A checkpoint was written."
+        "temperature, other weights). Nothing was learned from them. A checkpoint was written. Use "
+        "policy.dtype = 'float32' to see whether it is the precision, else look at the decoder; "
+        "raise ppo.max_drift only if so much drift is meant to be."
     )
 
 
@@ -230,8 +232,9 @@ def _idle_critic(monitors: Monitors, metrics: Mapping[str, float]) -> str | None
         return None
     return (
         f"the critic has explained nothing of the returns for {idle} updates in a row "
-        "(ppo/explained_variance); the mean return of the batch stands in for it. Where prompts "
-        "differ in difficulty, ppo.advantage = 'rloo' with ppo.num_generations = 4 needs no critic."
+        "(ppo/explained_variance); the mean return of the batch stands in for it, which costs "
+        "little: leave it so, or give the critic more to learn with: ppo.critic_warmup_updates, "
+        "ppo.critic_detach = false, another ppo.critic_learning_rate."
     )
 
 

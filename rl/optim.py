@@ -20,7 +20,7 @@ def make_optimizer(
     """AdamW with one group for the policy and one for the critic."""
     groups: list[dict[str, Any]] = [
         {"params": list(policy), "lr": config.learning_rate},
-        {"params": list(critic), "lr": config.critic_learning_rate, "weight_decay": 0.0},
+        {"params": list(critic), "lr": config.critic_rate, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         groups,

@@ -58,7 +58,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "rollout/masked_frac",
         "1",
-        "Share of the episodes left out of the training because they have no usable reward.",
+        "Share of the episodes left out of the training: they have no usable reward, or a response "
+        "of theirs was cut by its length where on_length is mask.",
     ),
     Metric(
         "rollout/zero_variance_frac",
@@ -144,7 +145,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "ppo/skipped_frac",
         "1",
-        "Share of the update's steps left out: by ppo.target_kl, or with nothing to imitate.",
+        "Share of the update's steps left out: by ppo.target_kl, by a drift above ppo.max_drift, "
+        "because a loss or gradient was not finite, or because a minibatch had no token to learn "
+        "from (masked, or nothing to imitate).",
     ),
     Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
     Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),

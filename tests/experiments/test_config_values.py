@@ -249,6 +249,34 @@ def test_a_run_may_be_continued_for_longer(tmp_path: Path) -> None:
     refuse_changed(longer, config.folder)
 
 
+def test_a_run_whose_critic_had_the_former_default_is_continued_at_that_rate(
+    tmp_path: Path,
+) -> None:
+    output = OutputConfig(dir=str(tmp_path))
+    for algorithm, ppo in (
+        ("ppo", PPOConfig()),
+        ("raft", PPOConfig(num_generations=4, kl_coef=0.0)),
+        ("ppo", PPOConfig(critic="separate")),
+    ):
+        config = TrainConfig(algorithm=algorithm, ppo=ppo, output=output)  # type: ignore[arg-type]
+        folder = tmp_path / algorithm / ppo.critic
+        write_config(folder, config)
+        refuse_changed(config, folder)
+        path = folder / "config.yaml"
+        written = path.read_text()
+        assert "critic_learning_rate: null" in written
+        path.write_text(
+            written.replace("critic_learning_rate: null", "critic_learning_rate: 0.001")
+        )
+        if ppo.critic == "shared":
+            refuse_changed(config, folder)
+        else:  # the default is another rate by now, and the run would be another one
+            with pytest.raises(ConfigError, match=r"critic_learning_rate: 0\.001 -> 2e-05"):
+                refuse_changed(config, folder)
+            explicit = dataclasses.replace(ppo, critic_learning_rate=1e-3)
+            refuse_changed(dataclasses.replace(config, ppo=explicit), folder)
+
+
 def test_limits_that_stopped_a_run_may_be_raised_when_it_goes_on(tmp_path: Path) -> None:
     config = TrainConfig(output=OutputConfig(dir=str(tmp_path)))
     write_config(config.folder, config)
