@@ -238,14 +238,10 @@ def reference_scores(task: Task, reward: CombinedReward) -> dict[str, float]:
     return scores
 
 
-def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
-    """The error that says why a policy did not overfit, from what its updates looked like."""
-    first = statistics.fmean([look.reward for look in looks[:2]])
-    last = statistics.fmean([look.reward for look in looks[-3:]])
-    room, now = looks[-1].best - first, looks[-1]
-    failed = f"the policy did not overfit {INSTRUCTIONS} instructions: "
-    course = f"the reward went from {first:.3f} to {last:.3f} of {now.best:.3f}"
-    if not _any_spread(looks) and now.reached:
+def _without_spread(looks: Sequence[Look], ppo: PPOConfig, failed: str, last: float) -> RewardError:
+    """The error where no two responses to one instruction ever got different rewards."""
+    now = looks[-1]
+    if now.reached:
         return RewardError(
             "this check shows nothing: no two responses to the same instruction got different "
             f"rewards in {len(looks)} updates, and all are already at full marks ({last:.3f} of "
@@ -253,14 +249,24 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
             "task, or another start), or the reward does not look at the response (give two "
             "different ones to `instructrec rewards score`)."
         )
+    return RewardError(
+        f"{failed}no two responses to the same instruction got different rewards in "
+        f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
+        f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
+        "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
+        "`instructrec probe` shows responses beside their references."
+    )
+
+
+def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
+    """The error that says why a policy did not overfit, from what its updates looked like."""
+    first = statistics.fmean([look.reward for look in looks[:2]])
+    last = statistics.fmean([look.reward for look in looks[-3:]])
+    room, now = looks[-1].best - first, looks[-1]
+    failed = f"the policy did not overfit {INSTRUCTIONS} instructions: "
+    course = f"the reward went from {first:.3f} to {last:.3f} of {now.best:.3f}"
     if not _any_spread(looks):
-        return RewardError(
-            f"{failed}no two responses to the same instruction got different rewards in "
-            f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
-            f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
-            "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
-            "`instructrec probe` shows responses beside their references."
-        )
+        return _without_spread(looks, ppo, failed, last)
     if now.entropy > max(ENTROPY_EXPLOSION * looks[0].entropy, UNCERTAIN):
         return ConfigError(
             f"{failed}{course}, while the entropy rose from {looks[0].entropy:.3f} to "

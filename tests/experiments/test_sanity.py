@@ -66,6 +66,7 @@ def test_settings_that_hold_a_policy_back_are_taken_away_but_for_the_entropy_bon
     free = easier(strict, 8, 20, "ppo")
     assert (free.num_updates, free.episodes_per_update, free.num_generations) == (20, 64, 8)
     assert free.kl_coef == 0 and free.target_kl is None and free.entropy_target == 1.0
+    assert free.learning_rate * free.entropy_coef == strict.learning_rate * strict.entropy_coef
     assert free.learning_rate == 2 * strict.learning_rate and free.advantage == "rloo"
     assert easier(PPOConfig(kl_coef=0.0, num_generations=2), 8, 20, "raft").advantage == "gae"
 
