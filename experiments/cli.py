@@ -84,6 +84,14 @@ COMMANDS = {
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
+    "train-reward": Command(
+        "Train a reward model from preferences, or an alignment model.",
+        *_in("reward_run"),
+        takes_recipe=True,
+    ),
+    "pairs": Command(
+        "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
+    ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),
@@ -178,6 +186,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, debug = wants_debug(given)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a locale cannot show is written as its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

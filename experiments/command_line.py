@@ -10,7 +10,7 @@ import argparse
 import dataclasses
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,20 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+COMMAND_OF = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "reward_model": "train-reward",
+    "alignment": "train-reward",
+}
+"""Algorithm of a recipe -> the command that takes it; all others belong to train."""
+
+
+def command_of(settings: Mapping[str, Any]) -> str:
+    """The command that takes a recipe with these settings."""
+    return COMMAND_OF.get(str(settings.get("algorithm")), "train")
 
 
 def find_recipe(given: str) -> Path:

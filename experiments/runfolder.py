@@ -43,6 +43,7 @@ from instructrec.experiments.jsonl import (
     write_atomic,
     write_json,
 )
+from instructrec.metrics import axis_value
 
 __all__ = ["MetricsLog", "RunFolder", "RunInfo", "RunStatus", "read_metrics", "read_rows"]
 
@@ -373,7 +374,7 @@ def read_metrics(path: str | Path) -> list[Row]:
 
 
 def _position(row: Mapping[str, Any]) -> float:
-    return float(row.get("train/update", row.get("sft/step", 0)) or 0)
+    return axis_value(row) or 0.0
 
 
 def _not_finite(value: Any) -> bool:

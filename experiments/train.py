@@ -21,6 +21,7 @@ from instructrec import processes
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import (
+    data_lock,
     model_card,
     setup_run,
     telling,
@@ -120,7 +121,7 @@ def run_training(
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
         config, resume = processes.from_main(lambda: _continued(config.resolved(), resume, say))
-        materials = processes.together(lambda: _materials(config))
+        materials = processes.together(lambda: _materials(config, resume))
         with StopRequest() as stop:
             config, policy, info = processes.together(
                 lambda: _policy(config, materials, load_policy)
@@ -128,7 +129,8 @@ def run_training(
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
             create = partial(RunFolder.create, folder.path, info, config.to_dict())
-            processes.on_main(lambda: create(resume=resume, overwrite=overwrite, command=record))
+            made = partial(create, resume=resume, overwrite=overwrite, command=record)
+            processes.on_main(lambda: data_lock.note_data(made(), materials))
             with folder if processes.is_main() else nullcontext():
                 start = policy.weights_hash()
                 run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
@@ -137,9 +139,11 @@ def run_training(
     return Outcome(folder, summary, policy, tracking)
 
 
-def _materials(config: TrainConfig) -> Materials:
+def _materials(config: TrainConfig, resume: bool) -> Materials:
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
+    if resume:
+        data_lock.refuse_other_data(config.folder, materials)
     if config.supervised is None:
         check_shares(config.ppo)
         for reward in (materials.reward, *(kept.reward for kept in materials.kept)):
@@ -163,9 +167,7 @@ def _policy(
         config = config.with_micro_batch_size(policy.device.type)
     else:
         config, policy = prepared(config, materials, policy)
-    kept = [each.task for each in materials.kept]
-    tasks = (materials.train, materials.validation, materials.test, *kept)
-    setup_run.check_prompts(policy, tasks)
+    setup_run.check_all_prompts(policy, materials, config)
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
     return config, policy, info

@@ -221,6 +221,8 @@ def open_wandb(
     run.define_metric("*", step_metric="train/update")
     for name in _BY_STEP:
         run.define_metric(f"{name}/*", step_metric="sft/step")
+    run.define_metric("rm/step")
+    run.define_metric("rm/*", step_metric="rm/step")
     for key, shown in _BEST.items():
         axis = "sft/step" if key.split("/")[0] in _BY_STEP else "train/update"
         run.define_metric(key, step_metric=axis, summary=shown)
