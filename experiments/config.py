@@ -135,7 +135,9 @@ class TrainConfig:
     @property
     def supervised(self) -> SFTConfig | DPOConfig | None:
         """The settings of an algorithm that learns from given answers; None for the others."""
-        return {"sft": self.sft, "dpo": self.dpo}.get(self.algorithm)
+        if self.algorithm == "dpo":
+            return self.dpo
+        return self.sft if self.algorithm == "sft" else None
 
     @property
     def steps(self) -> int:
@@ -266,8 +268,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Takes over what the run chose for itself at its start: the micro-batch size."""
+    """Takes over what the run chose at its start: the micro-batch size, the steps of its epochs."""
     saved = read_config(folder)
+    if config.supervised is not None and config.supervised.epochs is not None:
+        steps = (saved.get(config.section) or {}).get("max_steps", config.steps)
+        resolved: dict[str, Any] = {
+            config.section: dataclasses.replace(config.supervised, max_steps=steps)
+        }
+        return dataclasses.replace(config, **resolved)
     chosen = (saved.get("ppo") or {}).get("micro_batch_size")
     if config.ppo.micro_batch_size is not None or chosen is None:
         return config

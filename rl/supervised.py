@@ -185,8 +185,8 @@ class _Shell(SFTTrainer):
     lr_scheduler: Any
 
     def __init__(self, objective: Objective, config: SupervisedConfig, **kwargs: Any) -> None:
-        self.objective = objective
-        self.config = config
+        self.objective: Objective = objective
+        self.config: SupervisedConfig = config
         policy = objective.policy
         super().__init__(
             model=policy.model,
@@ -230,7 +230,8 @@ class _Watch(TrainerCallback):
         on_step: OnStep,
         evaluate: Evaluate | None,
     ) -> None:
-        self.objective, self.config = objective, config
+        self.objective: Objective = objective
+        self.config: SupervisedConfig = config
         self.on_step, self.evaluate = on_step, evaluate
         self.loss = math.nan
         self.best_score: float | None = None

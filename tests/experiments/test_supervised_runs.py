@@ -60,6 +60,8 @@ def test_epochs_say_how_many_steps_there_are(preferences: Path) -> None:
     folder = RunFolder.open("runs/sft-pairs-s0")
     assert folder.summary()["updates"] == folder.config()["sft"]["max_steps"] == 4
     assert folder.summary()["stopped"] == "finished"
+    again = ["--seeds", "0", "--resume"]  # which skips it: it is the same run
+    assert main(["sft", "--task.name", str(preferences), *TINY, *SHORT, *few, *again]) == 0
 
 
 @pytest.mark.slow
