@@ -72,7 +72,7 @@ def read_json(path: Path) -> Row:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last one: nested too deep
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
@@ -147,7 +147,7 @@ def _parse(path: Path) -> tuple[list[Row], int]:
             row = json.loads(line) if line.strip() else None
             if row is not None and not isinstance(row, dict):
                 raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not ended:
                 break
             excerpt = ascii(line[:80].decode("utf-8", "replace"))

@@ -43,6 +43,7 @@ from instructrec.experiments.jsonl import (
     write_atomic,
     write_json,
 )
+from instructrec.experiments.yaml_files import read_yaml
 from instructrec.metrics import axis_value
 
 __all__ = ["MetricsLog", "RunFolder", "RunInfo", "RunStatus", "read_metrics", "read_rows"]
@@ -295,7 +296,7 @@ def read_config(folder: Path) -> Row:
     """
     file = folder / "config.yaml"
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read_yaml(file)
         if not isinstance(values, dict):
             raise ValueError(f"it holds a {type(values).__name__}, no settings")
     except (OSError, ValueError, yaml.YAMLError) as error:

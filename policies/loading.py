@@ -108,8 +108,12 @@ def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Lo
     An adapter that was trained on a base in 4 bits gets that base: rounded, and in float32 again
     where it is not to stay in 4 bits.
     """
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base_name = settings.get("base_model_name_or_path")
+    file = folder / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        base_name = settings.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise PolicyError(f"{file} cannot be read: {error!r}. Expected a JSON object.") from error
     if not base_name:
         raise PolicyError(
             f"the adapter in {name!r} does not say which model it belongs on: "
