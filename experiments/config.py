@@ -16,15 +16,16 @@ from typing import Any, Literal
 from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments.playing import EnvName
-from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.yaml_files import read_config
 from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
+from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
 
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
     *("tracking.", "output.", "eval.before"),
@@ -40,8 +41,8 @@ RESUMABLE_OF_REWARDS = (
 def _check_name(key: str, value: str | None) -> None:
     if value is not None and not FOLDER_NAME.fullmatch(value):
         raise ConfigError(
-            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because it "
-            "names a folder; the folder's place is output.dir."
+            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, at most 150, "
+            "because it names a folder; the folder's place is output.dir."
         )
 
 
@@ -162,6 +163,7 @@ class TrainConfig:
                 "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
         self._refuse_other_algorithm()
+        refuse_secrets(self.to_dict())
         if self.algorithm == "raft":
             check_raft(self.ppo)
 
@@ -388,6 +390,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
+        refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())
         _check_draws("", self.samples, self.temperature, self.limit)
         if self.max_turns is not None and self.max_turns < 1:

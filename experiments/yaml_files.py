@@ -12,6 +12,8 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from instructrec.errors import CheckpointError
+
 MAX_BYTES = 2**20
 """Longest file or text of settings."""
 MAX_NODES = 100_000
@@ -37,6 +39,26 @@ def read_yaml(path: Path) -> Any:
         content = file.read(MAX_BYTES + 1)
     _check_length(len(content))
     return parse_yaml(content.decode("utf-8"))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Returns the ``config.yaml`` of a run folder as plain values.
+
+    Raises:
+        CheckpointError: It is missing, or not what a run wrote.
+    """
+    file = folder / "config.yaml"
+    try:
+        values = read_yaml(file)
+        if not isinstance(values, dict):
+            raise ValueError(f"it holds a {type(values).__name__}, no settings")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read ({' '.join(str(error).split())}): expected the settings that "
+            "the run in this folder wrote at its start. Put the file back, or start under another "
+            "name."
+        ) from error
+    return values
 
 
 def parse_yaml(text: str) -> Any:

@@ -12,8 +12,7 @@ from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.cli import main
 from instructrec.experiments.command_line import find_recipe
 from instructrec.experiments.jsonl import read_json, read_rows
-from instructrec.experiments.runfolder import read_config
-from instructrec.experiments.yaml_files import TooMuchYaml, parse_yaml
+from instructrec.experiments.yaml_files import TooMuchYaml, parse_yaml, read_config
 
 LETTERS = "abcdefgh"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
