@@ -17,6 +17,7 @@ from instructrec.policies.architecture import check_architecture, check_complete
 from instructrec.policies.chat import prepare_tokenizer
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 from instructrec.policies.quiet import quiet_transformers
+from instructrec.policies.template_trial import try_template
 from instructrec.policies.tiny import TINY_NAMES, make_tiny_model, make_tiny_tokenizer
 
 KNOWN_NAMES = (EMBEDDED_NAME, *TINY_NAMES)
@@ -168,6 +169,8 @@ def _load_model(path: str, name: str, revision: str | None, *, base: str, quanti
             check_architecture(config, name)
             _switch_dropout_off(config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            if tokenizer.chat_template is not None and name != EMBEDDED_NAME:
+                try_template(tokenizer, name)
             options |= {"config": config, "output_loading_info": True}
             if quantize:
                 options |= quantized.loading_options()
