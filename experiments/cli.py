@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug:
             _show_traceback(*sys.exc_info())
         kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-        print(f"instructrec: {kind}: {redacted(str(error))}", file=sys.stderr)
+        print(f"instructrec: {kind}: {_for_people(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("instructrec: interrupted.", file=sys.stderr)
@@ -217,7 +217,14 @@ def _of_the_system(error: OSError) -> str:
         advice = "free some space; `--resume` continues a training run from its newest checkpoint"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "check the permissions; --output.dir puts runs elsewhere"
-    return redacted(f"{error}: {advice}.")
+    return _for_people(f"{error}: {advice}.")
+
+
+def _for_people(message: object) -> str:
+    """A message without keys, in which nothing steers the terminal: it may quote a response."""
+    from instructrec.envs.tasks.rows import visible
+
+    return "\n".join(map(visible, redacted(str(message)).split("\n")))
 
 
 def _show_traceback(
@@ -227,7 +234,7 @@ def _show_traceback(
 ) -> None:
     """Prints a traceback without keys: messages of other libraries may hold them."""
     lines = traceback.format_exception(kind, error, trace)
-    print(redacted("".join(lines)), end="", file=sys.stderr)
+    print(_for_people("".join(lines)), end="", file=sys.stderr)
 
 
 def _show_warning(
@@ -239,7 +246,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Prints a warning as one line; where in the code it arose helps nobody at a terminal."""
-    print(f"instructrec: warning: {redacted(str(message))}", file=file or sys.stderr)
+    print(f"instructrec: warning: {_for_people(message)}", file=file or sys.stderr)
 
 
 def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

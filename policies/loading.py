@@ -151,6 +151,11 @@ def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
     """
     from peft import PeftModel
 
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would read a pickle instead
+        raise PolicyError(
+            f"the adapter in {folder} has no adapter_model.safetensors: expected its weights in "
+            "that file. Save it again with a current version of peft."
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
@@ -171,7 +176,7 @@ def _load_model(path: str, name: str, revision: str | None, *, base: str, quanti
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
             if tokenizer.chat_template is not None and name != EMBEDDED_NAME:
                 try_template(tokenizer, name)
-            options |= {"config": config, "output_loading_info": True}
+            options |= {"config": config, "output_loading_info": True, "use_safetensors": True}
             if quantize:
                 options |= quantized.loading_options()
             loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)

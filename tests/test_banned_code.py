@@ -124,7 +124,8 @@ def unguarded_json(tree: ast.AST) -> Iterator[int]:
 @pytest.fixture(scope="module")
 def modules(root: Path) -> dict[str, ast.Module]:
     """The modules in which a word of the lists stands at all, parsed."""
-    names = {*BANNED_CALLS, *BANNED_METHODS, *BANNED_MODULES, *BANNED_KEYWORDS, "json.loads"}
+    names = {*BANNED_CALLS, *BANNED_METHODS, *BANNED_MODULES, *BANNED_KEYWORDS}
+    names |= {"json.loads", "from_pretrained"}
     words = re.compile(rf"\b({'|'.join(sorted({name.split('.')[-1] for name in names}))})\b")
     found = {}
     for place in PLACES:
@@ -150,6 +151,21 @@ def test_json_of_others_is_read_where_deep_nesting_is_expected(
     read = {at: tree for at, tree in modules.items() if not at.startswith("benchmarks/")}
     found = {at: lines for at, tree in read.items() if (lines := list(unguarded_json(tree)))}
     assert {at: lines for at, lines in found.items() if at not in UNGUARDED_JSON} == {}
+
+
+def test_models_are_loaded_without_code_of_their_own(modules: dict[str, ast.Module]) -> None:
+    """Where nothing is said, transformers asks at a terminal whether it may run that code."""
+    auto = re.compile(r"(Auto\w+|auto_class\))\.from_pretrained")
+    unsaid = [
+        f"{at}:{call.lineno}"
+        for at, tree in modules.items()
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call)
+        and auto.search(ast.unparse(call.func))
+        and not at.startswith("benchmarks/")
+        and not {"trust_remote_code", "gguf_file", None} & {k.arg for k in call.keywords}
+    ]
+    assert unsaid == []
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from instructrec.errors import ConfigError
+from instructrec.experiments.cli import _show_warning, main
 from instructrec.experiments.config import EvaluateConfig, TaskConfig, TrainConfig
 from instructrec.experiments.jsonl import dump_line, plain
+from instructrec.experiments.listing import inert
 from instructrec.experiments.machine import command_line
+from instructrec.experiments.progress import Progress
 from instructrec.redaction import is_named_secret, redacted, refuse_secrets
 from instructrec.rewards.parts import RewardSpec
 
@@ -106,3 +109,19 @@ def test_command_lines_lose_addresses_with_passwords(monkeypatch) -> None:
         "--eos_token",
         "***",
     ]
+
+
+def test_messages_neither_steer_the_terminal_nor_show_keys(monkeypatch, capsys) -> None:
+    monkeypatch.setenv("MY_SERVICE_API_KEY", CANARY)
+    hostile = f"\x1b[2J\u202eolleh {CANARY}"
+    assert main(["train", hostile]) == 2
+    _show_warning(hostile, UserWarning, "", 0)
+    Progress(3).note(hostile)
+    err = capsys.readouterr().err
+    assert not set("\x1b\u202e") & set(err) and CANARY not in err
+    assert err.count("\\x1b[2J\\u202eolleh ***") == 3
+
+
+def test_a_list_of_markdown_holds_no_links_images_html_or_code() -> None:
+    hostile = "![x](http://t/x.png) <img src=http://t/y>\n\n# `head`"
+    assert inert(hostile) == r"!\[x\](http://t/x.png) \<img src=http://t/y\> # \`head\`"
