@@ -57,7 +57,10 @@ def to_markdown(results: dict[str, Any]) -> str:
     if results["warnings"]:
         blocks += ["## Warnings", "\n".join(f"- {inert(text)}" for text in results["warnings"])]
     if results["faults"]:
-        blocks += ["## Faults", markdown_table(fault_rows(results))]
+        blocks += [
+            "## Faults",
+            markdown_table([tuple(map(inert, row)) for row in fault_rows(results)]),
+        ]
     blocks += (
         ["## Again", f"```console\n$ {command_of(results)}\n```"] if results["command"] else []
     )

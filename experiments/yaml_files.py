@@ -79,7 +79,7 @@ def check_size(text: str) -> None:
         yaml.YAMLError: It is no YAML.
     """
     _check_length(len(text))
-    sizes: dict[str, int | None] = {}  # of anchors; None while their value is still open
+    sizes: dict[str | None, int | None] = {}  # of anchors; None while their value is still open
     open_values: list[list[Any]] = [[None, 0]]  # name and size, from the outermost
     for event in yaml.parse(text, Loader=_LOADER):  # no recursion: nesting costs no stack here
         if isinstance(event, yaml.AliasEvent):
