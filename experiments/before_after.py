@@ -218,5 +218,4 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    file = folder / "summary.json"
-    return read_json(file) if file.is_file() else {}
+    return RunFolder(folder).summary()

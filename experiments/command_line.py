@@ -18,6 +18,7 @@ import jsonargparse
 import yaml
 
 from instructrec.errors import ConfigError, did_you_mean, unknown_name
+from instructrec.experiments.yaml_files import limit_parser, read_yaml
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.trl_names import explain_trl_name
 
@@ -30,6 +31,7 @@ _UNKNOWN = (
 _REWARD_KEYS = tuple(field.name for field in dataclasses.fields(RewardSpec))
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+limit_parser()
 
 
 def make_parser(prog: str, description: str) -> jsonargparse.ArgumentParser:
@@ -91,7 +93,7 @@ def find_recipe(given: str) -> Path:
 
 def _check_yaml(path: Path) -> None:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split()).replace("<unicode string>", str(path))
         raise ConfigError(f"{path} is not valid YAML: {detail}.") from error

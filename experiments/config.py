@@ -17,15 +17,16 @@ from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments.eval_config import EvalConfig, check_draws
 from instructrec.experiments.playing import EnvName
-from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.yaml_files import read_config
 from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
+from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
     *("tracking.", "output.", "eval.before"),
@@ -44,8 +45,8 @@ _SECTIONS = ("ppo", "sft", "dpo")
 def _check_name(key: str, value: str | None) -> None:
     if value is not None and not FOLDER_NAME.fullmatch(value):
         raise ConfigError(
-            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because it "
-            "names a folder; the folder's place is output.dir."
+            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, at most 150, "
+            "because it names a folder; the folder's place is output.dir."
         )
 
 
@@ -124,6 +125,7 @@ class TrainConfig:
         for other in _SECTIONS:
             if other != self.section:
                 self._refuse_section(other)
+        refuse_secrets(self.to_dict())
         if self.algorithm == "raft":
             check_raft(self.ppo)
 
@@ -371,6 +373,7 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
+        refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())
         check_draws("", self.samples, self.temperature, self.limit)
         if self.max_turns is not None and self.max_turns < 1:

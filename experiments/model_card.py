@@ -13,7 +13,7 @@ from instructrec.errors import InstructRecError
 from instructrec.experiments import report_text
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.jsonl import read_json, write_atomic
-from instructrec.experiments.listing import markdown_table
+from instructrec.experiments.listing import inert, markdown_table
 from instructrec.experiments.report import Reading, read_run, results_of
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.embedded import EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMBEDDED_NAME
@@ -260,4 +260,4 @@ def _limits(results: dict[str, Any]) -> list[str]:
         "It was not made safe, truthful or fair by this training; the licence of the base model "
         "applies.",
     ]
-    return lines + [f"The run warned: {text}" for text in results["warnings"]]
+    return lines + [f"The run warned: {inert(text)}" for text in results["warnings"]]

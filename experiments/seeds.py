@@ -18,8 +18,9 @@ from instructrec.experiments.compare_stats import FEWEST_RUNS
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.contenders import read_policy
 from instructrec.experiments.listing import table
-from instructrec.experiments.runfolder import RunFolder, read_config
+from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.stats import Interval, SeedInterval, mean_interval, seeds_interval
+from instructrec.experiments.yaml_files import read_config
 
 if TYPE_CHECKING:
     from instructrec.experiments.train import Outcome

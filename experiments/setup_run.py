@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
@@ -19,6 +17,7 @@ from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.kept_tasks import KeptTask, read_kept
 from instructrec.experiments.runfolder import RunInfo
+from instructrec.experiments.yaml_files import read_yaml
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
@@ -206,7 +205,7 @@ def _is_place(model: str) -> bool:
 def _how_to_make(path: Path) -> str:
     """Names the shipped recipe whose run folder this would be."""
     for recipe in sorted(RECIPES.glob("*.yaml")):
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        settings = read_yaml(recipe)
         variant, _, seed = path.name.rpartition("-s")
         if settings.get("variant") == variant and seed.isdigit():
             words = ["instructrec", command_of(settings), recipe.stem]

@@ -27,6 +27,7 @@ from instructrec import metrics
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.api import train_config
 from instructrec.experiments.config import FOLDER_NAME, TrainConfig
+from instructrec.experiments.yaml_files import read_yaml
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 Scalar = bool | int | float | str | None
@@ -98,7 +99,7 @@ def read_spec(path: Path) -> SweepSpec:
             use; the message says which, and names the closest key.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(

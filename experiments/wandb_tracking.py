@@ -25,6 +25,7 @@ from instructrec.experiments.tracking import (
     reason,
     warn,
 )
+from instructrec.redaction import redacted
 
 _INIT_TIMEOUT_S = 30
 _FLUSH_S = 5
@@ -91,7 +92,7 @@ class WandbTracker:
         # W&B holds back alerts with one title for a while; each of ours comes once.
         self._safely(
             lambda run: run.alert(
-                title=title[:_TITLE_CHARS], text=text, level=grave, wait_duration=0.001
+                title=title[:_TITLE_CHARS], text=redacted(text), level=grave, wait_duration=0.001
             )
         )
 
