@@ -54,7 +54,8 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-COMMAND_OF = {"sft": "sft", "reward_model": "train-reward", "alignment": "train-reward"}
+COMMAND_OF = {"sft": "sft", "pipeline": "pipeline"}
+COMMAND_OF |= {"reward_model": "train-reward", "alignment": "train-reward"}
 """Algorithm of a recipe -> the command that takes it; all others belong to train."""
 
 
