@@ -61,29 +61,13 @@ def run_pipeline(
         refuse_changed(config)
     run = Pipeline(config, list(command or ["pipeline"]), load_policy, say)
     _check(run)
-    info = RunInfo(
-        "compare",
-        "pipeline",
-        config.resolved_variant,
-        config.seed,
-        config.policy.model,
-        config.task.name,
-    )
-    folder = RunFolder.create(
-        config.folder,
-        info,
-        config.to_dict(),
-        resume=resume,
-        overwrite=overwrite,
-        command=["instructrec", *run.command],
-    )
     started = time.perf_counter()
-    with folder:
+    with _folder(run, resume, overwrite) as folder:
         try:
             result = _run(run)
+        except stages.MentorAwaited:
+            raise
         except RunInterrupted as error:
-            if isinstance(error, stages.MentorAwaited):
-                raise
             raise RunInterrupted(
                 f"the pipeline was stopped ({error}) The same pipeline command with --resume goes "
                 "on from there."
@@ -93,6 +77,26 @@ def run_pipeline(
     say(text)
     say(f"\n{format_duration(time.perf_counter() - started)}; {folder.path / 'report.md'}")
     return run
+
+
+def _folder(run: Pipeline, resume: bool, overwrite: bool) -> RunFolder:
+    config = run.config
+    info = RunInfo(
+        "compare",
+        "pipeline",
+        config.resolved_variant,
+        config.seed,
+        config.policy.model,
+        config.task.name,
+    )
+    return RunFolder.create(
+        config.folder,
+        info,
+        config.to_dict(),
+        resume=resume,
+        overwrite=overwrite,
+        command=["instructrec", *run.command],
+    )
 
 
 def _check(run: Pipeline) -> None:
