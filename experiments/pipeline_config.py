@@ -32,6 +32,13 @@ from instructrec.rl.reward_config import FitConfig, PreferenceConfig
 GOLD, PROXY = "gold", "proxy"
 """Names of the true reward and of the learned one, in every stage."""
 _RESUMABLE = ("rounds", "tracking.", "output.")
+_UNTIL = {
+    "mentor.": "preferences/round-1.jsonl",
+    "reward_model.": "reward-model-*",
+    "choice.": "ppo-*",
+    "best_of": "best-of-*",
+}
+"""Settings -> what is made by them; they may change until it is there."""
 
 
 @dataclass(frozen=True)
@@ -320,18 +327,21 @@ def refuse_changed(config: PipelineConfig) -> None:
     """Checks that the pipeline in the folder can go on under ``config``.
 
     Raises:
-        ConfigError: A key differs that would make it another one; ``rounds`` may grow.
+        ConfigError: A key differs that would make it another one. ``rounds`` may grow, and what
+            no stage has used so far may change.
     """
+    unused = [key for key, made in _UNTIL.items() if not any(config.folder.glob(made))]
+    may_change = (*_RESUMABLE, *unused)
     before, now = flatten(read_config(config.folder)), flatten(config.to_dict())
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
-        and not any(key.startswith(k) if k.endswith(".") else key == k for k in _RESUMABLE)
+        and not any(key.startswith(k) if k.endswith(".") else key == k for k in may_change)
     ]
     if changed:
         raise ConfigError(
             f"{config.folder} was started with other settings ({'; '.join(changed)}). Go on with "
             "the settings it had, or give the new pipeline another name. These may change: "
-            f"{', '.join(k.rstrip('.') for k in _RESUMABLE)}."
+            f"{', '.join(k.rstrip('.') for k in may_change)}."
         )

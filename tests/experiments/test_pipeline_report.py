@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import pipeline_report as report
-from instructrec.experiments.config import TaskConfig
+from instructrec.experiments.config import OutputConfig, TaskConfig
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.overoptimisation import Point
 from instructrec.experiments.pipeline_config import (
     ChoiceConfig,
+    LearnedRewardConfig,
     MentorConfig,
     PipelineConfig,
     SamplesConfig,
+    refuse_changed,
 )
 from instructrec.experiments.pipeline_report import Measured
 from instructrec.experiments.pipeline_stages import Window
@@ -109,6 +113,20 @@ def test_all_stages_stand_in_one_group() -> None:
     runs = [config.sft_run(), config.ppo_run(1, "a", Path("b")), config.reward_run(1, Path(), "a")]
     assert {run.tracking.group for run in runs} == {"mine"}
     assert {str(run.folder.parent) for run in runs} == {"runs/mine"}
+
+
+def test_settings_may_change_until_a_stage_has_used_them(tmp_path: Path) -> None:
+    config = PipelineConfig(name="mine", output=OutputConfig(dir=str(tmp_path)))
+    config.folder.mkdir()
+    (config.folder / "config.yaml").write_text(yaml.safe_dump(config.to_dict()))
+    refuse_changed(replace(config, rounds=3))
+    other = replace(config, reward_model=LearnedRewardConfig(validation_fraction=0.5))
+    refuse_changed(other)
+    (config.folder / "reward-model-1").mkdir()
+    with pytest.raises(ConfigError, match=r"validation_fraction: 0.2 -> 0.5"):
+        refuse_changed(other)
+    with pytest.raises(ConfigError, match=r"seed: 0 -> 1"):
+        refuse_changed(replace(config, seed=1))
 
 
 @pytest.mark.parametrize(
