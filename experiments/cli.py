@@ -94,6 +94,11 @@ COMMANDS = {
     "pairs": Command(
         "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
     ),
+    "pipeline": Command(
+        "SFT, preferences, a reward model, PPO against it, and what all that was worth.",
+        *_in("pipeline"),
+        takes_recipe=True,
+    ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),

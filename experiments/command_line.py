@@ -60,6 +60,7 @@ def recipe_names() -> list[str]:
 COMMAND_OF = {
     "sft": "sft",
     "dpo": "dpo",
+    "pipeline": "pipeline",
     "reward_model": "train-reward",
     "alignment": "train-reward",
 }
