@@ -35,7 +35,8 @@ from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.experiments.staging import staged
-from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import list_checkpoints, take_up
 from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
@@ -182,9 +183,7 @@ def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[Tra
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
     """Trains and evaluates; returns the summary and where the mirror is (of the main process)."""
     start = time.perf_counter()
-    checkpoint = processes.from_main(
-        lambda: latest_checkpoint(run.folder.checkpoints) if resume else None
-    )
+    checkpoint = processes.from_main(lambda: take_up(run.folder.checkpoints) if resume else None)
     record = processes.on_main(
         lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )

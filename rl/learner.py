@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from instructrec.crash_points import crash_point
 from instructrec.errors import ConfigError, NumericsError, RewardError
 from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
@@ -248,6 +249,7 @@ class PPOLearner:
         if self.may_step():
             with phase("optimizer"):
                 self.optimizer.step()
+            crash_point("update.stepped")
             self.scheduler.step()
             self.grad_norms.append(float(norm))
             self.steps_taken += 1

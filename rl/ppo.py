@@ -1,16 +1,17 @@
 """PPO for language-model policies, on rollouts of an instruction environment.
 
 One update, from top to bottom: collect a rollout, learn from it (`PPOLearner.update`), evaluate,
-keep a checkpoint, report.
+report, keep a checkpoint.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import NumericsError
 from instructrec.policies.causal_lm import CausalLMPolicy
@@ -65,6 +66,8 @@ class PPOTrainer(RolloutTrainer):
         self.env, self.hooks, self.checkpoint_dir = env, hooks, checkpoint_dir
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
+        self.resumed_from: Snapshot | None = None
+        """What the first update still has to put back."""
         self.monitors = Monitors(config)
         self.learner = learner(policy, config, seed=seed)
         self.speedometer = Speedometer(policy, self.learner.trunk, config)
@@ -92,14 +95,17 @@ class PPOTrainer(RolloutTrainer):
     def run_update(self, indices: list[int]) -> None:
         """Collects a rollout and learns from it."""
         clock = Clock()
+        training_state.restore_globals(self)
         self.policy.sync()
         self.collect(indices)
+        self.progress.note_rollout(self.rollout)
         clock.lap("time/rollout_s")
         # The slowest process may be another one for each.
         clock.laps["time/score_s"] = min(self.rollout.scoring_s, clock.laps["time/rollout_s"])
         clock.laps["time/rollout_s"] -= clock.laps["time/score_s"]
         self.clock = clock
         stats = self.learner.update(self.rollout)
+        crash_point("update.learned")
         clock.laps |= {name: value for name, value in stats.items() if name.startswith("time/")}
         self.progress.update += 1
         self.stats = stats
@@ -124,7 +130,7 @@ class PPOTrainer(RolloutTrainer):
             self.prompt_filter.observe(chosen, self.rollout.totals.tolist())
 
     def end_update(self) -> bool:
-        """Evaluates, keeps a checkpoint, and reports; returns whether training stops here."""
+        """Evaluates, reports, and keeps a checkpoint; returns whether training stops here."""
         update, config = self.progress.update, self.config
         metrics = self.update_metrics()
         last = update == config.num_updates
@@ -144,10 +150,13 @@ class PPOTrainer(RolloutTrainer):
         is_best = self.progress.best_update == update
         ends = interrupted or pruned or early
         saving = last or ends or is_best or broken is not None
+        metrics["time/total_s"] = self.clock.total()
+        # First what happened, then the checkpoint: what is recorded behind one is done again, but
+        # nothing would write what is missing before one.
+        on_main(lambda: self._report(metrics, alarms))
+        crash_point("update.reported")
         if saving or (config.save_every and update % config.save_every == 0):
             training_state.save(self)
-        metrics["time/total_s"] = self.clock.total()
-        on_main(lambda: self._report(metrics, alarms))
         if broken is not None:
             raise NumericsError(broken.message)
         if interrupted:
@@ -197,6 +206,7 @@ def train_ppo(
     on_warning: Callable[[str], None] = lambda _: None,
     should_prune: ShouldPrune = lambda update, metrics: False,
     learner: type[PPOLearner] = PPOLearner,
+    allow_change: Sequence[str] = (),
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
@@ -220,6 +230,8 @@ def train_ppo(
         on_warning: Called with a sentence when something looks wrong.
         should_prune: Asked after each evaluation; True in any process ends the run there.
         learner: What learns; a subclass learns in another way from the same rollouts.
+        allow_change: What may differ from the checkpoint: settings (``ppo.learning_rate``),
+            ``data``, ``versions``.
 
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
@@ -229,7 +241,9 @@ def train_ppo(
         CheckpointError: A checkpoint cannot be read or written.
     """
     config = _resolved(policy, env, config)
-    resume = training_state.read(resume_from, config) if resume_from is not None else None
+    resume = None
+    if resume_from is not None:
+        resume = training_state.read(resume_from, config, env.task, allow_change)
     if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
         training_state.load_weights(policy, resume)
         progress = Progress(**resume.state["progress"])

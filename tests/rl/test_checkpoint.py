@@ -10,11 +10,13 @@ from instructrec.errors import CheckpointError
 from instructrec.rl.checkpoint import (
     Snapshot,
     checkpoint_path,
+    read_checkpoint,
+    write_checkpoint,
+)
+from instructrec.rl.checkpoint_keeping import (
     latest_checkpoint,
     list_checkpoints,
     prune_checkpoints,
-    read_checkpoint,
-    write_checkpoint,
 )
 
 
@@ -69,14 +71,16 @@ def test_the_warning_says_what_was_found_and_what_happens_and_asks_for_nothing(t
     assert "Resume" not in str(caught[0].message)
 
 
-def test_a_checkpoint_is_as_readable_as_any_new_file(tmp_path):
-    before = os.umask(0o027)
+@pytest.mark.parametrize("umask", [0o000, 0o027])
+def test_a_checkpoint_can_be_read_by_its_owner_alone_whatever_the_umask(tmp_path, umask):
+    before = os.umask(umask)
     try:
         write_checkpoint(checkpoint_path(tmp_path, 1), snapshot(1))
     finally:
         os.umask(before)
-    modes = {oct(path.stat().st_mode & 0o777) for path in checkpoint_path(tmp_path, 1).iterdir()}
-    assert modes == {"0o640"}
+    folder = checkpoint_path(tmp_path, 1)
+    assert oct(folder.stat().st_mode & 0o777) == "0o700"
+    assert {oct(path.stat().st_mode & 0o777) for path in folder.iterdir()} == {"0o600"}
 
 
 def test_only_damaged_checkpoints_is_an_error_and_none_is_not(tmp_path):
