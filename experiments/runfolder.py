@@ -31,11 +31,13 @@ import numpy as np
 import yaml
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, RunInterrupted
 from instructrec.experiments import machine
 from instructrec.experiments.jsonl import (
     JsonlWriter,
     Row,
+    flush_folder,
     keep_rows,
     plain,
     read_json,
@@ -123,7 +125,9 @@ class RunFolder:
             "status": "running",
         }
         record.setdefault("started", _now())
-        _begin(folder.path, record, config if isinstance(config, str) else _to_yaml(config))
+        if not isinstance(config, str):
+            config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+        _begin(folder.path, record, config)
         return folder
 
     @classmethod
@@ -230,6 +234,7 @@ class RunFolder:
         """Records how the run ended, and its final numbers when there are some."""
         if summary is not None:
             write_json(self.path / "summary.json", summary)
+            crash_point("finish.summary")
         record = self.record() | {"status": status, "finished": _now()}
         record.pop("error", None)
         if error is not None:
@@ -257,9 +262,8 @@ class RunFolder:
 
     def _make_room(self, overwrite: bool) -> None:
         path = self.path
-        if not path.exists() and not path.is_symlink():
-            return
-        if path.is_dir() and not any(path.iterdir()):
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if is_empty or (not path.exists() and not path.is_symlink()):
             return
         if not overwrite:
             raise CheckpointError(
@@ -320,6 +324,7 @@ def _begin(path: Path, record: Row, config: str) -> None:
     write_atomic(place / "config.yaml", config)
     if place != path:
         place.rename(path)
+        flush_folder(path.parent)
 
 
 class MetricsLog:
@@ -389,10 +394,6 @@ def _is_run(path: Path) -> bool:
     except CheckpointError:
         return False
     return "format_version" in record and "job_type" in record
-
-
-def _to_yaml(config: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def _now() -> str:

@@ -10,33 +10,35 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.envs.tasks.base import Task
-from instructrec.errors import ConfigError, RunInterrupted
+from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
+    continuing,
     demonstrations,
     model_card,
     setup_run,
     telling,
     verification,
 )
-from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
+from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.experiments.staging import staged
 from instructrec.rl.checkpoint import update_of
-from instructrec.rl.checkpoint_keeping import list_checkpoints, take_up
+from instructrec.rl.checkpoint_keeping import take_up
 from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class _Run:
     stop: StopRequest
     say: telling.Say
     should_prune: ShouldPrune
+    allow_change: Sequence[str]
 
     def task_name(self, split: str) -> str:
         """What the task of a split is called in the configuration."""
@@ -85,6 +88,7 @@ def run_training(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
     command: Sequence[str] | None = None,
     load_policy: LoadPolicy = setup_run.load,
     train_ppo: TrainPPO | None = None,
@@ -100,6 +104,8 @@ def run_training(
         config: The run.
         resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
         overwrite: Delete an existing run of this name.
+        allow_change: What may differ when a run is resumed: keys of the configuration, ``data``,
+            ``versions``.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
@@ -111,26 +117,38 @@ def run_training(
         RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
         SystemExit: Either of them, in another process than the main one of several.
     """
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    continuing.check_flags(resume, overwrite, allow_change)
     if config.algorithm == "sft":
         processes.refuse_several("supervised fine-tuning")
     with processes.joined(config.policy.device):
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
-        config, resume = processes.from_main(lambda: _continued(config.resolved(), resume, say))
+        config, resume = processes.from_main(
+            lambda: continuing.continued(config.resolved(), resume, allow_change, say)
+        )
         materials = processes.together(lambda: _materials(config))
-        with StopRequest() as stop:
+        with StopRequest() as stop, ExitStack() as locks:
+            hold = locks.enter_context
+            processes.on_main(lambda: hold(held(config.folder, config.algorithm)))
             config, policy, info = processes.together(
                 lambda: _policy(config, materials, load_policy)
             )
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
-            create = partial(RunFolder.create, folder.path, info, config.to_dict())
-            processes.on_main(lambda: create(resume=resume, overwrite=overwrite, command=record))
+
+            def create() -> None:
+                if resume:
+                    continuing.check_data(folder.path, materials, allow_change)
+                flags = {"resume": resume, "overwrite": overwrite}
+                RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
+                continuing.note(folder, materials, allow_change)
+                crash_point("run.created")
+
+            processes.on_main(create)
             with folder if processes.is_main() else nullcontext():
                 start = policy.weights_hash()
-                run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
+                asks = (should_prune, allow_change)
+                run = _Run(config, folder, materials, policy, start, stop, say, *asks)
                 telling.announce(config, materials, policy, folder.path, say)
                 summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
@@ -160,24 +178,6 @@ def _policy(
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
     return config, policy, info
-
-
-def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[TrainConfig, bool]:
-    """Holds the settings of a continued run against its folder; no folder, nothing to continue."""
-    if resume and not config.folder.exists():
-        say(f"nothing to resume in {config.folder}: starting from the beginning")
-        return config, False
-    if resume:
-        config = keep_chosen(config, config.folder)
-        refuse_changed(config, config.folder)
-        saved = list_checkpoints(config.folder / "checkpoints")
-        done = update_of(saved[-1] if saved else None)
-        if config.ppo.num_updates < done:
-            raise ConfigError(
-                f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
-                "already. Give at least as many, or start another run."
-            )
-    return config, resume
 
 
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
@@ -247,6 +247,7 @@ def _ppo(
             should_stop=lambda: run.stop.requested,
             on_warning=recorder.on_warning if recorder else telling.say_nothing,
             should_prune=run.should_prune,
+            allow_change=run.allow_change,
         )
     if processes.agree_any(run.stop.requested):
         raise RunInterrupted(
@@ -333,6 +334,7 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         if run.config.output.export_policy:
             with staged(run.folder.policy) as folder:
                 run.policy.save(folder)
+                crash_point("export.half")
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
             model_card.describe(run.folder, warn)

@@ -244,10 +244,8 @@ def train_ppo(
     resume = None
     if resume_from is not None:
         resume = training_state.read(resume_from, config, env.task, allow_change)
-    if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
-        training_state.load_weights(policy, resume)
-        progress = Progress(**resume.state["progress"])
-        return training_state.conclude(policy, progress, "finished", checkpoint_dir)
+    if resume is not None and (ended := training_state.ended(resume, config)):
+        return training_state.take_result(policy, resume, ended, checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)
     own: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "resume": resume, "learner": learner}
     trainer = PPOTrainer(policy, env, config, seed=seed, hooks=hooks, **own)

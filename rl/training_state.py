@@ -141,6 +141,25 @@ def save(trainer: PPOTrainer) -> None:
     processes.on_main(commit)
 
 
+def ended(snapshot: Snapshot, config: PPOConfig) -> Stopped | None:
+    """How the run of a checkpoint came to its end; None where updates are left to do."""
+    progress, patience = Progress(**snapshot.state["progress"]), config.early_stopping_patience
+    if progress.update >= config.num_updates:
+        return "finished"
+    if patience and progress.evaluations_without_gain >= patience:
+        return "early_stopping"
+    return None
+
+
+def take_result(
+    policy: CausalLMPolicy, snapshot: Snapshot, stopped: Stopped, checkpoint_dir: Path | None
+) -> TrainingResult:
+    """Leaves a policy as the run of a checkpoint left it, where no update is left to do."""
+    load_weights(policy, snapshot)
+    policy.set_generator_state(snapshot.tensors[_of("sampler", processes.rank())])
+    return conclude(policy, Progress(**snapshot.state["progress"]), stopped, checkpoint_dir)
+
+
 def conclude(
     policy: CausalLMPolicy, progress: Progress, stopped: Stopped, checkpoint_dir: Path | None
 ) -> TrainingResult:

@@ -24,7 +24,7 @@ CRASH_POINTS = {
     "update.stepped": "the optimizer has stepped, the schedule has not",
     "update.learned": "the update is over, no number of it is written",
     "evaluation.answered": "an evaluation has answers that are in no file yet",
-    "metrics.half": "half of a line of numbers is in its file",
+    "rows.half": "half of a line is in a file of rows (numbers, samples, evaluations)",
     "metrics.written": "the numbers of the update are on the disk, its samples are not",
     "update.reported": "all of the update is recorded, its checkpoint is not begun",
     "checkpoint.staged": "the checkpoint's staging folder is there and empty",
@@ -53,11 +53,12 @@ _seen: Counter[str] = Counter()
 _listener: Callable[[str], None] | None = None
 
 
-def crash_point(name: str) -> None:
+def crash_point(name: str, last_act: Callable[[], None] | None = None) -> None:
     """Dies here if the environment says so.
 
     Args:
         name: One of ``CRASH_POINTS``.
+        last_act: What is done before dying, and else not at all.
     """
     if _listener is not None:
         _listener(name)
@@ -68,6 +69,8 @@ def crash_point(name: str) -> None:
         time, _, how = rest.partition(":")
         _seen[name] += 1
         if _seen[name] == int(time or 1):
+            if last_act is not None:
+                last_act()
             os.kill(os.getpid(), signal.Signals[f"SIG{how or 'KILL'}"])
 
 
