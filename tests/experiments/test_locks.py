@@ -48,9 +48,9 @@ class Holder:
 def test_a_second_process_is_refused_and_told_who_is_there(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "mine"
     with Holder(folder) as other:
-        with pytest.raises(CheckpointError, match=rf"mine is in use.*\(train: {other.pid} on "):
-            with held(folder, "train"):
-                raise AssertionError("two are at work")
+        said = rf"mine is in use.*\(train: {other.pid} on "
+        with pytest.raises(CheckpointError, match=said), held(folder, "train"):
+            raise AssertionError("two are at work")
     assert CheckpointError.exit_code == 8
 
 
@@ -81,16 +81,16 @@ def test_several_may_share_but_not_with_one_that_wants_it_alone(tmp_path: Path) 
         assert (tmp_path / ".mine.lock").exists()  # the other one still has it
         with pytest.raises(CheckpointError, match="in use"), held(folder, "train"):
             pass
-    with held(folder, "train"), pytest.raises(CheckpointError, match="in use"):
-        with held(folder, "evaluate", shared=True):
-            pass
+    refused = pytest.raises(CheckpointError, match="in use")
+    with held(folder, "train"), refused, held(folder, "evaluate", shared=True):
+        pass
 
 
 def test_a_place_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="cannot be made or held"):
-        with held(tmp_path / "file" / "mine", "train"):
-            pass
+    refused = pytest.raises(CheckpointError, match="cannot be made or held")
+    with refused, held(tmp_path / "file" / "mine", "train"):
+        pass
 
 
 def test_the_same_evaluation_runs_once_at_a_time(tmp_path: Path) -> None:
