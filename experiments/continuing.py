@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.jsonl import write_json
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.setup_run import Materials
 from instructrec.rl.checkpoint import update_of
 from instructrec.rl.checkpoint_keeping import list_checkpoints
@@ -80,6 +81,40 @@ def check_data(folder: Path, materials: Materials, allow_change: Sequence[str]) 
             "fingerprint): expected the same data. Put them back, give the new run another name, "
             "or go on all the same with --allow_change data."
         )
+
+
+def begin(
+    folder: RunFolder,
+    info: RunInfo,
+    config: TrainConfig,
+    materials: Materials,
+    *,
+    resume: bool,
+    overwrite: bool,
+    allow_change: Sequence[str],
+    command: Sequence[str] | None,
+) -> None:
+    """Makes a run folder, or opens it to go on.
+
+    Args:
+        folder: The folder.
+        info: What the run is.
+        config: The run.
+        materials: Its instructions.
+        resume: Go on with what is there.
+        overwrite: Delete what is there.
+        allow_change: What may differ where it goes on.
+        command: Command line, for the record.
+
+    Raises:
+        CheckpointError: The folder holds something else, or another run.
+    """
+    if resume:
+        check_data(folder.path, materials, allow_change)
+    flags = {"resume": resume, "overwrite": overwrite}
+    RunFolder.create(folder.path, info, config.to_dict(), command=command, **flags)
+    note(folder, materials, allow_change)
+    crash_point("run.created")
 
 
 def note(folder: RunFolder, materials: Materials, allow_change: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -97,8 +98,8 @@ def run_training(
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
-    SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; a second one,
-    or one at any other time, ends the run at once. Either way the folder stays readable.
+    A first SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; any
+    other ends the run at once. The folder stays readable.
 
     Args:
         config: The run.
@@ -128,27 +129,18 @@ def run_training(
         )
         materials = processes.together(lambda: _materials(config))
         with StopRequest() as stop, ExitStack() as locks:
-            hold = locks.enter_context
-            processes.on_main(lambda: hold(held(config.folder, config.algorithm)))
+            processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
             config, policy, info = processes.together(
                 lambda: _policy(config, materials, load_policy)
             )
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
-
-            def create() -> None:
-                if resume:
-                    continuing.check_data(folder.path, materials, allow_change)
-                flags = {"resume": resume, "overwrite": overwrite}
-                RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
-                continuing.note(folder, materials, allow_change)
-                crash_point("run.created")
-
-            processes.on_main(create)
+            flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
+            begin = partial(continuing.begin, folder, info, config, materials, command=record)
+            processes.on_main(partial(begin, **flags))
             with folder if processes.is_main() else nullcontext():
-                start = policy.weights_hash()
-                asks = (should_prune, allow_change)
-                run = _Run(config, folder, materials, policy, start, stop, say, *asks)
+                asks = (policy.weights_hash(), stop, say, should_prune, allow_change)
+                run = _Run(config, folder, materials, policy, *asks)
                 telling.announce(config, materials, policy, folder.path, say)
                 summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
