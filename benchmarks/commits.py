@@ -31,7 +31,7 @@ class Cost:
     """Most memory above that before the commit."""
 
 
-def measured(work: Callable[[], None]) -> Cost:
+def measured(work: Callable[[], object]) -> Cost:
     """Runs the work and watches the memory of this process meanwhile."""
     import psutil
 
