@@ -122,9 +122,13 @@ def restore_globals(trainer: PPOTrainer) -> None:
     """Puts the global generators back, once: setting up the loop over updates has drawn of them."""
     snapshot, trainer.resumed_from = trainer.resumed_from, None
     if snapshot is not None:
-        saved = _under(f"generator.{_GLOBAL}", snapshot.tensors)
-        own = f".{processes.rank()}" if processes.rank() else ""
-        set_global_states({name: saved[name + own] for name in GLOBAL if name + own in saved})
+        _set_globals(snapshot)
+
+
+def _set_globals(snapshot: Snapshot) -> None:
+    saved = _under(f"generator.{_GLOBAL}", snapshot.tensors)
+    own = f".{processes.rank()}" if processes.rank() else ""
+    set_global_states({name: saved[name + own] for name in GLOBAL if name + own in saved})
 
 
 def save(trainer: PPOTrainer) -> None:
@@ -157,6 +161,7 @@ def take_result(
     """Leaves a policy as the run of a checkpoint left it, where no update is left to do."""
     load_weights(policy, snapshot)
     policy.set_generator_state(snapshot.tensors[_of("sampler", processes.rank())])
+    _set_globals(snapshot)
     return conclude(policy, Progress(**snapshot.state["progress"]), stopped, checkpoint_dir)
 
 

@@ -113,6 +113,9 @@ def test_a_finished_run_that_is_resumed_does_no_update_and_draws_on_as_it_had(le
     last = checkpoint_path(finished, UPDATES)
     _, log, result = train(levelled, "full", 1, finished, resume_from=last)
     assert (log, result.updates, result.stopped) == ([], UPDATES, "finished")
+    saved = read_checkpoint(last).tensors  # the end is measured with the draws that come next
+    for name in ("python", "numpy", "torch"):
+        assert torch.equal(global_states()[name], saved[f"generator.global_{name}"])
     config = dataclasses.replace(settings(levelled), num_updates=UPDATES + 1)
     _, log, result = train(levelled, "full", 1, finished, resume_from=last, config=config)
     assert ([metrics["train/update"] for metrics, _ in log], result.updates) == ([4], 4)
