@@ -93,7 +93,9 @@ def main() -> None:
         tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     costs, reads, copies = [], [], []
-    with tempfile.TemporaryDirectory(dir=".") as name:
+    place = Path("build")  # on the disk of the project, not in memory
+    place.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as name:
         folder = Path(name)
         for update in range(1, options.rounds + 1):
             path = checkpoint_path(folder, update)

@@ -23,7 +23,6 @@ from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.envs.users import DEFAULT_USER, UserLike, make_user
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, did_you_mean
-from instructrec.rewards.loading import load_object
 
 TOLD = ("turn", "is_last", "conversation", "trace")
 """What rewards are told beside the task's columns, one value for each answer: its number from 1 on,
@@ -51,8 +50,8 @@ class ChatEnv(InstructionEnv):
             ``last``: the last message as text.
         max_turns: Most answers in one episode.
         max_tokens: Size of a conversation from which on it is truncated; None is no limit.
-        count_tokens: Size of a text: a function, ``module:function`` or ``file.py:function``; None
-            counts characters.
+        count_tokens: Size of a text: a function, or what names a tokenizer or a function, see
+            `token_counter`; None counts characters.
         turn_reward: ``last``: only the last answer earns its reward. ``each``: every answer does.
         turn_columns: Columns that hold a list with one value for each answer, e.g. its reference.
         options: split, reward, task_options, max_chars and render_mode, as for `InstructionEnv`.
@@ -227,7 +226,9 @@ def _counter(given: str | Callable[[str], int] | None) -> Callable[[str], int]:
     """What counts the tokens of a text."""
     given = release(given)
     if isinstance(given, str):
-        return load_object(given)
+        from instructrec.envs.tasks.filters import token_counter
+
+        return token_counter(given)
     return len if given is None else given
 
 

@@ -171,20 +171,25 @@ def score(
 def reset_info(index: int, instruction: Instruction) -> dict[str, Any]:
     """Returns what `reset` tells about the instruction shown."""
     info: dict[str, Any] = {"task_index": index, "instruction_id": instruction.id}
-    labels = {name: instruction.columns[name] for name in LABELS if name in instruction.columns}
-    return info | labels
+    for name in LABELS:
+        if name in instruction.columns:
+            info[name] = instruction.columns[name]
+    return info
 
 
-def step_info(
-    index: int, instruction: Instruction, batch: RewardBatch, row: int, cut: bool
-) -> dict[str, Any]:
+def step_info(shown: Mapping[str, Any], batch: RewardBatch, row: int, cut: bool) -> dict[str, Any]:
     """Returns what `step` tells about one response.
 
     ``reward_parts`` holds the raw score of every part that gave one; a part that does not apply,
     or failed, is absent.
+
+    Args:
+        shown: What `reset_info` told of the instruction.
+        batch: Rewards of the step.
+        row: Which of them is the response's.
+        cut: Whether the response was cut.
     """
-    info = reset_info(index, instruction)
-    info["reward_status"] = batch.sample_status(row)
+    info = {**shown, "reward_status": batch.sample_status(row)}
     info["reward_parts"] = {
         name: float(scores[row])
         for name, scores in batch.parts.items()

@@ -126,7 +126,8 @@ class InstructionEnv(gym.Env[str, str]):
         self._dialogue.append(f"response: {text}")
         if message is not None:
             self._dialogue.append(f"environment: {message}")
-        info = episode.step_info(self._index, instruction, batch, 0, cut) | more
+        shown = episode.reset_info(self._index, instruction)
+        info = episode.step_info(shown, batch, 0, cut) | more
         return self.view(message or ""), reward, message is None, truncated, info
 
     def render(self) -> str | None:

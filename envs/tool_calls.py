@@ -23,11 +23,16 @@ from typing import Any
 MAX_CALL_CHARS = 2000
 """Longest text of one call."""
 
+MAX_DEPTH = 32
+"""Most levels of lists and objects in the arguments of a call."""
+
 _SOURCE = "<call of a tool>"
 # What a policy writes may make Python warn, e.g. of "\\d". Calls are read in threads too, where
 # `warnings.catch_warnings` would disturb the filters of other threads.
 warnings.filterwarnings("ignore", module=_SOURCE)
 
+_TOO_DEEP = f"the call is nested too deeply, at most {MAX_DEPTH} levels are read"
+_NEWLINES = re.compile(rb"\r\n|\r|\n")
 _TAGS = re.compile(r"<(tool|tool_call)>(.*?)(?:</\1>|\Z)", re.DOTALL)
 _NAMED = re.compile(r"\s*([A-Za-z_]\w*)\s*\((.*)\)\s*", re.DOTALL)
 _ASSIGNED = re.compile(r"\s*([A-Za-z_]\w*)\s*=(?!=)(.*)", re.DOTALL)
@@ -86,21 +91,31 @@ def read_arguments(text: str) -> tuple[list[Written], dict[str, Written]]:
         k.arg is None for k in node.keywords
     ):
         raise ValueError("* is not allowed among the arguments")
+    encoded = source.encode()  # the offsets of a syntax tree count bytes
+    lines = [0, *(match.end() for match in _NEWLINES.finditer(encoded))]
+
+    def written(node: ast.expr) -> Written:
+        begin, end = lines[node.lineno - 1], lines[(node.end_lineno or node.lineno) - 1]
+        text = encoded[begin + node.col_offset : end + (node.end_col_offset or 0)].decode()
+        return Written(text, _value(node, text))
+
     named: dict[str, Written] = {}
     for keyword in node.keywords:
-        _add(named, str(keyword.arg), _written(source, keyword.value))
-    return [_written(source, arg) for arg in node.args], named
+        _add(named, str(keyword.arg), written(keyword.value))
+    return [written(arg) for arg in node.args], named
 
 
 def literal(text: str) -> Any:
     """Returns the value of a Python literal, or the text itself where it is none."""
     node = parse_expression(text.strip())
-    if node is not None:
-        try:
-            return _clean(ast.literal_eval(node))
-        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-            pass
-    return text
+    return text if node is None else _value(node, text)
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    try:
+        return clean(ast.literal_eval(node))
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def parse_expression(source: str) -> ast.expr | None:
@@ -123,12 +138,20 @@ def _parse_named(written: str) -> Call:
 
 def _parse_json(written: str) -> list[Call]:
     try:
-        value = _clean(json.loads(written))
-    except (ValueError, RecursionError) as error:
-        what = error.msg if isinstance(error, json.JSONDecodeError) else "too large"
-        return [Call("", error=f"the call is not JSON ({what})")]
+        value = _load_json(written)
+    except json.JSONDecodeError as error:
+        return [Call("", error=f"the call is not JSON ({error.msg})")]
+    except ValueError as error:
+        return [Call("", error=str(error))]
     values = value if isinstance(value, list) else [value]
     return [_from_json(v) for v in values] or [Call("", error="there is no call in this tag")]
+
+
+def _load_json(text: str) -> Any:
+    try:
+        return clean(json.loads(text))
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
 
 
 def _from_json(value: Any) -> Call:
@@ -140,26 +163,32 @@ def _from_json(value: Any) -> Call:
     arguments = value.get("arguments", value.get("parameters", {}))
     if isinstance(arguments, str):  # some models write the arguments as a string that holds JSON
         try:
-            arguments = _clean(json.loads(arguments))
-        except (ValueError, RecursionError):
+            arguments = _load_json(arguments)
+        except json.JSONDecodeError:
             return Call(name, error="the arguments are not JSON")
+        except ValueError as error:
+            return Call(name, error=str(error))
     if not isinstance(arguments, dict):
         return Call(name, error="expected the arguments as a JSON object")
     return Call(name, arguments)
 
 
-def _clean(value: Any) -> Any:
-    r"""The same value; escapes such as ``\ud800`` may have put lone surrogates into its texts."""
+def clean(value: Any, depth: int = 0) -> Any:
+    r"""The same value; escapes such as ``\ud800`` may have put lone surrogates into its texts.
+
+    Raises:
+        ValueError: It has more than `MAX_DEPTH` levels, which copying it would not survive.
+    """
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, dict):
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    return type(value)(map(_clean, value)) if isinstance(value, list | tuple) else value
-
-
-def _written(source: str, node: ast.expr) -> Written:
-    text = ast.get_source_segment(source, node) or ""
-    return Written(text, literal(text))
+    if not isinstance(value, Mapping | list | tuple):
+        return value
+    if depth == MAX_DEPTH:
+        raise ValueError(_TOO_DEEP)
+    if isinstance(value, Mapping):
+        return {clean(key, depth + 1): clean(item, depth + 1) for key, item in value.items()}
+    items = [clean(item, depth + 1) for item in value]
+    return tuple(items) if isinstance(value, tuple) else items
 
 
 def _split(text: str) -> tuple[list[Written], dict[str, Written]]:

@@ -14,7 +14,7 @@ from instructrec.envs.chat import ChatEnv, ChatVectorEnv
 from instructrec.envs.conversation import Conversation, Reply
 from instructrec.envs.episode import TaskLike, release, resolve_task
 from instructrec.envs.tasks.base import Instruction, Task, default_rewards
-from instructrec.envs.tool_calls import Call, parse_calls
+from instructrec.envs.tool_calls import Call, clean, parse_calls
 from instructrec.envs.tools import Tool
 from instructrec.errors import ConfigError, PolicyError, unknown_name
 from instructrec.rewards.loading import load_object
@@ -108,15 +108,16 @@ class Toolbox:
 
     def _made(self, call: Call, turn: int) -> dict[str, Any]:
         """Makes a call; returns what the trace holds of it."""
-        made: dict[str, Any] = {"turn": turn, "tool": call.tool, "arguments": call.arguments}
+        made: dict[str, Any] = {"turn": turn, "tool": call.tool, "arguments": ""}
         made |= {"result": None, "error": None}
         try:
+            made["arguments"] = clean(call.arguments)
             if call.error:
                 raise ValueError(call.error)
             if call.tool not in self.tools:
                 raise ValueError(unknown_name("tool", call.tool[:80], self.tools))
             tool = self.tools[call.tool]
-            made["arguments"] = tool.bind(call.arguments)
+            made["arguments"] = tool.bind(made["arguments"])
             made["result"] = tool.call(made["arguments"], self.deadline_s, self.max_result_chars)
         except (ValueError, RecursionError) as error:
             made["error"] = str(error)[: self.max_result_chars]

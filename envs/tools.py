@@ -159,8 +159,8 @@ def _parameters(function: Callable[..., Any], name: str) -> dict[str, inspect.Pa
         if parameter.kind not in _KINDS or not known:
             raise ConfigError(
                 f"tool {name!r}, parameter {str(parameter)!r}: expected a named parameter of a "
-                "type that a call can hold: str, int, float, bool, list, dict, Literal, None, or "
-                "several of them."
+                "type that a call can hold: str, int, float, bool, list, dict, Literal, None, Any, "
+                "several of them, or lists and dicts of them."
             )
     return {n: p.replace(annotation=hints[n]) for n, p in signature.parameters.items()}
 
@@ -176,9 +176,9 @@ def _shown(annotation: Any) -> str:
 def _is_known(annotation: Any) -> bool:
     """Whether `_typed` can tell values of this type."""
     origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
+    if origin in (Union, types.UnionType, list, dict):
         return all(_is_known(option) for option in get_args(annotation))
-    return origin in (Literal, list, dict) or annotation in _TYPES
+    return origin is Literal or annotation in _TYPES
 
 
 def _typed(name: str, given: Any, annotation: Any) -> Any:
@@ -206,10 +206,24 @@ def _typed(name: str, given: Any, annotation: Any) -> Any:
         found = _SCALARS[annotation](value)
         if found is not None:
             return found
-    elif isinstance(value, origin or annotation):
+    elif annotation is Any:
         return value
+    elif isinstance(value, origin or annotation):
+        return _elements(name, value, get_args(annotation))
     shown = given.source if isinstance(given, Written) else str(given)
     raise ValueError(f"{name} = {shown[:80]}: expected {_shown(annotation)}")
+
+
+def _elements(name: str, value: Any, types_: tuple[Any, ...]) -> Any:
+    """A list or dict with elements of the annotated types, where there are any; all else as is."""
+    if types_ and isinstance(value, list):
+        return [_typed(f"{name}[{k}]", item, types_[0]) for k, item in enumerate(value)]
+    if types_ and isinstance(value, dict):
+        return {
+            _typed(f"a key of {name}", key, types_[0]): _typed(f"{name}[{key!r}]", item, types_[1])
+            for key, item in value.items()
+        }
+    return value
 
 
 def _int(value: Any) -> int | None:
@@ -237,7 +251,7 @@ def _bool(value: Any) -> bool | None:
 
 
 _SCALARS: dict[Any, Callable[[Any], Any]] = {int: _int, float: _float, bool: _bool}
-_TYPES = (str, *_SCALARS, list, dict, type(None))
+_TYPES = (str, *_SCALARS, list, dict, type(None), Any)
 
 
 def _text(result: Any) -> str:

@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 
 from instructrec.envs import episode
 from instructrec.envs.episode import RewardLike, TaskLike
-from instructrec.envs.infos import add_info
+from instructrec.envs.infos import InfoBatch
 from instructrec.envs.instruction import check_reset_options, check_task_index, draw_index
 from instructrec.envs.spaces import DEFAULT_MAX_LENGTH, UnicodeText
 from instructrec.envs.tasks.base import Instruction
@@ -85,6 +85,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self._generators: list[np.random.Generator | None] = [None] * num_envs
         self._seeds: list[int | None] = [None] * num_envs
         self._indices = [0] * num_envs
+        self._told: list[dict[str, Any]] = [{} for _ in range(num_envs)]  # by the last reset
         self._instructions: list[Instruction | None] = [None] * num_envs
         self._observations = [""] * num_envs
         self._statuses = [""] * num_envs  # of the rewards of the last responses
@@ -126,12 +127,12 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         mask = self._parse_mask(options.get("reset_mask"))
         seeds = self._parse_seeds(seed)
         indices = self._parse_indices(options.get("index"), mask)
-        info: dict[str, Any] = {}
+        infos = InfoBatch(self.num_envs)
         for i in np.flatnonzero(mask).tolist():
             if seeds[i] is not None:
                 self._seed(i, seeds[i])
-            info = self._add_info(info, self._show(i, indices[i]), i)
-        return self._views(), info
+            infos.add(i, self._show(i, indices[i]))
+        return self._views(), infos.batched()
 
     def step(
         self,
@@ -162,29 +163,29 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         """
         self._check_lengths(actions, extras or {})
         rows = self._rows(active)
-        instructions = self.instructions
+        _ = self.instructions  # raises where a copy shows none
         cleaned = [episode.clean_action(actions[i], self._max_chars) for i in rows]
         self.hear(rows, [text for text, _ in cleaned])
         self.last_batch = batch = self._score(rows, cleaned, extras or {})
         rewards = np.zeros(self.num_envs, dtype=np.float64)
         terminations, truncations = np.zeros((2, self.num_envs), dtype=np.bool_)
-        info: dict[str, Any] = {}
+        earned = [] if batch is None else batch.earned.tolist()
+        infos = InfoBatch(self.num_envs)
         for row, i in enumerate(rows):
             assert batch is not None
             text, cut = cleaned[row]
-            told = episode.step_info(self._indices[i], instructions[i], batch, row, cut)
+            told = episode.step_info(self._told[i], batch, row, cut)
             self._statuses[i] = told["reward_status"]
-            rewards[i], message, more = self.judge(i, text, float(batch.earned[row]))
+            rewards[i], message, more = self.judge(i, text, earned[row])
             told |= more
             self._observations[i] = message or ""
-            terminations[i] = message is None
-            truncations[i] = message is not None and self.cut(i)
-            over = terminations[i] or truncations[i]
-            info = self._finish(i, told, info) if over else self._add_info(info, told, i)
+            terminations[i] = ended = message is None
+            truncations[i] = cut_off = not ended and self.cut(i)
+            infos.add(i, self._finish(i, told) if ended or cut_off else told)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for i in sorted(set(range(self.num_envs)) - set(rows)):
-                info = self._add_info(info, self._show(i), i)
-        return self._views(), rewards, terminations, truncations, info
+                infos.add(i, self._show(i))
+        return self._views(), rewards, terminations, truncations, infos.batched()
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
@@ -214,8 +215,9 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         instruction = self.task[index]
         self._observations[i] = episode.observe(instruction, self._max_chars)
         self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
+        self._told[i] = episode.reset_info(index, instruction)
         self.begin(i)
-        return episode.reset_info(index, instruction)
+        return self._told[i]
 
     def begin(self, i: int) -> None:
         """Called when an episode of copy i begins; a subclass clears its state of that copy."""
@@ -276,15 +278,14 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             )
         return [int(i) for i in np.flatnonzero(chosen)]
 
-    def _finish(self, i: int, ended: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
-        """Ends the episode of copy i as the autoreset mode says and adds its info."""
+    def _finish(self, i: int, ended: dict[str, Any]) -> dict[str, Any]:
+        """Ends the episode of copy i as the autoreset mode says; returns what the step tells."""
         if self.autoreset_mode is not AutoresetMode.SAME_STEP:
             self._over[i] = True
-            return self._add_info(info, ended, i)
-        final = self.view(i, self._observations[i])
-        info = self._add_info(info, {"final_obs": final, "final_info": ended}, i)
+            return ended
+        final = {"final_obs": self.view(i, self._observations[i]), "final_info": ended}
         reward_info = {name: ended[name] for name in ("reward_parts", "reward_status")}
-        return self._add_info(info, {**self._show(i), **reward_info}, i)
+        return {**final, **self._show(i), **reward_info}
 
     def _score(
         self,
@@ -299,11 +300,6 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         chosen |= {name: [told[name] for _, told in contexts] for name in self.told}
         asked, texts = [instruction for instruction, _ in contexts], [text for text, _ in cleaned]
         return episode.score(self.reward, self.task, asked, texts, chosen)
-
-    def _add_info(
-        self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int
-    ) -> dict[str, Any]:
-        return add_info(vector_infos, env_info, env_num, self.num_envs)
 
     def _seed(self, i: int, seed: int | None) -> None:
         self._generators[i], self._seeds[i] = seeding.np_random(seed)

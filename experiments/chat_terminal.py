@@ -86,7 +86,7 @@ def run_chat(policies: Sequence[str], config: ChatConfig, source: TextIO | None 
     if hasattr(source, "reconfigure"):
         source.reconfigure(errors="replace")  # whatever the pipe holds
     say(f"{shown(' and '.join(policies))}\n\n{HELP}\n")
-    _Chat(speakers, found[0][1], source).run()
+    Chat(speakers, found[0][1], source).run()
 
 
 def _names(policies: Sequence[str]) -> list[str]:
@@ -121,8 +121,14 @@ def _asked(policy: str, config: ChatConfig) -> tuple[EvaluateConfig, evaluate_po
     return asked, evaluate_policy.make_plan(policy, asked, run)
 
 
-class _Chat:
-    """The loop: a line is a command, or is said to every policy."""
+class Chat:
+    """The loop: a line is a command, or is said to every policy.
+
+    Args:
+        speakers: Who answers.
+        plan: The task of ``/task``, and what else the first policy's run says.
+        source: What the person says.
+    """
 
     def __init__(
         self, speakers: Sequence[Speaker], plan: evaluate_policy.Plan, source: TextIO
@@ -131,6 +137,7 @@ class _Chat:
         self._lessons: Lessons | None = None
 
     def run(self) -> None:
+        """Talks until the input ends."""
         try:
             self._talk()
         finally:
@@ -214,7 +221,19 @@ class _Chat:
         say("")
 
     def _say(self, messages: Sequence[Any]) -> list[Answer]:
-        """Says something to every policy; answers stream, two of them beside each other."""
+        """Says something to every policy; answers stream, two of them beside each other.
+
+        Where one of them cannot answer, nothing was said to any: they stay in step.
+        """
+        before = [speaker.messages for speaker in self._speakers]
+        try:
+            return self._said(messages)
+        except InstructRecError:
+            for speaker, had in zip(self._speakers, before, strict=True):
+                speaker.messages = had
+            raise
+
+    def _said(self, messages: Sequence[Any]) -> list[Answer]:
         two = len(self._speakers) > 1
         with (
             _Columns([s.name for s in self._speakers]) if two and _wide() else nullcontext() as view

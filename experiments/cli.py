@@ -79,6 +79,14 @@ COMMANDS = {
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
+    "train-reward": Command(
+        "Train a reward model from preferences, or an alignment model.",
+        *_in("reward_run"),
+        takes_recipe=True,
+    ),
+    "pairs": Command(
+        "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
+    ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
         *_in("run_commands", "compare"),
@@ -88,10 +96,17 @@ COMMANDS = {
         *_in("people_commands", "report"),
     ),
     "chat": Command("Talk to a policy, or to two.", *_in("people_commands", "chat")),
+    "explain": Command(
+        "One response, token by token: why it was written, and what it was credited with.",
+        *_in("people_commands", "explain"),
+    ),
     "export": Command(
         "Write a policy as a plain Hugging Face folder.", *_in("people_commands", "export")
     ),
     "doctor": Command("Is everything here that a run needs?", *_in("people_commands", "doctor")),
+    "label": Command(
+        "Judge responses: which one is better, or how good is it?", *_in("label_commands")
+    ),
     "sweep": Command("Search for better settings of a recipe.", *_in("sweep_commands")),
     "probe": Command(
         "Before training: is there anything to learn, and what will it cost?",
@@ -166,6 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     rest, debug = wants_debug(given)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # what a locale cannot show is written as its number
+            stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning

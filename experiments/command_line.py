@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,15 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+COMMAND_OF = {"sft": "sft", "reward_model": "train-reward", "alignment": "train-reward"}
+"""Algorithm of a recipe -> the command that takes it; all others belong to train."""
+
+
+def command_of(settings: Mapping[str, Any]) -> str:
+    """The command that takes a recipe with these settings."""
+    return COMMAND_OF.get(str(settings.get("algorithm")), "train")
 
 
 def find_recipe(given: str) -> Path:

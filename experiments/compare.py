@@ -83,12 +83,13 @@ def compare(
     results = results_of(comparison, config.metric)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "compare.json", results)
-    write_atomic(out / "compare.md", to_markdown(results))
+    markdown = to_markdown(results)
+    write_atomic(out / "compare.md", markdown)
     write_atomic(out / "compare.html", compare_page.page(results, comparison))
     say(shown(to_text(results)))  # names and messages come from files of whoever ran it
     say(f"\nwritten  {out / 'compare.md'}, {out / 'compare.json'}, {out / 'compare.html'}")
     if config.tracking.mode != "disabled":
-        compare_tracking.track(results, out, config.tracking, say=say)
+        compare_tracking.track(results, out, config.tracking, markdown=markdown, say=say)
     return results
 
 

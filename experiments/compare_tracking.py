@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from instructrec.experiments import wandb_report
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.tracking import TrackingConfig, open_tracking
 from instructrec.experiments.tracking_threads import in_background
@@ -16,6 +17,7 @@ def track(
     out: Path,
     config: TrackingConfig,
     *,
+    markdown: str = "",
     say: Callable[[str], None] = print,
     wandb: Any = None,
 ) -> None:
@@ -25,6 +27,7 @@ def track(
         results: What ``compare.json`` holds.
         out: Its folder; W&B's files go there.
         config: Where to.
+        markdown: What ``compare.md`` holds; online it becomes a report there.
         say: Receives one line for people.
         wandb: The module; None imports it.
     """
@@ -44,6 +47,8 @@ def track(
         if rows:
             tracker.log_table(name, rows)
     tracker.finish("finished", final(results))
+    if tracker.mode == "online":
+        wandb_report.save(out.name, markdown, config, say=say)
 
 
 def tables(results: dict[str, Any]) -> dict[str, list[Row]]:

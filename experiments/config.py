@@ -112,6 +112,13 @@ class OutputConfig:
     """Responses of each update that samples.jsonl keeps; 0 keeps none."""
     export_policy: bool = True
     """Write the trained policy to policy/, a plain Hugging Face folder."""
+    hang_s: float = 3600.0
+    """Seconds without progress after which stacks are written; after twice as many the run ends
+    (exit code 10). 0: never."""
+
+    def __post_init__(self) -> None:
+        if not self.hang_s >= 0:
+            raise ConfigError(f"output.hang_s = {self.hang_s}: expected 0 or more.")
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,21 @@ class TrainConfig:
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.output.dir) / self.resolved_name
+
+    @property
+    def tags(self) -> list[str]:
+        """What trackers show beside the name."""
+        return [self.algorithm, self.policy.model, *self.reward_value()]
+
+    @property
+    def samples_kept(self) -> int:
+        """Responses of an update that samples.jsonl keeps."""
+        return self.output.samples_per_update
+
+    @property
+    def hang_s(self) -> float:
+        """See ``output.hang_s``."""
+        return self.output.hang_s
 
     @property
     def eval_sampling(self) -> Sampling:
@@ -292,6 +314,9 @@ def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[s
     """
     before = flatten(read_config(folder))
     now = flatten(config.resolved().to_dict())
+    rate = "ppo.critic_learning_rate"
+    if before.get(rate) is not None and rate in now:  # its default was once written as a number
+        now[rate] = config.ppo.critic_rate
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
@@ -364,6 +389,8 @@ class EvaluateConfig:
     """The model, where the policy is the address of a server."""
     output: OutputConfig = OutputConfig()
     """Where the run folder goes."""
+    tracking: TrackingConfig = TrackingConfig(mode="disabled")
+    """Where it is mirrored to; nowhere unless tracking.mode is given."""
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)

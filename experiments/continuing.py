@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import CheckpointError, ConfigError
-from instructrec.experiments import telling
+from instructrec.errors import ConfigError
+from instructrec.experiments import data_lock, telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.runfolder import RunFolder, RunInfo
@@ -66,23 +65,6 @@ def continued(
     return config, resume
 
 
-def check_data(folder: Path, materials: Materials, allow_change: Sequence[str]) -> None:
-    """Refuses to go on with other instructions than those that the run was started with.
-
-    Raises:
-        CheckpointError: A split has changed.
-    """
-    before = RunFolder.open(folder).record().get("data", {})
-    now = fingerprints(materials)
-    changed = [name for name in now if before.get(name, now[name]) != now[name]]
-    if changed and "data" not in allow_change:
-        raise CheckpointError(
-            f"{folder} was started with other instructions ({', '.join(changed)}: another "
-            "fingerprint): expected the same data. Put them back, give the new run another name, "
-            "or go on all the same with --allow_change data."
-        )
-
-
 def begin(
     folder: RunFolder,
     info: RunInfo,
@@ -109,8 +91,6 @@ def begin(
     Raises:
         CheckpointError: The folder holds something else, or another run.
     """
-    if resume:
-        check_data(folder.path, materials, allow_change)
     flags = {"resume": resume, "overwrite": overwrite}
     RunFolder.create(folder.path, info, config.to_dict(), command=command, **flags)
     note(folder, materials, allow_change)
@@ -119,16 +99,8 @@ def begin(
 
 def note(folder: RunFolder, materials: Materials, allow_change: Sequence[str]) -> None:
     """Writes down which data a run has, and what was allowed to change in its course."""
-    record = folder.record() | {"data": fingerprints(materials)}
+    data_lock.note_data(folder, materials)
     if allow_change:
+        record = folder.record()
         record["allowed_changes"] = [*record.get("allowed_changes", []), *allow_change]
-    write_json(folder.path / "run.json", record)
-
-
-def fingerprints(materials: Materials) -> dict[str, str]:
-    """What identifies the instructions of each split."""
-    return {
-        "train": materials.train.fingerprint,
-        "validation": materials.validation.fingerprint,
-        "test": materials.test.fingerprint,
-    }
+        write_json(folder.path / "run.json", record)

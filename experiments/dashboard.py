@@ -80,7 +80,7 @@ def make(
             "or stored by `wandb login`. --out FILE writes the view to a file instead."
         )
     try:
-        saved = view(config.project, config.entity or _default_entity(), config.title).save()
+        saved = view(config.project, config.entity or default_entity(), config.title).save()
     except Exception as error:
         raise TrackingError(
             f"the view could not be saved ({reason(error)}): expected a server that can be reached "
@@ -182,7 +182,8 @@ def _packages() -> tuple[Any, Any]:
         ) from error
 
 
-def _default_entity() -> str:
+def default_entity() -> str:
+    """Asks W&B whose projects are meant where nobody says so."""
     import wandb
 
     return str(wandb.Api().default_entity)

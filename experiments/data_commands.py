@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from instructrec.errors import ConfigError, DataError
@@ -68,11 +67,12 @@ def run(values: Namespace, command: list[str]) -> None:
 
 
 def _check(values: Namespace) -> None:
+    from instructrec.envs.tasks.filters import token_counter
     from instructrec.experiments.data_profile import profile
 
     if values.languages < 0:
         raise ConfigError(f"languages = {values.languages}: expected 0 or more.")
-    counter = None if values.tokenizer is None else _token_counter(values.tokenizer)
+    counter = None if values.tokenizer is None else token_counter(values.tokenizer)
     task = _load(values.data, {**values.options, "on_bad_row": "skip"})
     found = profile(task, count_tokens=counter, languages=values.languages)
     print(found)
@@ -127,11 +127,3 @@ def _load(data: str, options: dict[str, Any], split: str = "all") -> DatasetTask
             "folder, or hf: and an id of the hub."
         )
     return cast("DatasetTask", make_task(data, split=split, **options))
-
-
-def _token_counter(name: str) -> Callable[[str], int]:
-    from instructrec.envs.tasks.filters import token_counter
-    from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
-
-    folder = embedded_folder() if name == EMBEDDED_NAME else Path(name) / "policy"
-    return token_counter(str(folder) if folder.is_dir() else name)

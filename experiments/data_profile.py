@@ -148,7 +148,7 @@ def profile(
         row = catalog.prepared(int(position))
         _add(found, row, count_tokens)
         if i in looked_at and languages:
-            found.languages[language_of(row.prompt) or "none"] += 1
+            found.languages[language_of(row.prompt) or "unknown"] += 1
     return found
 
 

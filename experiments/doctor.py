@@ -33,6 +33,7 @@ FEATURES = {
     "trackio": "tracking.report_to: [trackio]",
     "sweep": "instructrec sweep",
     "ifeval": "language detection as in IFEval",
+    "label": "instructrec label at a terminal",
     "judge": "rewards by a language model behind a server",
     "maths": "rewards by mathematical equality",
     "quantized": "QLoRA: a base in 4 bits (GPU)",
@@ -275,7 +276,7 @@ def _tracking() -> list[Finding]:
     if mode == "auto":
         mode = "online" if has_key else "offline"
     key = "a key is stored" if has_key else "no key (`wandb login` stores one)"
-    told = {"offline": ", `wandb sync` sends runs later"}.get(mode, "")
+    told = {"offline": ", `instructrec runs sync` sends them later"}.get(mode, "")
     if mode == "online" and not has_key:
         return [Finding("W&B", "note", f"online is asked for, but {key}: runs will be offline")]
     return [Finding("W&B", "ok", f"{key}; runs are {mode}{told}")]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from instructrec.experiments import command_line
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.reward_model_config import RewardModelConfig
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -13,20 +14,31 @@ if TYPE_CHECKING:
 SHELLS = ("bash", "zsh", "tcsh")
 
 
-def recipe_schema() -> str:
-    """The JSON schema of a recipe, with the help texts as descriptions."""
+def recipe_schema(command: str = "train") -> str:
+    """The JSON schema of a recipe, with the help texts as descriptions.
+
+    Args:
+        command: What takes the recipe: ``train`` (or sft), or ``train-reward``.
+    """
     parser = command_line.make_parser("recipe", "A recipe of instructrec: one training run.")
-    parser.add_class_arguments(TrainConfig)
+    parser.add_class_arguments(RewardModelConfig if command == "train-reward" else TrainConfig)
     return parser.get_completion_script("jsonschema")
 
 
 def build_schema(parser: ArgumentParser) -> None:
-    """Arguments of ``schema``: none."""
+    """Arguments of ``schema``."""
+    parser.add_argument(
+        "of",
+        nargs="?",
+        default="train",
+        choices=["train", "train-reward"],
+        help="The command that takes the recipe.",
+    )
 
 
 def run_schema(values: Namespace, command: list[str]) -> None:
     """Prints the schema."""
-    print(recipe_schema())
+    print(recipe_schema(values.of))
 
 
 def build_completion(parser: ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import math
 import sys
@@ -89,9 +90,32 @@ def make(values: Namespace) -> Env[Any, Any]:
     try:
         env = gym.make(name, disable_env_checker=True, **options)
     except (TypeError, ImportError, gym.error.Error) as error:
+        arguments = _arguments(name)
+        for option in options:
+            if isinstance(error, TypeError) and arguments and option not in arguments:
+                wrong = unknown_name("option", option, arguments)
+                raise ConfigError(f"{name}: {wrong}") from error
         why = str(error).partition(" was raised from the environment creator")[0]
         raise ConfigError(f"{name} cannot be made: {why}") from error
     return env.unwrapped
+
+
+def _arguments(name: str) -> set[str]:
+    """What an environment is made with; nothing where that cannot be told."""
+    import gymnasium as gym
+    from gymnasium.envs.registration import load_env_creator
+
+    entry = gym.spec(name).entry_point
+    made = load_env_creator(entry) if isinstance(entry, str) else entry
+    found: set[str] = set()
+    # Arguments that a class passes on are those of the class behind it.
+    classes: tuple[type, ...] = made.__mro__ if isinstance(made, type) else ()
+    for each in classes:
+        parameters = inspect.signature(each).parameters.values()
+        found |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind is not p.VAR_KEYWORD for p in parameters):
+            return found
+    return set()
 
 
 def _short(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -18,8 +17,7 @@ from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.evaluation_place import place
-from instructrec.experiments.groups import by_task
-from instructrec.experiments.listing import table
+from instructrec.experiments.evaluation_report import report, track
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies import scripted
@@ -109,9 +107,21 @@ def run_evaluation(
             summary: dict[str, Any] = {**evaluation.metrics(), **robustness.metrics(others)}
             summary["eval_file"] = f"eval/{file.name}"
             processes.on_main(lambda: own.finish("finished", summary))
+        processes.on_main(lambda: _track(policy, evaluation, own or run, config, say))
     tables = [report(policy, evaluation), *([robustness.report(others)] if others else [])]
     say(shown("\n\n".join([*tables, f"responses    {file}"])))
     return evaluation
+
+
+def _track(
+    policy: str,
+    evaluation: Evaluation,
+    folder: RunFolder | None,
+    config: EvaluateConfig,
+    say: telling.Say,
+) -> None:
+    if folder is not None and config.tracking.mode != "disabled":
+        track(policy, evaluation, folder.path, config.tracking, say=say)
 
 
 def _prepare(
@@ -164,49 +174,6 @@ def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
         sharing.check_same_task(task)
         sharing.share_start(policy, [policy.model])
         sharing.seed_own_draws(policy, seed)
-
-
-def report(policy: str, evaluation: Evaluation) -> str:
-    """The result as a table: rewards, corpus metrics, families of instructions, then the rest.
-
-    With several responses to an instruction there is a row for the best of them. It needs the
-    reward at test time: a bound for what reranking could reach, not what the policy gets.
-    """
-    header, metrics = evaluation.header, evaluation.metrics()
-    temperature = header["sampling"]["temperature"]
-    items = len({row["id"] for row in evaluation.rows})
-    episodes = header.get("episodes", {})
-    tries = f"up to {episodes['max_turns']} answers in each, " if "max_turns" in episodes else ""
-    title = (
-        f"{policy} on {header['task']} ({header['split']}): {items} instructions, "
-        f"{header['samples']} response{'s' if header['samples'] > 1 else ''} each, {tries}"
-        + ("greedy" if temperature == 0 else f"sampled at temperature {temperature:g}")
-    )
-    rows: list[tuple[str, ...]] = [("", "mean", "95 % interval", "scored")]
-    parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
-    for part in parts:
-        rows.append(_row(part, evaluation.interval(part)))
-    rows += [_row(f"corpus {name}", value) for name, value in evaluation.corpus.items()]
-    most = evaluation.samples_scored
-    if most > 1:
-        rows.append(_row(f"best of {most}", evaluation.best_of(most)))
-        metrics.pop(f"eval/best_of_{most}")
-    for family, intervals in evaluation.families().items():
-        rows.append(_row(f"  {family}", intervals["total"]))
-    for name, value in by_task(evaluation).items():
-        rows.append(_row(f"  task {name}", value))
-    rest = [
-        (key.removeprefix("eval/"), f"{value:.3f}")
-        for key, value in metrics.items()
-        if key.count("/") == 1 or (key.endswith("_frac") and value > 0)
-    ]
-    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else [])])
-
-
-def _row(name: str, interval: Any) -> tuple[str, ...]:
-    between = f"{interval.low:.3f} to {interval.high:.3f}"
-    known = math.isfinite(interval.low) and math.isfinite(interval.high)
-    return name, f"{interval.mean:.3f}", between if known else "unknown", str(interval.n)
 
 
 def make_plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> Plan:

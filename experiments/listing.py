@@ -11,6 +11,8 @@ from instructrec.errors import ConfigError
 if TYPE_CHECKING:
     from gymnasium.envs.registration import EnvSpec
 
+    from instructrec.envs.tasks.base import Instruction
+
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     """Left-aligned columns, one line per row; the last column is not padded."""
@@ -52,7 +54,7 @@ def rewards() -> str:
 
 def tasks() -> str:
     """Every built-in task: name, sizes of its splits, an example."""
-    from instructrec.envs.tasks.base import list_tasks, make_task, render_prompt
+    from instructrec.envs.tasks.base import list_tasks, make_task
 
     rows = []
     for name in list_tasks():
@@ -63,8 +65,7 @@ def tasks() -> str:
             continue
         item = splits[0][0]
         sizes = " / ".join(str(len(task)) for task in splits)
-        example = f"{render_prompt(item.prompt)} -> {item.columns.get('reference')}"
-        rows.append((name, sizes, example))
+        rows.append((name, sizes, _shown(item)))
     return table([("task", "train / validation / test", "an instruction -> its reference"), *rows])
 
 
@@ -86,5 +87,23 @@ def environments() -> str:
     for spec in environment_specs():
         entry = spec.entry_point
         made = load_env_creator(entry) if isinstance(entry, str) else entry
-        rows.append((spec.id, spec.kwargs.get("task", "any"), first_line(made)))
-    return table([("environment", "task", "what it is"), *rows])
+        task = spec.kwargs.get("task")
+        about = first_line(made).replace("`", "") if task is None else _example(task)
+        rows.append((spec.id, task or "any", about))
+    return table([("environment", "task", "what it is, or an instruction of it"), *rows])
+
+
+def _example(name: str) -> str:
+    """A task's first instruction with its reference, or what the task needs."""
+    from instructrec.envs.tasks.base import make_task
+
+    try:
+        return _shown(make_task(name)[0])
+    except ConfigError as error:  # it needs an extra
+        return str(error)
+
+
+def _shown(item: Instruction) -> str:
+    from instructrec.envs.tasks.base import render_prompt
+
+    return f"{render_prompt(item.prompt)} -> {item.columns.get('reference')}"

@@ -49,6 +49,23 @@ def run_export(values: Namespace, command: list[str]) -> None:
     export_policy(values.policy, config, overwrite=values.overwrite)
 
 
+def build_explain(parser: ArgumentParser) -> None:
+    """Arguments of ``explain``."""
+    from instructrec.experiments.explain import ExplainConfig
+
+    parser.add_argument(
+        "policy", help="A run folder, a Hugging Face folder or hub id, or a model name."
+    )
+    parser.add_class_arguments(ExplainConfig)
+
+
+def run_explain(values: Namespace, command: list[str]) -> None:
+    """Explains one episode."""
+    from instructrec.experiments.explain import ExplainConfig, explain
+
+    explain(values.policy, command_line.as_dataclass(ExplainConfig, values))
+
+
 def build_doctor(parser: ArgumentParser) -> None:
     """Arguments of ``doctor``."""
     parser.add_argument("--json", action="store_true", help="Print JSON.")

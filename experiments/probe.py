@@ -178,7 +178,14 @@ def _signal(greedy: Sequence[Row], sampled: Sequence[Row]) -> Signal:
 
 def report(signals: dict[str, Signal], samples: int) -> str:
     """The signals as a table."""
-    measured = ("greedy", f"mean@{samples}", f"best@{samples}", "spread", "no spread", "cut short")
+    measured = (
+        "greedy",
+        f"mean@{samples}",
+        f"best@{samples}",
+        "spread (std)",
+        "no spread",
+        "cut short",
+    )
     rows: list[tuple[str, ...]] = [("", "instructions", *measured)]
     for name, s in signals.items():
         numbers = (f"{x:.3f}" for x in (s.greedy, s.mean, s.best, s.spread))
@@ -231,8 +238,14 @@ def _costs(
 ) -> list[str]:
     """Runs one update and says what a run costs in time and memory."""
     parts = memory_by_part(policy, config)
+    # Behind the critic's warm-up, which is fewer updates than the run has: what most of them cost.
     one = dataclasses.replace(
-        config.ppo, num_updates=1, eval_every=0, save_every=0, early_stopping_patience=0
+        config.ppo,
+        num_updates=1,
+        critic_warmup_updates=0,
+        eval_every=0,
+        save_every=0,
+        early_stopping_patience=0,
     )
     env = setup_run.training_env(config, materials)
     seen: list[dict[str, float]] = []
@@ -246,8 +259,10 @@ def _costs(
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
     return [
         f"one update     {seen[0]['time/total_s']:.1f} s ({phases})",
-        f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates",
-        f"memory, GB     {listed}; peak of the process {peak_memory() / 1e9:.2f}",
+        f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates; "
+        "evaluations and checkpoints come on top",
+        f"memory, GB     {listed}; peak of the process {peak_memory() / 1e9:.2f}, "
+        "activations and the libraries included",
     ]
 
 

@@ -16,10 +16,15 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
+from instructrec.metrics import axis_value
+
 _FIELDS = (
     ("reward", "reward/total/mean", "{:.3f}"),
     ("loss", "sft/loss", "{:.3f}"),
     ("validation loss", "sft/val_loss", "{:.3f}"),
+    ("loss", "rm/loss", "{:.3f}"),
+    ("validation loss", "rm/val_loss", "{:.3f}"),
+    ("validation accuracy", "rm/val_accuracy", "{:.3f}"),
     ("KL", "ppo/kl_ref", "{:.3f}"),
     ("KL/update", "ppo/approx_kl", "{:.4f}"),
     ("length", "rollout/response_len", "{:.1f}"),
@@ -59,7 +64,7 @@ class Progress:
         self._first = self._done = start
         self._unit = unit
         self._score = score
-        self._console = console or Console(file=sys.stderr, highlight=False)
+        self._console = console or _Screen(file=sys.stderr, highlight=False)
         self._clock = clock
         self._started = clock()
         self._latest: dict[str, str] = {}
@@ -96,7 +101,8 @@ class Progress:
 
     def update(self, metrics: Mapping[str, Any]) -> None:
         """Shows the metrics of an update that has finished."""
-        self._done = int(metrics.get("train/update", metrics.get("sft/step", self._done + 1)))
+        place = axis_value(metrics)
+        self._done = self._done + 1 if place is None else int(place)
         # A number holds until the next one comes: the score of an evaluation is not there always.
         for label, key, form in _FIELDS:
             if _is_number(metrics.get(key)):
@@ -155,6 +161,11 @@ class Progress:
         table.add_row(*(Text(label, style="dim") for label in self._latest))
         table.add_row(*(Text(value, style="bold") for value in self._latest.values()))
         return Group(self._bar, table) if self._latest else Group(self._bar)
+
+
+class _Screen(Console):
+    def on_broken_pipe(self) -> None:
+        self.quiet = True  # whoever read along has gone; the run goes on
 
 
 def format_duration(seconds: float) -> str:

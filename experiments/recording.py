@@ -6,22 +6,57 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import CheckpointError, RunInterrupted
+from instructrec.errors import CheckpointError, HangError, RunInterrupted
 from instructrec.experiments.config import TrainConfig
-from instructrec.experiments.jsonl import read_json, read_rows
+from instructrec.experiments.fault_log import FaultLog
+from instructrec.experiments.hang_watch import HangWatch
+from instructrec.experiments.jsonl import read_json, read_rows, write_json
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.runfolder import RunFolder, read_metrics
-from instructrec.experiments.tracking import Tracker, open_tracking, reason
+from instructrec.experiments.tracking import Tracker, TrackingConfig, open_tracking, reason
 from instructrec.experiments.tracking_threads import in_background
+from instructrec.faults import Fault, heard_by
+from instructrec.metrics import axis_value
 from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
 """Shows the metrics of an update or step to people."""
 _TOLD = ("job_type", "algorithm", "variant", "base_model", "parent", "versions", "git_commit")
 """What of ``run.json`` trackers are told, beside the configuration."""
+
+
+class Recorded(Protocol):
+    """What a recorder reads of a configuration."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+
+    @property
+    def tracking(self) -> TrackingConfig:
+        """Where it is mirrored to."""
+
+    @property
+    def resolved_variant(self) -> str:
+        """The same for all seeds of a setting."""
+
+    @property
+    def tags(self) -> list[str]:
+        """What trackers show beside the name."""
+
+    @property
+    def samples_kept(self) -> int:
+        """Responses of an update that are kept."""
+
+    @property
+    def hang_s(self) -> float:
+        """Seconds without a sign of life after which the run tells where it hangs."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
 
 
 class Recorder:
@@ -40,7 +75,7 @@ class Recorder:
 
     def __init__(
         self,
-        config: TrainConfig,
+        config: Recorded,
         folder: RunFolder,
         *,
         job_type: str,
@@ -59,7 +94,10 @@ class Recorder:
         crash_point("resume.trimmed")
         self._samples = folder.samples_log(resumed_update)
         self._warnings = folder.warnings_log(resumed_update)
-        self._update = resumed_update or 0
+        self._faults = FaultLog(folder.path, resumed_update)
+        self._watch = HangWatch(config.hang_s, folder.path / "hang.txt", self._on_hang)
+        self._open = ExitStack()
+        self._update = max(resumed_update or 0, 0)
         self._step: dict[str, float] = {}
         self.summary: dict[str, Any] | None = None
         """Final numbers; set it before the end."""
@@ -71,7 +109,7 @@ class Recorder:
             name=self._name,
             job_type=job_type,
             group=config.resolved_variant,
-            tags=[config.algorithm, config.policy.model, *config.reward_value()],
+            tags=config.tags,
             run_config={**config.to_dict(), "run": told},
             note=say,
         )
@@ -86,7 +124,8 @@ class Recorder:
 
     def on_update(self, metrics: Mapping[str, float], rows: Sequence[Mapping[str, Any]]) -> None:
         """Records an update of PPO and the first of its responses."""
-        kept = rows[: self._config.output.samples_per_update]
+        self._watch.beat("the end of an update")
+        kept = rows[: self._config.samples_kept]
         self._update = int(metrics["train/update"])
         self._metrics.write(metrics)
         crash_point("metrics.written")
@@ -102,9 +141,21 @@ class Recorder:
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
 
+    def on_fault(self, fault: Fault) -> None:
+        """Records what went wrong in the update that is being made."""
+        self._faults.write(self._update + 1, fault)
+        if fault.boundary == "memory" and self._folder.record().get("exact", True):
+            # Sums of other parts round in another way: it is no longer the run of these settings.
+            write_json(self._folder.path / "run.json", self._folder.record() | {"exact": False})
+
+    def _on_hang(self, error: HangError) -> None:
+        self._faults.write_end(self._update, error)
+        self._folder.finish("failed", error=f"{type(error).__name__}: {error}")
+
     def on_step(self, metrics: Mapping[str, float]) -> None:
-        """Records a step of supervised training; its losses may come in two calls."""
-        if self._step and metrics["sft/step"] != self._step["sft/step"]:
+        """Records a step of training on given examples; its losses may come in two calls."""
+        self._watch.beat("a step")
+        if self._step and axis_value(metrics) != axis_value(self._step):
             self.flush_step()
         self._step |= metrics
 
@@ -117,6 +168,8 @@ class Recorder:
             self._step = {}
 
     def __enter__(self) -> Recorder:
+        self._open.enter_context(heard_by(self.on_fault))
+        self._open.enter_context(self._watch)
         return self
 
     def __exit__(
@@ -129,11 +182,14 @@ class Recorder:
         if error is not None:
             stopped = isinstance(error, KeyboardInterrupt | RunInterrupted)
             status = "interrupted" if stopped else "failed"
+        self._open.close()
         try:
             with ExitStack() as files:  # a full disk fails here once more: all are closed, still
-                for log in (self._metrics, self._samples, self._warnings):
+                for log in (self._metrics, self._samples, self._warnings, self._faults):
                     files.callback(log.close)
                 self.flush_step()
+                if status == "failed" and error is not None:
+                    self._faults.write_end(self._update, error)
         except OSError as full:
             status, error = "failed", error or full
             raise

@@ -17,6 +17,7 @@ from instructrec.experiments import before_after, report_page, telling
 from instructrec.experiments.before_after import Change
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
+from instructrec.experiments.fault_log import read_faults, summed
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
@@ -53,6 +54,8 @@ class Reading:
     """Responses of the rollouts."""
     warnings: list[Row]
     """What looked wrong: update and message."""
+    faults: list[Row] = field(default_factory=list)
+    """What went wrong, one row for each kind of fault in an update."""
     evaluation: Evaluation | None = None
     """The final evaluation."""
     before: Evaluation | None = None
@@ -128,6 +131,11 @@ def read_run(path: Path, before: str | None = None) -> Reading:
             f"{path} holds several runs: report on one of them ({', '.join(inner) or 'none'}), "
             f"such as {path / ('ppo' if 'ppo' in inner or not inner else inner[-1])}."
         )
+    if record["job_type"] == "reward-model":
+        raise ConfigError(
+            f"{path} trained a reward model, which answers nothing: what it has learned stands in "
+            f"{path / 'reward_model' / 'README.md'}."
+        )
     after = _final_evaluation(path, summary)
     start = None
     if after is not None:
@@ -145,6 +153,7 @@ def read_run(path: Path, before: str | None = None) -> Reading:
         read_metrics(path) if run.metrics_path.exists() else [],
         _rows(path / "samples.jsonl"),
         _rows(path / "warnings.jsonl"),
+        read_faults(path),
         after,
         start,
         before_after.changes(start, after) if start is not None and after is not None else [],
@@ -202,6 +211,7 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "critic_updates": reading.summary.get("critic_updates"),
         "verdicts": _verdicts(reading),
         "warnings": [_warned(row, reading.unit) for row in reading.warnings],
+        "faults": summed(reading.faults),
         "command": record.get("command", []),
         **{key: record.get(key) for key in ("git_commit", "machine", "versions", "processes")},
     }
@@ -316,7 +326,8 @@ def _verdicts(reading: Reading) -> list[str]:
     """How it ended and whether it helped, in sentences."""
     record, found = reading.record, []
     if record.get("status") == "failed":
-        found.append(f"failed: {record.get('error', 'no reason was recorded')}")
+        error = str(record.get("error", "no reason was recorded"))
+        found.append(f"failed: {' '.join(error.split())}")  # an item of a list is one line
     elif record.get("status") == "interrupted":
         found.append("interrupted; the same command with --resume goes on.")
     elif record.get("status") == "running":

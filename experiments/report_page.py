@@ -43,11 +43,13 @@ def page(results: dict[str, Any], reading: Reading) -> str:
     """
     trained = results["job_type"] != "eval"
     scores, families = report_text.score_rows(results), report_text.family_rows(results)
+    faults = report_text.fault_rows(results)
     body = [
         f"<h1>{text(results['name'])}</h1>",
         f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
         bullets(results["verdicts"], "verdicts"),
         section("Warnings", bullets(results["warnings"], "notes")),
+        section("Faults", _plain_table(faults) if results["faults"] else ""),
         section("Result on held-out instructions", _result(results, scores)),
         section("By family", _plain_table(families) if results["families"] else ""),
         section("Learning curves", _curves(reading)),

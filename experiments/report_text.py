@@ -32,6 +32,7 @@ def to_text(results: dict[str, Any]) -> str:
         table(course_rows(results)) if results["course"] else "",
         "\n".join(time_lines(results)),
         "\n".join(f"warning: {text}" for text in results["warnings"]),
+        table(fault_rows(results)) if results["faults"] else "",
         f"again  {command_of(results)}" if results["command"] else "",
     ]
     return "\n\n".join(block for block in blocks if block)
@@ -55,6 +56,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
     if results["warnings"]:
         blocks += ["## Warnings", "\n".join(f"- {text}" for text in results["warnings"])]
+    if results["faults"]:
+        blocks += ["## Faults", markdown_table(fault_rows(results))]
     blocks += (
         ["## Again", f"```console\n$ {command_of(results)}\n```"] if results["command"] else []
     )
@@ -131,6 +134,17 @@ def course_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         label = _LABELS.get(key) or f"reward {key.removeprefix('reward/').removesuffix('/mean')}"
         unit = lookup(key).unit
         rows.append((label, f"{found['first']:.3f}", f"{found['last']:.3f}", unit))
+    return rows
+
+
+def fault_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What went wrong, how often, and in which updates."""
+    rows: list[tuple[str, ...]] = [("fault", "of", "count", "updates", "first time")]
+    for fault in results["faults"]:
+        first, last = fault["first"], fault["last"]
+        when = str(first) if first == last else f"{first} to {last}"
+        kind = f"{fault['boundary']}: {fault['kind']}"
+        rows.append((kind, str(fault["name"]), str(fault["count"]), when, fault["message"]))
     return rows
 
 

@@ -37,6 +37,12 @@ def build(parser: ArgumentParser) -> None:
         "--data", type=str, help="JSONL, CSV or Parquet file with prompts and the columns it reads."
     )
     check.add_argument("--options", type=dict[str, Any], default={}, help="Options of the reward.")
+    check.add_argument(
+        "--format", type=str, help="What it reads: text or chat; not given: what it declares."
+    )
+    check.add_argument(
+        "--timeout", type=float, default=120.0, help="Seconds of one call, then it hangs."
+    )
     score = add("score", "Score the responses of a file.")
     score.add_argument("spec", help=f"{_SPEC} Or a YAML file: its `rewards` together.")
     score.add_class_arguments(ScoreConfig)
@@ -85,7 +91,13 @@ def _check(values: Namespace) -> None:
     rows = None
     if values.data is not None:
         rows = [row.fields for row in islice(stream_rows(Path(values.data)), CHECKED_ROWS)]
-    report = check_reward(values.spec, rows, options=values.options)
+    report = check_reward(
+        values.spec,
+        rows,
+        options=values.options,
+        format=values.format,
+        timeout=values.timeout,
+    )
     if report.error is not None:
         kind = type(report.error)
         raise kind(f"{values.spec} cannot be checked: {report.error}") from report.error
@@ -105,3 +117,8 @@ def _score(values: Namespace) -> None:
     print(summary)
     if values.out is not None:
         print(f"\nscores    {values.out}")
+    if not summary.scored:
+        raise RewardError(
+            f"none of the {summary.rows} responses got a score: the table says how many failed and "
+            "to how many the reward does not apply."
+        )

@@ -125,7 +125,10 @@ def report(found: Sequence[Robustness]) -> str:
         d = each.difference
         known = math.isfinite(d.low) and math.isfinite(d.high)
         between = f"{d.low:+.3f} to {d.high:+.3f}" if known else "unknown"
-        numbers = (f"{d.mean_a:.3f}", f"{d.mean:+.3f}", between, f"{d.p:.3f}", str(d.n))
+        p = f"{d.p:.3f}"
+        if d.method == "constant":  # nothing varies, so that nothing says how sure it is
+            between, p = "the same everywhere" if d.mean else "no difference seen", "-"
+        numbers = (f"{d.mean_a:.3f}", f"{d.mean:+.3f}", between, p, str(d.n))
         rows.append((each.kind, *numbers, f"{each.changed:.0%}"))
     return table(rows)
 

@@ -45,6 +45,7 @@ from instructrec.experiments.jsonl import (
     write_atomic,
     write_json,
 )
+from instructrec.metrics import axis_value
 
 __all__ = ["MetricsLog", "RunFolder", "RunInfo", "RunStatus", "read_metrics", "read_rows"]
 
@@ -125,8 +126,6 @@ class RunFolder:
             "status": "running",
         }
         record.setdefault("started", _now())
-        if not isinstance(config, str):
-            config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
         _begin(folder.path, record, config)
         return folder
 
@@ -235,10 +234,9 @@ class RunFolder:
         if summary is not None:
             write_json(self.path / "summary.json", summary)
             crash_point("finish.summary")
-        record = self.record() | {"status": status, "finished": _now()}
-        record.pop("error", None)
-        if error is not None:
-            record["error"] = error
+        record = self.record() | {"status": status, "finished": _now(), "error": error}
+        if error is None:
+            del record["error"]
         write_json(self.path / "run.json", record)
 
     def __enter__(self) -> RunFolder:
@@ -310,7 +308,7 @@ def read_config(folder: Path) -> Row:
     return values
 
 
-def _begin(path: Path, record: Row, config: str) -> None:
+def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
     """Writes what every run folder has; a kill leaves the whole of a new one, or nothing there."""
     place = path if path.exists() else path.with_name(f".{path.name}.starting")
     try:
@@ -321,6 +319,8 @@ def _begin(path: Path, record: Row, config: str) -> None:
             "that can be written to. Choose another one with output.dir."
         ) from error
     write_json(place / "run.json", record)
+    if not isinstance(config, str):
+        config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     write_atomic(place / "config.yaml", config)
     if place != path:
         place.rename(path)
@@ -378,7 +378,7 @@ def read_metrics(path: str | Path) -> list[Row]:
 
 
 def _position(row: Mapping[str, Any]) -> float:
-    return float(row.get("train/update", row.get("sft/step", 0)) or 0)
+    return axis_value(row) or 0.0
 
 
 def _not_finite(value: Any) -> bool:

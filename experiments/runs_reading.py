@@ -20,6 +20,7 @@ from typing import Any
 from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments.jsonl import Row, read_json
 from instructrec.experiments.runfolder import RunFolder
+from instructrec.metrics import AXES
 
 SILENT_S = 3600.0
 """Seconds without a new number after which a run that says it is running is doubted."""
@@ -249,7 +250,7 @@ def _recorded(path: Path) -> int | None:
         except ValueError:  # torn, empty, or cut by the window
             continue
         if isinstance(row, Mapping):
-            found = _number(row.get("train/update", row.get("sft/step")))
+            found = _number(next((row[k] for k in AXES if k in row), None))
             return None if found is None else int(found)
     return None
 

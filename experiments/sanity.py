@@ -1,9 +1,10 @@
-"""``instructrec train RECIPE --sanity``: can this setup learn anything at all? In about a minute.
+"""``instructrec train RECIPE --sanity``: can this setup learn anything at all?
 
 A setup that cannot overfit a handful of prompts will not learn a whole task. So the policy trains
 on a few instructions alone, with many responses to each, a higher learning rate and no
 KL penalty, until its sampled responses get nearly the best reward there is. Where
-it fails, the numbers of the updates name the likely cause. Nothing is written to the disk.
+it fails, the numbers of the updates name the likely cause. Nothing is written to the disk. The
+first update says what the whole check takes at most.
 """
 
 from __future__ import annotations
@@ -21,10 +22,11 @@ from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError, InstructRecError, RewardError
 from instructrec.experiments import demonstrations, setup_run, telling
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.progress import format_duration
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.config_rules import OF_THE_CRITIC
-from instructrec.rl.monitors import ENTROPY_COLLAPSE, LARGE_STEP
+from instructrec.rl.monitors import ENTROPY_COLLAPSE, ENTROPY_EXPLOSION, LARGE_STEP
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -37,6 +39,8 @@ UPDATES = 20
 """Most updates."""
 HOPELESS = 5
 """Updates without any spread after which more of them would not help."""
+UNCERTAIN = 1.0
+"""Entropy in nats per token below which a policy has not fallen apart, however low it began."""
 FASTER = 2.0
 """Learning rate, in multiples of the recipe's."""
 NEARLY = 0.95
@@ -131,7 +135,8 @@ def run_sanity(
     Raises:
         ConfigError: It did not learn, and a setting is the likely cause; or there are no rewards
             in this run.
-        RewardError: It did not learn because the rewards say nothing.
+        RewardError: The rewards say nothing: no two responses to an instruction got different
+            ones, be they bad or at full marks.
     """
     if config.algorithm == "sft":
         raise ConfigError(
@@ -179,8 +184,9 @@ def _overfit(
             if row["total"] is not None:
                 best[row["id"]] = max(best.get(row["id"], -math.inf), row["total"])
         looks.append(_look(metrics, best))
-        say(_line(len(looks), looks[-1]))
-        hopeless = len(looks) >= HOPELESS and all(look.flat == 1 for look in looks)
+        cost = _cost(metrics["time/total_s"], config.ppo.num_updates) if len(looks) == 1 else ""
+        say(_line(len(looks), looks[-1]) + cost)
+        hopeless = len(looks) >= HOPELESS and not _any_spread(looks)
         if _learned(looks) or hopeless:
             raise _Over
 
@@ -193,9 +199,11 @@ def _overfit(
 
 
 def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) -> PPOConfig:
-    """The recipe's settings with more room to learn; its entropy bonus stays.
+    """The recipe's settings with more room to learn; its entropy bonus stays as strong as it was.
 
-    Without the bonus, a policy that is quick to settle is soon sure of a wrong answer.
+    Without the bonus, a policy that is quick to settle is soon sure of a wrong answer. With a
+    bonus that grows with the learning rate, instructions that are solved leave it alone to decide,
+    and the policy falls apart.
     """
     default = {field.name: field.default for field in dataclasses.fields(ppo)}
     freed: dict[str, Any] = {name: default[name] for name in _HOLDS_BACK}
@@ -209,6 +217,7 @@ def easier(ppo: PPOConfig, instructions: int, max_updates: int, algorithm: str) 
         num_ppo_epochs=1,
         num_mini_batches=2,
         learning_rate=FASTER * ppo.learning_rate,
+        entropy_coef=ppo.entropy_coef / FASTER,
         kl_coef=0.0,
         **freed,
     )
@@ -229,6 +238,26 @@ def reference_scores(task: Task, reward: CombinedReward) -> dict[str, float]:
     return scores
 
 
+def _without_spread(looks: Sequence[Look], ppo: PPOConfig, failed: str, last: float) -> RewardError:
+    """The error where no two responses to one instruction ever got different rewards."""
+    now = looks[-1]
+    if now.reached:
+        return RewardError(
+            "this check shows nothing: no two responses to the same instruction got different "
+            f"rewards in {len(looks)} updates, and all are already at full marks ({last:.3f} of "
+            f"{now.best:.3f}). Either the policy solves these instructions already (take a harder "
+            "task, or another start), or the reward does not look at the response (give two "
+            "different ones to `instructrec rewards score`)."
+        )
+    return RewardError(
+        f"{failed}no two responses to the same instruction got different rewards in "
+        f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
+        f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
+        "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
+        "`instructrec probe` shows responses beside their references."
+    )
+
+
 def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     """The error that says why a policy did not overfit, from what its updates looked like."""
     first = statistics.fmean([look.reward for look in looks[:2]])
@@ -236,13 +265,13 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     room, now = looks[-1].best - first, looks[-1]
     failed = f"the policy did not overfit {INSTRUCTIONS} instructions: "
     course = f"the reward went from {first:.3f} to {last:.3f} of {now.best:.3f}"
-    if all(look.flat == 1 for look in looks):
-        return RewardError(
-            f"{failed}no two responses to the same instruction got different rewards in "
-            f"{len(looks)} updates (the mean was {last:.3f}, {now.cut:.0%} of the responses were "
-            f"cut at ppo.response_length = {ppo.response_length}): there is nothing to learn from. "
-            "Start from a supervised warm start (`instructrec sft`), or ease the reward; "
-            "`instructrec probe` shows responses beside their references."
+    if not _any_spread(looks):
+        return _without_spread(looks, ppo, failed, last)
+    if now.entropy > max(ENTROPY_EXPLOSION * looks[0].entropy, UNCERTAIN):
+        return ConfigError(
+            f"{failed}{course}, while the entropy rose from {looks[0].entropy:.3f} to "
+            f"{now.entropy:.3f} nats per token: the policy fell apart. Lower ppo.entropy_coef or "
+            "ppo.learning_rate."
         )
     if now.cut > 0.5:
         return ConfigError(
@@ -280,8 +309,17 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
 
 
 def _learned(looks: Sequence[Look]) -> bool:
-    """Whether the goal is reached by a policy that has taken steps: not by the untouched one."""
-    return len(looks) > 1 and looks[-1].reached
+    """Whether the goal is reached by a policy that has taken steps: not by the untouched one.
+
+    Nor by one that nothing could be learned from: where all responses get the same, full marks say
+    nothing of the reward, which may not look at the response at all.
+    """
+    return len(looks) > 1 and looks[-1].reached and _any_spread(looks)
+
+
+def _any_spread(looks: Sequence[Look]) -> bool:
+    """Whether two responses to one instruction ever got different rewards."""
+    return any(look.flat < 1 for look in looks)
 
 
 def _look(metrics: dict[str, float], best: dict[str, float]) -> Look:
@@ -293,6 +331,12 @@ def _look(metrics: dict[str, float], best: dict[str, float]) -> Look:
         step=metrics["ppo/approx_kl"],
         cut=metrics["rollout/truncated_frac"],
     )
+
+
+def _cost(seconds: float, updates: int) -> str:
+    """What the check takes at most, by its first update."""
+    whole = format_duration(seconds * updates)
+    return f"   {seconds:.1f} s; {updates} updates about {whole}"
 
 
 def _line(update: int, look: Look) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 import yaml
@@ -23,8 +23,9 @@ from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.jsonl import Row, dump_line, plain, read_json, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.row_stream import Layout, find_layout, stream_rows
+from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.combine import CombinedReward, make_rewards
-from instructrec.rewards.registry import make_reward
+from instructrec.rewards.registry import find_reward, read_as
 from instructrec.rewards.scaling import RunningStats
 
 _FORMAT_VERSION = 2
@@ -40,6 +41,8 @@ class ScoreConfig:
     """JSONL file for one row of scores each; an interrupted run continues it."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reward, e.g. --options.normalise squad."""
+    format: Literal["text", "chat"] | None = None
+    """What the reward reads: text or chat; None takes what it declares."""
     prompt_column: str | None = None
     """Column of the instructions; None looks for prompt, instruction, question, ..."""
     response_column: str | None = None
@@ -64,10 +67,13 @@ class PartSummary:
     """Its highest score."""
     outcomes: Counter[str] = field(default_factory=Counter)
     """How often it was scored, not applicable, or failed in each way."""
+    failure: str = ""
+    """Why it failed the first time; empty when it did not."""
 
-    def add(self, score: float | None, outcome: str) -> None:
-        """Counts one row."""
+    def add(self, score: float | None, outcome: str, failure: str = "") -> None:
+        """Counts one row; ``failure`` says why there is no score."""
         self.outcomes[outcome] += 1
+        self.failure = self.failure or failure
         if score is not None:
             self.stats.add(np.array([score]))
             self.lowest, self.highest = min(self.lowest, score), max(self.highest, score)
@@ -101,18 +107,30 @@ class Summary:
         """Counts one row of scores."""
         self.rows += 1
         for name, outcome in row["status"].items():
-            self.parts.setdefault(name, PartSummary()).add(row["parts"][name], outcome)
+            reason = row.get("errors", {}).get(name, "")
+            self.parts.setdefault(name, PartSummary()).add(row["parts"][name], outcome, reason)
         total = row["total"]
         failed = any(s not in ("scored", "not_applicable") for s in row["status"].values())
         outcome = "scored" if total is not None else "failed" if failed else "not_applicable"
         self.parts.setdefault("total", PartSummary()).add(total, outcome)
+
+    @property
+    def scored(self) -> int:
+        """Rows that have a total."""
+        return self.parts["total"].outcomes["scored"] if "total" in self.parts else 0
 
     def __str__(self) -> str:
         head = ("reward", "mean", "std", "min", "max", "scored", "not applicable", "failed")
         names = [name for name in self.parts if name != "total"]
         if len(names) > 1:
             names.append("total")
-        return table([head, *(self.parts[name].row(name) for name in names)])
+        shown = table([head, *(self.parts[name].row(name) for name in names)])
+        reasons = [
+            f"{name} failed, first: {part.failure}"
+            for name, part in self.parts.items()
+            if part.failure
+        ]
+        return "\n".join([shown, *([""] if reasons else []), *reasons])
 
 
 def score_file(
@@ -131,7 +149,7 @@ def score_file(
         DataError: The file cannot be read, lacks a column, or ``out`` holds other scores.
         RewardError: The reward breaks its contract.
     """
-    reward = rewards_of(spec, config.options)
+    reward = rewards_of(spec, config.options, config.format)
     data, summary = Path(config.data), Summary()
     _check_out(config.out, data)
     first = next(iter(stream_rows(data)), None)
@@ -160,12 +178,16 @@ def score_file(
     return summary
 
 
-def rewards_of(spec: str, options: Mapping[str, Any]) -> CombinedReward:
+def rewards_of(
+    spec: str, options: Mapping[str, Any], format: Literal["text", "chat"] | None = None
+) -> CombinedReward:
     """Makes the reward of a command line: one reward, or the ``rewards`` of a YAML file."""
     if not spec.endswith((".yaml", ".yml")):
-        return make_rewards(make_reward(spec, **options))
-    if options:
-        raise ConfigError(f"options were given, but those of {spec} stand in the file itself.")
+        return make_rewards(BoundReward(read_as(find_reward(spec), format), options))
+    if options or format is not None:
+        raise ConfigError(
+            f"options were given (or a format), but those of {spec} stand in the file itself."
+        )
     try:
         value = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:

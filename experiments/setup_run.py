@@ -14,7 +14,7 @@ from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
-from instructrec.experiments.command_line import RECIPES
+from instructrec.experiments.command_line import RECIPES, command_of
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.runfolder import RunInfo
@@ -120,28 +120,50 @@ def _make_split(
     return task
 
 
-def check_prompts(policy: Policy, tasks: Iterable[Task]) -> None:
+def check_prompts(policy: Policy, tasks: Iterable[Task], response_length: int = 1) -> None:
     """Refuses instructions that do not fit into the model's window, before anything is spent.
 
     Args:
         policy: Who will answer; one that has no tokens is not asked.
         tasks: The instructions; the first ``CHECKED_PROMPTS`` of each are looked at.
+        response_length: Most tokens of an answer, which have to fit in as well.
 
     Raises:
         DataError: An instruction is too long, or the chat template refuses it.
     """
     encode: Any = getattr(policy, "encode", None)
+    window: int | None = getattr(policy, "max_length", None)
     if encode is None:
         return
     for task in tasks:
         for start in range(0, min(len(task), CHECKED_PROMPTS), 1000):
             items = [task[i] for i in range(start, min(start + 1000, len(task)))]
             try:
-                encode([item.prompt for item in items])
+                encoded = encode([item.prompt for item in items])
             except PolicyError:
                 for item in items:
                     _check_prompt(encode, item, task.split)
                 raise
+            for item, ids in zip(items, encoded, strict=True):
+                if window is not None and len(ids) + response_length > window:
+                    raise DataError(
+                        f"instruction {item.id!r} of the {task.split} split: its prompt of "
+                        f"{len(ids)} tokens and a response of up to {response_length} do not fit "
+                        f"into the model's window of {window}. Lower ppo.response_length (or "
+                        "eval.max_new_tokens), leave long rows out with task.options.filters, or "
+                        "use a model with a longer window."
+                    )
+
+
+def check_all_prompts(policy: Policy, materials: Materials, config: TrainConfig) -> None:
+    """Refuses a run of whose splits an instruction does not fit beside its response.
+
+    Raises:
+        DataError: See ``check_prompts``.
+    """
+    measured = (materials.validation, materials.test)
+    check_prompts(policy, (materials.train,), config.ppo.response_length)
+    check_prompts(policy, measured, config.eval_sampling.max_new_tokens)
 
 
 def _check_prompt(encode: Any, item: Instruction, split: str) -> None:
@@ -183,8 +205,7 @@ def _how_to_make(path: Path) -> str:
         settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
         variant, _, seed = path.name.rpartition("-s")
         if settings.get("variant") == variant and seed.isdigit():
-            command = "sft" if settings.get("algorithm") == "sft" else "train"
-            words = ["instructrec", command, recipe.stem]
+            words = ["instructrec", command_of(settings), recipe.stem]
             words += [] if seed == "0" else ["--seed", seed]
             return f" Make it with: {shlex.join(words)}"
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."

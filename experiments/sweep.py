@@ -72,6 +72,7 @@ def run_sweep(
     train = train or run_training()
     _make_folder(spec, folder, resume=resume, overwrite=overwrite)
     with held(folder, "sweep"):
+        write_atomic(folder / "sweep.yaml", yaml.safe_dump(spec.to_dict(), sort_keys=False))
         study = open_study(spec, folder)
         requeue(study, say)
         combinations = _combinations(spec)
@@ -226,7 +227,7 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
     file = folder / "sweep.yaml"
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    there = folder.exists() and any(folder.iterdir())
+    there = folder.exists() and any(path.name != "lock" for path in folder.iterdir())
     if there and not file.is_file():
         raise CheckpointError(f"{folder} holds no sweep: expected a new folder. Choose another.")
     if there and overwrite:
@@ -247,4 +248,3 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
                 "when it is continued. Choose another name."
             )
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, yaml.safe_dump(spec.to_dict(), sort_keys=False))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from instructrec.envs.tasks.base import default_rewards, make_task
-from instructrec.errors import ConfigError, InstructRecError
+from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.playing import EnvName, Episodes
 from instructrec.rewards.parts import RewardSpec
 
@@ -65,7 +65,7 @@ class TaskConfig:
         """The rewards that the task brings along: exact match, if it has none of its own."""
         try:
             given = default_rewards(make_task(self.name, split=self.train_split, **self.options))
-        except InstructRecError:
+        except (ConfigError, DataError):
             given = {"exact_match": 1.0}  # what is wrong with the task is said where it is made
         return {
             name: RewardSpec(**spec) if isinstance(spec, Mapping) else spec

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrec import processes
 from instructrec.experiments import before_after
@@ -27,8 +29,18 @@ Say = Callable[[str], None]
 
 
 def say(text: str) -> None:
-    """Prints at once, also into a pipe."""
-    print(text, flush=True)
+    """Prints at once, also into a pipe; nobody is told once the pipe's reader has gone."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `| head`, or a closed viewer: no reason to end a training run
+        lead_nowhere(sys.stdout)
+
+
+def lead_nowhere(stream: TextIO) -> None:
+    """Sends what is still written to a stream nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def say_nothing(text: str) -> None:

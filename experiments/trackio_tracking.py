@@ -26,6 +26,7 @@ from instructrec.experiments.tracking import (
     reason,
     warn,
 )
+from instructrec.metrics import axis_value
 
 _BINS = 32
 
@@ -46,7 +47,8 @@ class TrackioTracker:
 
         def send(run: Any) -> None:
             values = {key: value for key, value in plain(metrics).items() if value is not None}
-            self._step = int(values.get("train/update", values.get("sft/step", self._step)))
+            place = axis_value(values)
+            self._step = self._step if place is None else int(place)
             for name, numbers in distributions(episodes).items():
                 values[f"histogram/{name}"] = self._trackio.Histogram(numbers, num_bins=_BINS)
             run.log(values, step=self._step)

@@ -23,6 +23,7 @@ from instructrec.envs.tasks.base import Task
 from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
     continuing,
+    data_lock,
     demonstrations,
     model_card,
     setup_run,
@@ -127,7 +128,7 @@ def run_training(
         config, resume = processes.from_main(
             lambda: continuing.continued(config.resolved(), resume, allow_change, say)
         )
-        materials = processes.together(lambda: _materials(config))
+        materials = processes.together(lambda: _materials(config, resume, allow_change))
         with StopRequest() as stop, ExitStack() as locks:
             processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
             config, policy, info = processes.together(
@@ -146,9 +147,11 @@ def run_training(
     return Outcome(folder, summary, policy, tracking)
 
 
-def _materials(config: TrainConfig) -> Materials:
+def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -> Materials:
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
+    if resume and "data" not in allow_change:
+        data_lock.refuse_other_data(config.folder, materials)
     if config.algorithm != "sft":
         check_shares(config.ppo)
         check_stateless(materials.reward)
@@ -166,7 +169,7 @@ def _policy(
     )
     if config.algorithm != "sft":
         config = config.with_micro_batch_size(policy.device.type)
-    setup_run.check_prompts(policy, (materials.train, materials.validation, materials.test))
+    setup_run.check_all_prompts(policy, materials, config)
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
     return config, policy, info

@@ -217,6 +217,8 @@ def open_wandb(
     run.define_metric("sft/step")
     run.define_metric("*", step_metric="train/update")
     run.define_metric("sft/*", step_metric="sft/step")
+    run.define_metric("rm/step")
+    run.define_metric("rm/*", step_metric="rm/step")
     for key, shown in _BEST.items():
         axis = "sft/step" if key.startswith("sft/") else "train/update"
         run.define_metric(key, step_metric=axis, summary=shown)

@@ -135,9 +135,12 @@ class CausalLMPolicy:
         """Returns the token ids of each prompt, unpadded, up to where the answer begins.
 
         Raises:
-            PolicyError: A prompt is longer than the window, or the chat template refuses it.
+            PolicyError: A prompt is longer than the window, the chat template refuses it, or the
+                model has no embedding for a token of it.
         """
-        return self._encoder.encode(prompts)
+        encoded = self._encoder.encode(prompts)
+        _check_vocabulary(self.model, [max(ids) for ids in encoded if ids], self.name)
+        return encoded
 
     def respond(
         self,
@@ -302,8 +305,8 @@ def _max_length(model: Any, tokenizer: Any) -> int:
 
 def _check_vocabulary(model: Any, ids: Sequence[int], name: str) -> None:
     rows = int(model.get_input_embeddings().weight.shape[0])
-    if max(ids) >= rows:
+    if max(ids, default=0) >= rows:
         raise PolicyError(
-            f"model {name!r} has {rows} embeddings, but its tokenizer's end or pad token has "
-            f"id {max(ids)}: the tokenizer belongs to another model."
+            f"model {name!r} has {rows} embeddings, but its tokenizer's end or pad token, or a "
+            f"token of a prompt, has id {max(ids)}: the tokenizer belongs to another model."
         )

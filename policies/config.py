@@ -17,7 +17,7 @@ class LoraSettings:
     alpha: int = 32
     """Scale of the adapters: alpha / r."""
     dropout: float = 0.0
-    """Dropout on the adapters' input; 0 keeps the probability ratio exact."""
+    """Dropout on the adapters' input in supervised fine-tuning; PPO and raft train without any."""
     target_modules: str = "all-linear"
     """Layers that get an adapter, as PEFT names them; comma-separated for several."""
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.embedding import quick_embedding
-from instructrec.policies.loading import load_source
+from instructrec.policies.loading import load_source, reward_model_folder
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.trunk import base_causal_lm, states_from_ids
 
@@ -124,8 +124,9 @@ def make_critic(
         kind: ``shared`` or ``separate``.
         detach: See SharedCritic.
         source: Model that a separate critic starts from. The score layer of a reward model (a
-            sequence classifier with one label) becomes the value head; with any other model the
-            head starts at zero. None copies the policy; weights that are frozen there are shared.
+            sequence classifier with one label, or the run folder that trained one) becomes the
+            value head; with any other model the head starts at zero. None copies the policy;
+            weights that are frozen there are shared.
 
     Raises:
         PolicyError: The model cannot be loaded, or does not read the policy's token ids.
@@ -151,6 +152,7 @@ def make_critic(
 
 def _load_critic(source: str) -> SeparateCritic:
     """Loads a reward model with its score layer, or another model with a fresh head."""
+    source = reward_model_folder(source)
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(source, trust_remote_code=False)

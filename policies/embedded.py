@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from instructrec.errors import PolicyError
+from instructrec.model_names import EMBEDDED
 
-EMBEDDED_NAME = "smollm2-135m"
+EMBEDDED_NAME = EMBEDDED
 EMBEDDED_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """What the embedded model is called on the hub."""
 EMBEDDED_LICENCE = "Apache-2.0"

@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from instructrec.errors import NumericsError, PolicyError
+from instructrec.devices import is_out_of_memory, release_memory
+from instructrec.errors import NonFiniteLogitsError, PolicyError
+from instructrec.faults import Fault, note
 from instructrec.phases import phase
 from instructrec.policies.attention import quick_attention
 from instructrec.policies.base import StopReason
@@ -100,6 +102,7 @@ class CachedDecoder:
         self._max_length = max_length
         self._detokenize = detokenize
         self._memory_bytes = memory_bytes
+        self._memory_share = 1.0
         self._kept_layer: int | None = None
         self._listener: Callable[[int], None] | None = None
         self.rows_at_once = 32 if self._forward.device.type == "cpu" else 1024
@@ -159,8 +162,9 @@ class CachedDecoder:
                 and not at all for greedy decoding.
 
         Raises:
-            PolicyError: A prompt and its response do not fit into the model's window.
-            NumericsError: The model's output is not a number.
+            PolicyError: A prompt and its response do not fit into the model's window, or one alone
+                not into the memory. Prompts that together do not fit there are answered in halves.
+            NonFiniteLogitsError: The model's output is not a number.
         """
         self._check_lengths(prompt_ids, sampling.max_new_tokens)
         shape = (len(prompt_ids), sampling.max_new_tokens)
@@ -169,15 +173,49 @@ class CachedDecoder:
             uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
         results: dict[int, Decoded] = {}
         with self._decoding(), self._forward.keeping_states(self._kept_layer):
-            for rows in self._batches(prompt_ids, sampling.max_new_tokens):
-                prompts = [prompt_ids[i] for i in rows]
-                with phase("prefill"):
-                    batch = prefill(self._forward, prompts, rows_at_once=self.rows_at_once)
-                uniform_BT = uniform[rows] if uniform is not None else None
-                with phase("decode"):
-                    decoded = self._decode(batch, sampling, uniform_BT)
-                results |= zip(rows, decoded, strict=True)
+            for rows in list(self._batches(prompt_ids, sampling.max_new_tokens)):
+                results |= self._answered(rows, prompt_ids, sampling, uniform)
         return [results[i] for i in range(len(prompt_ids))]
+
+    def _answered(
+        self,
+        rows: list[int],
+        prompt_ids: Sequence[list[int]],
+        sampling: Sampling,
+        uniform: Tensor | None,
+    ) -> dict[int, Decoded]:
+        """Answers some prompts; where the memory does not hold them, each half on its own.
+
+        All random numbers were drawn before, so the answers do not depend on it.
+        """
+        try:
+            with phase("prefill"):
+                prompts = [prompt_ids[i] for i in rows]
+                batch = prefill(self._forward, prompts, rows_at_once=self.rows_at_once)
+            with phase("decode"):
+                uniform_BT = uniform[rows] if uniform is not None else None
+                decoded = self._decode(batch, sampling, uniform_BT)
+            return dict(zip(rows, decoded, strict=True))
+        except NonFiniteLogitsError as error:
+            row = None if error.row is None else rows[error.row]
+            raise NonFiniteLogitsError(str(error), row) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            if len(rows) == 1:
+                raise PolicyError(
+                    f"out of memory while answering one prompt of {len(prompt_ids[rows[0]])} "
+                    f"tokens with up to {sampling.max_new_tokens}. Lower the response length, or "
+                    "use a smaller model or a larger machine."
+                ) from error
+        # Outside of the handler: the frames that failed, and what they held, are gone.
+        release_memory()
+        self._memory_share /= 2
+        half = len(rows) // 2
+        message = f"out of memory while answering {len(rows)} prompts at once: halved"
+        note(Fault("memory", "out_of_memory", "generation", message))
+        first = self._answered(rows[:half], prompt_ids, sampling, uniform)
+        return first | self._answered(rows[half:], prompt_ids, sampling, uniform)
 
     def _decode(
         self, batch: Prefilled, sampling: Sampling, uniform_BT: Tensor | None
@@ -197,7 +235,7 @@ class CachedDecoder:
                     ids[row].append(token)
                     if self._listener is not None:
                         self._listener(token)
-                    logprobs[row].append(_finite(logprob))
+                    logprobs[row].append(_finite(logprob, row, step))
                     reasons[row] = self._stop_reason(ids[row], sampling)
             alive = [i for i, row in enumerate(rows) if reasons[row] is None]
             if not alive:
@@ -240,7 +278,7 @@ class CachedDecoder:
 
     def _batches(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
         """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
-        budget = self._memory_bytes or _free_memory(self._forward.device)
+        budget = (self._memory_bytes or _free_memory(self._forward.device)) * self._memory_share
         num_states = 0 if self._kept_layer is None else 1 + bool(self._kept_layer)
         per_token, per_row = _memory_use(self._forward.config, self._dtype, num_states)
         order = sorted(range(len(prompt_ids)), key=lambda i: (len(prompt_ids[i]), prompt_ids[i]))
@@ -277,11 +315,12 @@ class CachedDecoder:
             self.model.train(was_training)
 
 
-def _finite(logprob: float) -> float:
+def _finite(logprob: float, row: int, step: int) -> float:
     if not math.isfinite(logprob):
-        raise NumericsError(
-            f"the policy gave a sampled token the log-prob {logprob}: its logits are not finite. "
-            "Lower the learning rate, or go back to an earlier checkpoint."
+        raise NonFiniteLogitsError(
+            f"the policy gave token {step + 1} of a response the log-prob {logprob}: its logits "
+            "are not finite. Lower the learning rate, or go back to an earlier checkpoint.",
+            row,
         )
     return logprob
 

@@ -66,6 +66,12 @@ def load_source(
     return _load_model(name, name, revision, base=name, quantize=quantize)
 
 
+def reward_model_folder(name: str) -> str:
+    """Turns a run folder that trained a reward model into that model's; other names stay."""
+    folder = Path(name).expanduser() / "reward_model"
+    return str(folder) if (folder / "config.json").is_file() else name
+
+
 def _load_tiny(tiny: str, name: str, seed: int, quantize: bool) -> Loaded:
     pad_is_eos = tiny == "tiny-pad-eos"
     tokenizer = prepare_tokenizer(make_tiny_tokenizer(pad_is_eos=pad_is_eos), name)

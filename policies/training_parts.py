@@ -90,7 +90,7 @@ def _new_adapter(model: Any, base: str, config: PolicyConfig, seed: int) -> Any:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=names[0] if names == ["all-linear"] else names,
-        task_type="CAUSAL_LM",
+        **_kind_of(model),
         revision=config.revision,
     )
     try:
@@ -104,6 +104,15 @@ def _new_adapter(model: Any, base: str, config: PolicyConfig, seed: int) -> Any:
         ) from error
     wrapped.peft_config["default"].base_model_name_or_path = base
     return wrapped
+
+
+def _kind_of(model: Any) -> dict[str, Any]:
+    """What PEFT is told of a model: whether it writes, or has a score layer that trains whole."""
+    for head in ("score", "classifier"):
+        if isinstance(getattr(model, head, None), nn.Module):
+            return {"task_type": "SEQ_CLS", "modules_to_save": [head]}
+    writes = model.get_output_embeddings() is not None
+    return {"task_type": "CAUSAL_LM" if writes else "FEATURE_EXTRACTION"}
 
 
 def _saved_adapter(model: Any, folder: Path, settings: LoraSettings) -> Any:

@@ -138,6 +138,8 @@ class RewardBatch:
     """What else is known of the samples, by component and then by flag: ``cache_hit`` (the score
     came from the component's cache) and ``truncated`` (its model read the text only in part). A
     component without cache or without such a limit lacks the flag."""
+    recorded: tuple[str, ...] = ()
+    """Components of weight 0 beside others: they may fail without costing the sample its total."""
 
     def __len__(self) -> int:
         return len(self.total)
@@ -192,6 +194,7 @@ class RewardBatch:
             if self.normalised is None
             else np.array([batch.earned[i] for batch, i in rows]),
             flags=flags,
+            recorded=self.recorded,
         )
 
     def _has(self, name: str, flag: str, i: int) -> bool:
@@ -202,13 +205,21 @@ class RewardBatch:
         """Says what became of sample ``i`` as a whole.
 
         Returns:
-            ``"failed"`` when any component failed, else ``"scored"`` when there is a total, else
-            ``"not_applicable"``.
+            ``"failed"`` when a component that counts failed, else ``"scored"`` when there is a
+            total, else ``"not_applicable"``.
         """
-        for statuses in self.status.values():  # a loop: this is asked of every response
-            if statuses[i].failed:
+        for name, statuses in self.status.items():  # a loop: this is asked of every response
+            status = statuses[i]
+            if status is not Status.SCORED and status.failed and self.counts(name):
                 return "failed"
         return "scored" if math.isfinite(self.total[i]) else "not_applicable"
+
+    def counts(self, name: str) -> bool:
+        """Whether a failure of this component fails the sample.
+
+        A component inside another one does so by failing that one, if at all.
+        """
+        return "." not in name and name not in self.recorded
 
     def failures(self, i: int) -> str:
         """Returns every failure of sample ``i`` as one line, empty when nothing failed."""

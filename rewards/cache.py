@@ -8,7 +8,8 @@ import json
 import math
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ class ScoreCache:
 
     A score belongs to everything that it can depend on: the reward, its version, the file that
     defines it, its options, the prompt, the response, and the columns that the reward reads (all of
-    them, when it takes ``**columns``). Failures are never kept.
+    them, when it takes ``**columns``). Failures are never kept. A file that fails later on (a full
+    disk, a long lock) costs a warning and the look-ups, not the run.
 
     Args:
         path: SQLite file, made when it does not exist; processes and rewards may share it.
@@ -49,6 +51,7 @@ class ScoreCache:
         self._identity = reward.identity().encode()
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._given_up = False
         with self._lock:
             self._open()
 
@@ -98,7 +101,7 @@ class ScoreCache:
         with self._lock:
             if self._connection is not None:
                 self._connection.close()
-            self._connection = None
+            self._connection, self._given_up = None, False
 
     def _keys(
         self,
@@ -121,7 +124,9 @@ class ScoreCache:
 
     def _read(self, keys: Sequence[bytes]) -> dict[bytes, float | None]:
         found: dict[bytes, float | None] = {}
-        with self._lock:
+        with self._lock, self._or_without():
+            if self._given_up:
+                return found
             connection = self._open()
             for start in range(0, len(keys), _AT_ONCE):
                 some = keys[start : start + _AT_ONCE]
@@ -131,10 +136,25 @@ class ScoreCache:
         return found
 
     def _write(self, rows: Any) -> None:
-        with self._lock:
-            connection = self._open()
-            with connection:
+        with self._lock, self._or_without():
+            if self._given_up:
+                return
+            with self._open() as connection:
                 connection.executemany("INSERT OR IGNORE INTO scores VALUES (?, ?)", rows)
+
+    @contextlib.contextmanager
+    def _or_without(self) -> Iterator[None]:
+        """Has scoring go on without the file when it fails, once and for all: a lock takes 30 s."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            self._given_up = True
+            warnings.warn(
+                f"the cache {str(self.path)!r} of reward {self.reward.__name__!r} fails ({error}): "
+                "scoring goes on without it.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

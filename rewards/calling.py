@@ -103,8 +103,8 @@ class BoundReward:
                     f"another one, set the reward's option {parameter}{COLUMN_SUFFIX}."
                 )
         inner = getattr(self.function, "check_columns", None)
-        if inner is not None:
-            inner(available)
+        if inner is not None:  # it knows them by the names of its own parameters
+            inner([*available, *(p for p, column in self._renames.items() if column in available)])
 
     def check_extras(self, available: Mapping[str, Any]) -> None:
         """Raises DataError when it needs token ids or a trainer's objects that are not there."""
@@ -167,6 +167,7 @@ class BoundReward:
         facts: list[Any] = [
             f"{getattr(code, '__module__', '')}:{getattr(code, '__qualname__', '')}",
             self.info.version,
+            self.info.format,
             json.dumps(self.options, sort_keys=True, default=repr),
             hashlib.sha256(source).hexdigest(),
         ]
@@ -270,7 +271,14 @@ def _prepare(
     parameters = read_parameters(target, info.name)
     if inspect.isclass(target) or parameters.makes_reward:
         settings, columns = _split(options, parameters.names)
-        function = target(**bind(info.name, target, settings, constructs=True))
+        arguments = bind(info.name, target, settings, constructs=True)
+        try:
+            function = target(**arguments)
+        except SystemExit as error:
+            raise ConfigError(
+                f"reward {info.name!r}: making it called sys.exit({error}); expected a constructor "
+                "that raises an error which says what is wrong."
+            ) from error
         if not callable(function):
             raise ConfigError(
                 f"reward {info.name!r}: calling {getattr(target, '__name__', target)} gave "

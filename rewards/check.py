@@ -6,14 +6,14 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from instructrec.errors import InstructRecError, RewardError
+from instructrec.errors import DataError, InstructRecError, RewardError
 from instructrec.rewards import check_points
 from instructrec.rewards.calling import BoundReward
-from instructrec.rewards.check_points import Point, Probe, Verdict
+from instructrec.rewards.check_probe import Point, Probe, Verdict
 from instructrec.rewards.check_samples import make_samples
-from instructrec.rewards.registry import make_reward
+from instructrec.rewards.registry import find_reward, read_as
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,8 @@ def check_reward(
     data: Sequence[Mapping[str, Any]] | None = None,
     *,
     options: Mapping[str, Any] | None = None,
+    format: Literal["text", "chat"] | None = None,
+    timeout: float = 120.0,
 ) -> Report:
     """Looks for what goes wrong with rewards, before a run does.
 
@@ -63,6 +65,10 @@ def check_reward(
         data: Rows with a prompt and the columns that the reward reads; None takes a few of our own,
             which suits rewards that read a reference or no column.
         options: Options of the reward.
+        format: ``text`` or ``chat``, what it reads; None takes what it declares.
+        timeout: Seconds that one call may take before the reward counts as hanging. Only the main
+            thread of a process can give up; elsewhere (and on Windows) a line on standard error
+            has to do.
 
     Returns:
         A verdict for each point. Where the reward cannot be made or called, there is one point and
@@ -70,10 +76,10 @@ def check_reward(
     """
     name = spec if isinstance(spec, str) else getattr(spec, "__name__", repr(spec))
     try:
-        made = spec if isinstance(spec, BoundReward) else make_reward(spec, **dict(options or {}))
+        made = spec if isinstance(spec, BoundReward) else _made(spec, options or {}, format)
         name = made.describe()
         samples = make_samples(data, made.required_columns)
-        probe = Probe(made, samples)
+        probe = Probe(made, samples, timeout)
         given = copy.deepcopy(samples)
         with check_points.fresh_randomness():
             around = check_points.surroundings()
@@ -83,6 +89,11 @@ def check_reward(
         again = check_points.deterministic(probe)
         seconds = (time.perf_counter() - start) / len(samples)
     except InstructRecError as error:
+        if isinstance(error, DataError) and data is None:
+            error = DataError(
+                "the check's own rows, whose answers are short texts, do not suit it: pass data "
+                f"that it is meant for (--data FILE). It says: {error}"
+            )
         return Report(name, (Point("can be called", "fail", str(error)),), error)
     points = [Point("can be called", "ok", f"one score for each of {len(samples)} responses")]
     points += [
@@ -90,18 +101,33 @@ def check_reward(
         check_points.declared_range(probe),
         again,
     ]
-    for label, point in check_points.COMPARISONS.items():
-        if probe.deterministic:
-            points.append(_guarded(label, point, probe))
-        else:
-            points.append(Point(label, "skip", "scores differ from call to call"))
+    points += [_compared(label, point, probe) for label, point in check_points.COMPARISONS.items()]
     points += [_guarded(label, point, probe) for label, point in check_points.OTHERS.items()]
-    points += [effects, check_points.arguments(given, samples), check_points.speed(seconds)]
+    points += [effects, check_points.arguments(given, samples), check_points.speed(probe, seconds)]
     return Report(name, tuple(points))
+
+
+def _made(
+    spec: str | Callable[..., Any],
+    options: Mapping[str, Any],
+    format: Literal["text", "chat"] | None,
+) -> BoundReward:
+    return BoundReward(read_as(find_reward(spec), format), options)
+
+
+def _compared(label: str, point: Callable[[Probe], tuple[Verdict, str]], probe: Probe) -> Point:
+    """A point that compares scores, where there are scores that can be compared."""
+    if not probe.scored:
+        return Point(label, "skip", check_points.NOTHING_SCORED)
+    if not probe.deterministic:
+        return Point(label, "skip", "scores differ from call to call")
+    return _guarded(label, point, probe)
 
 
 def _guarded(label: str, point: Callable[[Probe], tuple[Verdict, str]], probe: Probe) -> Point:
     """A point whose call ends in an error of the contract has failed."""
+    if probe.hung:
+        return Point(label, "skip", "not asked: it hung before")
     try:
         return Point(label, *point(probe))
     except InstructRecError as error:

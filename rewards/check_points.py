@@ -8,68 +8,23 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from instructrec.rewards.base import Status
-from instructrec.rewards.calling import BoundReward
+from instructrec.rewards.check_probe import Point, Probe, Verdict
 from instructrec.rewards.check_samples import GARBAGE, HOSTILE, Samples
-from instructrec.rewards.scoring import PartScores, score_part
-from instructrec.rewards.watchdog import watching
-
-Verdict = Literal["ok", "warn", "fail", "skip"]
-"""What became of one point; only ``fail`` makes a report fail."""
+from instructrec.rewards.scoring import PartScores
 
 SLOW_SECONDS = 0.1
 """Time for one response from which a reward is called slow."""
-HANG_SECONDS = 30.0
-"""Time for one call after which a line says that it hangs."""
+NOTHING_SCORED = "no response was scored"
+"""Why there is nothing to compare."""
 _THREADS = 4
 _RTOL, _ATOL = 1e-4, 1e-5  # a model's scores differ a little with the padding of the batch
-
-
-@dataclass(frozen=True)
-class Point:
-    """One thing that was looked at."""
-
-    name: str
-    """What."""
-    verdict: Verdict
-    """How it came out."""
-    message: str
-    """What was seen and, unless all is well, what to do."""
-
-
-class Probe:
-    """A reward and the rows it is asked about."""
-
-    def __init__(self, reward: BoundReward, samples: Samples) -> None:
-        self.reward, self.samples = reward, samples
-        self.base = PartScores(np.empty(0), [], [], 0.0)
-        self.deterministic = True
-
-    def score(
-        self,
-        rows: Sequence[int] | None = None,
-        completions: Sequence[Any] | None = None,
-        prompts: Sequence[Any] | None = None,
-        reward: BoundReward | None = None,
-    ) -> PartScores:
-        """Scores rows of the samples, with other responses or prompts where they are given."""
-        samples = self.samples
-        rows = range(len(samples)) if rows is None else rows
-        texts = [samples.completions[i] for i in rows] if completions is None else completions
-        asked = [samples.prompts[i] for i in rows] if prompts is None else prompts
-        columns = {name: [values[i] for i in rows] for name, values in samples.columns.items()}
-        with watching(f"the check of {self.reward.describe()}", HANG_SECONDS):
-            return score_part(
-                reward or self.reward, asked, texts, {**columns, **samples.extras(texts)}
-            )
 
 
 # Points -------------------------------------------------------------------------------------------
@@ -106,6 +61,8 @@ def declared_range(probe: Probe) -> Point:
 
 def deterministic(probe: Probe) -> Point:
     """Whether it gives the same scores twice; notes it in the probe."""
+    if not probe.scored:
+        return Point("deterministic", "skip", NOTHING_SCORED)
     probe.deterministic = _difference(probe, probe.score()) == ""
     if probe.deterministic:
         return Point("deterministic", "ok", "the same scores twice")
@@ -154,19 +111,33 @@ def _pickles(probe: Probe) -> tuple[Verdict, str]:
 
 def _threads(probe: Probe) -> tuple[Verdict, str]:
     barrier = threading.Barrier(_THREADS)
+    results: list[PartScores] = []
+    errors: list[BaseException] = []
 
-    def together(_: int) -> PartScores:
+    def together() -> None:
         barrier.wait()
-        return probe.score()
+        try:
+            results.append(probe.score())
+        except BaseException as error:
+            errors.append(error)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        results = list(pool.map(together, range(_THREADS)))
+    # Daemons, unlike those of a pool: a reward that hangs in them does not keep the process.
+    threads = [threading.Thread(target=together, daemon=True) for _ in range(_THREADS)]
+    with probe.patience():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if errors:
+        raise errors[0]
     changed = next((c for r in results if (c := _difference(probe, r))), "")
     advice = "keep working variables in the function, or hold a threading.Lock"
     return _verdict(changed, f"the same scores from {_THREADS} threads at once", advice)
 
 
 def _hostile(probe: Probe) -> tuple[Verdict, str]:
+    if all(status.failed for status in probe.base.status):
+        return "skip", NOTHING_SCORED
     names, texts = list(HOSTILE), list(HOSTILE.values())
     rows = [i % len(probe.samples) for i in range(len(texts))]
     scored = probe.score(rows, completions=texts)
@@ -190,7 +161,10 @@ def _gold(probe: Probe) -> tuple[Verdict, str]:
         if status.failed:
             return "fail", f"fails on the expected answer {_short(samples.gold[i])}: {message}"
     limits = probe.reward.info.range
-    top = limits[1] if limits is not None else float(np.nanmax(probe.base.scores))
+    ordinary = probe.base.scores[np.isfinite(probe.base.scores)]
+    if limits is None and not (ordinary.size and np.ptp([*ordinary, *golden])):
+        return "skip", "it declares no range and its scores do not differ, so none is at the top"
+    top = limits[1] if limits is not None else float(ordinary.max())
     low = [i for i, score in zip(rows, golden, strict=True) if score < top - _ATOL]
     if low:
         at = rows.index(low[0])
@@ -266,13 +240,30 @@ def arguments(before: Samples, after: Samples) -> Point:
     return Point(label, "fail", "it changes what it is given: copy lists before you edit them")
 
 
-def speed(seconds: float) -> Point:
+def speed(probe: Probe, seconds: float) -> Point:
     """Whether it is fast enough, by the time for one response."""
+    if not probe.scored:
+        return Point("speed", "skip", NOTHING_SCORED)
     shown = f"{seconds * 1e3:.3g} ms for one response"
     if seconds <= SLOW_SECONDS:
         return Point("speed", "ok", shown)
     text = f"{shown}: consider isolation: worker with more workers, a cache, or larger batches"
     return Point("speed", "warn", text)
+
+
+def _where_it_is_meant_for(point: Callable[[Probe], tuple[Verdict, str]]) -> Callable[..., Any]:
+    """The point without blame where nobody gave data: the reward may be right about our rows."""
+
+    def excused(probe: Probe) -> tuple[Verdict, str]:
+        verdict, message = point(probe)
+        if verdict == "fail" and probe.samples.own:
+            return "warn", (
+                f"{message} (these are the check's own rows: pass data that the reward is meant "
+                "for, --data FILE)"
+            )
+        return verdict, message
+
+    return excused
 
 
 COMPARISONS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
@@ -285,8 +276,8 @@ COMPARISONS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
 """Points that compare scores, and mean nothing for a reward that is not deterministic."""
 OTHERS: dict[str, Callable[[Probe], tuple[Verdict, str]]] = {
     "odd text": _hostile,
-    "expected answers": _gold,
-    "worthless answers": _garbage,
+    "expected answers": _where_it_is_meant_for(_gold),
+    "worthless answers": _where_it_is_meant_for(_garbage),
 }
 """The other points that call the reward."""
 

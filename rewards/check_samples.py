@@ -59,6 +59,8 @@ class Samples:
     """The other columns, each of length B."""
     gold: list[str | None]
     """An expected answer of each row, None where none is known."""
+    own: bool = False
+    """Whether nobody gave data: the rows are the check's, and may not suit the reward."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -84,6 +86,7 @@ def make_samples(data: Sequence[Mapping[str, Any]] | None, needed: Sequence[str]
         DataError: A row has no prompt, or there are no rows.
         ConfigError: Without data, a column is needed that nobody can invent.
     """
+    own = data is None
     gold_name = next((name for name in GOLD_COLUMNS if name in needed), None)
     if data is None:
         unknown = [name for name in needed if name not in GOLD_COLUMNS]
@@ -119,6 +122,7 @@ def make_samples(data: Sequence[Mapping[str, Any]] | None, needed: Sequence[str]
         completions=[*first, *others],
         columns={name: values * 2 for name, values in columns.items()},
         gold=gold * 2,
+        own=own,
     )
 
 

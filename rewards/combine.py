@@ -58,8 +58,8 @@ class CombinedReward:
     """A weighted sum of rewards that keeps every part apart.
 
     Let A be the parts that apply to a sample. Its total is Σ_{k∈A} w_k·r_k; with ``renormalise`` it
-    is multiplied by Σ_k |w_k| / Σ_{k∈A} |w_k|. A sample has no total (NaN) when any part failed on
-    it, or when no part with a weight other than 0 applies.
+    is multiplied by Σ_k |w_k| / Σ_{k∈A} |w_k|. A sample has no total (NaN) when a part failed on
+    it, or when none applies; a part of weight 0 has no say in either, unless all weights are 0.
 
     Where weights change with the update, ``weights`` are those at the end, so that evaluations can
     be compared; ``at_update`` gives the sum that one update of a training learns from. It alone
@@ -181,10 +181,12 @@ class CombinedReward:
             messages={name: part.messages for name, part in flat.items()},
             seconds={name: part.seconds for name, part in flat.items()},
             flags={name: part.flags for name, part in flat.items() if part.flags},
+            recorded=tuple(recorded_only(self.weights)),
         )
         if self.update is not None:  # a batch of the training is remembered
             for name, part in self.parts.items():
-                part.note_failures(scored[name])
+                if name not in batch.recorded:
+                    part.note_failures(scored[name])
             if self.normalises and not self.defers:
                 batch.normalised = self.normalised(batch, prompts)
         return batch
@@ -285,9 +287,10 @@ def weighted_total(
     weights_K = np.array([weights[name] for name in scored])
     total_B = weighted_sum(scores_KB, weights_K, renormalise=renormalise)
     failed_B = np.zeros(scores_KB.shape[1], bool)
-    for part, applies_B in zip(scored.values(), ~np.isnan(scores_KB), strict=True):
+    aside = recorded_only(weights)
+    for (name, part), applies_B in zip(scored.items(), ~np.isnan(scores_KB), strict=True):
         for i in np.flatnonzero(~applies_B):  # what failed has no score
-            failed_B[i] |= part.status[i].failed
+            failed_B[i] |= part.status[i].failed and name not in aside
     counts_KB = counted(scores_KB, weights_K)
     for i in np.flatnonzero(~failed_B & counts_KB.any(0) & ~np.isfinite(total_B)):
         for part, counts in zip(scored.values(), counts_KB[:, i], strict=True):
@@ -297,6 +300,11 @@ def weighted_total(
                 part.messages[i] = f"the weighted sum with a score of {score:g} is not finite"
                 part.scores[i] = math.nan
     return np.where(failed_B | ~np.isfinite(total_B), math.nan, total_B)
+
+
+def recorded_only(weights: Mapping[str, float]) -> list[str]:
+    """Names of the parts of weight 0; none where every weight is 0, as in ``counted``."""
+    return [name for name, w in weights.items() if w == 0] if any(weights.values()) else []
 
 
 def counted(scores_KB: np.ndarray, weights_K: np.ndarray) -> np.ndarray:

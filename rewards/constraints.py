@@ -13,6 +13,12 @@ from instructrec.rewards.text import completion_text, prompt_text
 Mode = Literal["strict", "loose"]
 """``strict`` checks the response as it is; ``loose`` also seven forms of it."""
 
+_NO_COLUMN = (
+    "reward 'constraints' needs the column 'constraints' (a list of {id, kwargs} per row) or "
+    "IFEval's columns 'instruction_id_list' and 'kwargs', and the data has neither. To read "
+    "others, set the options constraints_column or instruction_id_list_column."
+)
+
 
 def constraints(
     prompts: Sequence[Any],
@@ -69,6 +75,15 @@ def constraints(
     return scores
 
 
+def _check_columns(available: Mapping[str, Any] | Sequence[str]) -> None:
+    """Says before a run begins what ``constraints`` would say at its first batch."""
+    if "constraints" not in available and "instruction_id_list" not in available:
+        raise DataError(_NO_COLUMN)
+
+
+constraints.check_columns = _check_columns  # type: ignore[attr-defined]
+
+
 def check_constraints(
     text: str,
     constraints: Sequence[tuple[str, Mapping[str, Any]]],
@@ -116,11 +131,7 @@ def _rows(
     if constraints is not None:
         return list(constraints)
     if names is None:
-        raise DataError(
-            "reward 'constraints' needs the column 'constraints' (a list of {id, kwargs} per row) "
-            "or IFEval's columns 'instruction_id_list' and 'kwargs', and the data has neither. To "
-            "read others, set the options constraints_column or instruction_id_list_column."
-        )
+        raise DataError(_NO_COLUMN)
     rows = []
     for i, (ids, given) in enumerate(zip(names, settings or [None] * size, strict=True)):
         ids, given = _parsed(ids, i), _parsed(given, i)

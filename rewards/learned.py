@@ -30,15 +30,16 @@ class LearnedReward(ModelReward):
     encoders (tokenizers with a separator token); else instruction, response and end token in a row.
 
     Args:
-        path: Folder of the model and its tokenizer, or a hub id.
+        path: Folder of the model and its tokenizer, a run of `instructrec train-reward`, or a
+            hub id.
         batch_size: Responses per forward pass.
         max_length: Longest text in tokens, at most what the model can read (the default). Longer
             texts lose their beginning (of a text pair: the end of the longer text), and are
             counted in ``truncated`` and ``reward/<name>/truncated_frac``.
         label: Whose logit is the score, as a name or an index; needed when the model has several.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        normalise: Whether to use the mean and std that ``record_normalisation`` wrote beside the
-            model.
+        normalise: Whether to use the mean and std that `instructrec train-reward` (or
+            ``record_normalisation``) wrote beside the model.
         mean: Given instead, together with ``std``.
         std: Given instead, together with ``mean``; above 0.
 
@@ -105,40 +106,56 @@ class PairClassifier(TextModel):
         Raises:
             ValueError: When a pair holds no tokens.
         """
-        encoded, cut = [], []
-        for prompt, completion in pairs:
-            features = self._features(prompt, completion)
-            size = len(features["input_ids"])
-            if not size:
-                raise ValueError("the instruction and the response hold no tokens.")
-            cut.append(size > self.max_length)
-            encoded.append(self._shortened(features, prompt, completion) if cut[-1] else features)
-        self.reward.count_truncated(cut, self.max_length)
-        return encoded
+        found = [encode_pair(self.tokenizer, p, c, self.max_length) for p, c in pairs]
+        self.reward.count_truncated([cut for _, cut in found], self.max_length)
+        return [features for features, _ in found]
 
-    def _features(self, prompt: Any, completion: Any, **settings: Any) -> Features:
-        tokenizer = self.tokenizer
-        encoded: Any
-        if tokenizer.chat_template:
-            messages = prompt_messages(prompt) + completion_messages(completion)
-            encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-        elif tokenizer.sep_token is not None:
-            texts = prompt_text(prompt), completion_text(completion)
-            encoded = tokenizer(*texts, verbose=False, **settings)
-        else:
-            text, end = prompt_text(prompt) + completion_text(completion), tokenizer.eos_token or ""
-            encoded = tokenizer(text if text.endswith(end) else text + end, verbose=False)
-        return {name: list(values) for name, values in encoded.items()}
 
-    def _shortened(self, features: Features, prompt: Any, completion: Any) -> Features:
-        if not self.tokenizer.chat_template and self.tokenizer.sep_token is not None:
-            return self._features(prompt, completion, truncation=True, max_length=self.max_length)
-        # The end holds the response and the token whose logit is read. A first token that marks
-        # the beginning stays where the model expects it.
-        ids = features["input_ids"]
-        head = int(ids[0] == self.tokenizer.bos_token_id and self.max_length > 1)
-        start = len(ids) - self.max_length + head
-        return {name: values[:head] + values[start:] for name, values in features.items()}
+def encode_pair(
+    tokenizer: Any, prompt: Any, completion: Any, max_length: int
+) -> tuple[Features, bool]:
+    """Tokenises an instruction and its response as one text (see `LearnedReward`).
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: The instruction, as text or messages.
+        completion: The response, as text or messages.
+        max_length: Longest text in tokens.
+
+    Returns:
+        The tokens, and whether some had to be left out.
+
+    Raises:
+        ValueError: There are none.
+    """
+    features = _features(tokenizer, prompt, completion)
+    size = len(features["input_ids"])
+    if not size:
+        raise ValueError("the instruction and the response hold no tokens.")
+    if size <= max_length:
+        return features, False
+    if not tokenizer.chat_template and tokenizer.sep_token is not None:
+        cut = _features(tokenizer, prompt, completion, truncation=True, max_length=max_length)
+        return cut, True
+    # The end holds the response and the token whose logit is read. A first token that marks
+    # the beginning stays where the model expects it.
+    head = int(features["input_ids"][0] == tokenizer.bos_token_id and max_length > 1)
+    start = size - max_length + head
+    return {name: values[:head] + values[start:] for name, values in features.items()}, True
+
+
+def _features(tokenizer: Any, prompt: Any, completion: Any, **settings: Any) -> Features:
+    encoded: Any
+    if tokenizer.chat_template:
+        messages = prompt_messages(prompt) + completion_messages(completion)
+        encoded = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+    elif tokenizer.sep_token is not None:
+        texts = prompt_text(prompt), completion_text(completion)
+        encoded = tokenizer(*texts, verbose=False, **settings)
+    else:
+        text, end = prompt_text(prompt) + completion_text(completion), tokenizer.eos_token or ""
+        encoded = tokenizer(text if text.endswith(end) else text + end, verbose=False)
+    return {name: list(values) for name, values in encoded.items()}
 
 
 def record_normalisation(path: str | Path, scores: Sequence[float]) -> tuple[float, float]:

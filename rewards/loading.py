@@ -129,7 +129,7 @@ def _execute(name: str, full: Path, shown: str) -> ModuleType:
 def _load_module(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = ""
         if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
             guess = name.replace(".", "/") + ".py"

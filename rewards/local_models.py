@@ -39,6 +39,8 @@ class ModelReward:
     __name__ = "model"
     kind: ClassVar[str] = "sequence-classification model"
     """What the folder must hold, for the errors."""
+    exported: ClassVar[str] = "reward_model"
+    """Folder of the model in a run folder that trained one."""
     role: ClassVar[str] = "reward"
     """What it is, for the errors."""
 
@@ -82,6 +84,8 @@ class ModelReward:
 
     def _check_path(self, path: str) -> str:
         folder = Path(path).expanduser()
+        if (folder / self.exported / "config.json").is_file():
+            folder = folder / self.exported
         if path.strip() and folder.is_dir():
             if not (folder / "config.json").is_file():
                 raise ConfigError(
@@ -118,8 +122,10 @@ class TextModel:
         self.tokenizer, self.model = _load(reward, auto_class, unused)
         self.model.to(pick_device(reward.device))  # type: ignore[arg-type]
         self.model.eval()
-        _agree_on_padding(self.tokenizer, self.model, reward)
-        self.max_length = _text_limit(self.tokenizer, self.model.config, reward)
+        agree_on_padding(self.tokenizer, self.model, reward.who, reward.path)
+        self.max_length = text_limit(
+            self.tokenizer, self.model.config, reward.max_length, reward.who
+        )
 
     def encode_texts(self, texts: Sequence[str]) -> list[Features]:
         """Tokenises single texts; those that are too long lose their end and are counted."""
@@ -146,18 +152,40 @@ class TextModel:
         Returns:
             N rows as plain lists or numbers, in the order given.
         """
-        import torch
+        return run_batches(self.model, self.tokenizer, encoded, self.reward.batch_size, read)
 
-        rows: list[Any] = [None] * len(encoded)
-        for chosen in _similar_lengths(encoded, self.reward.batch_size):
-            batch = self.tokenizer.pad(
-                [dict(encoded[i]) for i in chosen], padding=True, return_tensors="pt"
-            ).to(self.model.device)
-            with torch.inference_mode():
-                values = read(self.model(**batch), batch)
-            for i, value in zip(chosen, values.float().tolist(), strict=True):
-                rows[i] = value
-        return rows
+
+def run_batches(
+    model: Any,
+    tokenizer: Any,
+    encoded: Sequence[Features],
+    batch_size: int,
+    read: Callable[[Any, Any], torch.Tensor],
+) -> list[Any]:
+    """Runs a model over tokenised texts of at least one token each, shortest first.
+
+    Args:
+        model: In evaluation mode.
+        tokenizer: Pads on the right with the token that the model takes for padding.
+        encoded: N texts.
+        batch_size: Texts per forward pass.
+        read: From the model's output and its input to one row per text, (b, ...).
+
+    Returns:
+        N rows as plain lists or numbers, in the order given.
+    """
+    import torch
+
+    rows: list[Any] = [None] * len(encoded)
+    for chosen in _similar_lengths(encoded, batch_size):
+        batch = tokenizer.pad(
+            [dict(encoded[i]) for i in chosen], padding=True, return_tensors="pt"
+        ).to(model.device)
+        with torch.inference_mode():
+            values = read(model(**batch), batch)
+        for i, value in zip(chosen, values.float().tolist(), strict=True):
+            rows[i] = value
+    return rows
 
 
 def label_index(config: Any, label: str | int | None, reward: ModelReward) -> int:
@@ -206,19 +234,26 @@ def _load(
     return tokenizer, model
 
 
-def _agree_on_padding(
-    tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel, reward: ModelReward
-) -> None:
+def agree_on_padding(tokenizer: Any, model: Any, who: str, path: str) -> None:
     """Makes model and tokenizer pad with one token, on the right.
 
     Decoder models read the logit at the last token that is not their padding token.
+
+    Args:
+        tokenizer: Changed in place.
+        model: Its configuration is changed in place.
+        who: What the model is for, for the error.
+        path: Where it is from, for the error.
+
+    Raises:
+        PolicyError: The tokenizer has no token to pad with.
     """
     config = model.config.get_text_config()
     candidates = (config.pad_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id)
     pad = next((token for token in candidates if token is not None and token >= 0), None)
     if pad is None:
         raise PolicyError(
-            f"{reward.who}: the tokenizer in {reward.path!r} has neither a padding "
+            f"{who}: the tokenizer in {path!r} has neither a padding "
             "nor an end token; set one of them and save the tokenizer again."
         )
     config.pad_token_id = pad
@@ -226,18 +261,20 @@ def _agree_on_padding(
     tokenizer.padding_side = "right"
 
 
-def _text_limit(tokenizer: Any, config: Any, reward: ModelReward) -> int:
-    """Returns the longest text in tokens that the model reads and the user wants."""
+def text_limit(tokenizer: Any, config: Any, wanted: int | None, who: str) -> int:
+    """Returns the longest text in tokens that the model reads and the user wants.
+
+    Raises:
+        ConfigError: The model does not read as many.
+    """
     windows = (
         tokenizer.model_max_length,
         getattr(config.get_text_config(), "max_position_embeddings", None),
     )
-    window = min((w for w in windows if w), default=reward.max_length or 512)
-    if reward.max_length is not None and reward.max_length > window:
-        raise ConfigError(
-            f"{reward.who}: max_length = {reward.max_length}, but the model reads {window} tokens."
-        )
-    return reward.max_length or window
+    window = min((w for w in windows if w), default=wanted or 512)
+    if wanted is not None and wanted > window:
+        raise ConfigError(f"{who}: max_length = {wanted}, but the model reads {window} tokens.")
+    return wanted or window
 
 
 def _similar_lengths(

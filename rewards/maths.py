@@ -74,7 +74,7 @@ class MathVerify:
             **columns: Not read.
 
         Returns:
-            B scores in {0, 1}; None where no expected answer is mathematics; a ``FailedScore``
+            B scores in {0, 1}; None where there is no expected answer; a ``FailedScore``
             where the comparison failed.
 
         Raises:

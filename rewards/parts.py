@@ -14,7 +14,7 @@ from instructrec.errors import ConfigError, RewardError, did_you_mean
 from instructrec.rewards.cache import ScoreCache
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.isolation import Workers, WorkerSettings
-from instructrec.rewards.registry import check_name, find_reward, spec_text
+from instructrec.rewards.registry import check_name, find_reward, read_as, spec_text
 from instructrec.rewards.scaling import SCALINGS, RunningStats, Scaling, normalised
 from instructrec.rewards.schedule import parse_weight
 from instructrec.rewards.scoring import PartScores, score_part
@@ -34,6 +34,8 @@ class RewardSpec:
     """Factor in the total; 0 only records; {1: 0.0, 20: 1.0} moves in straight lines by update."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the reward, by name."""
+    format: Literal["text", "chat"] | None = None
+    """What it reads: text, or chat messages (TRL's conversational rewards); None: as declared."""
     normalise: Scaling = "none"
     """How scores are scaled in training: none, clip, batch, running or group; logs stay raw."""
     clip: tuple[float, float] | None = None
@@ -60,7 +62,7 @@ class Part:
     Args:
         name: What the sum calls it.
         reward: The reward.
-        spec: Its settings; ``use`` and ``options`` are in the reward already.
+        spec: Its settings; ``use``, ``options`` and ``format`` are in the reward already.
 
     Raises:
         ConfigError: When the name or a setting cannot be used.
@@ -187,7 +189,8 @@ def make_part(name: Any, value: Any) -> Part:
     """
     check_name(name)
     if isinstance(value, RewardSpec):
-        return Part(name, _named(name, value.use or name, value.options), value)
+        reward = _named(name, value.use or name, value.options, value.format)
+        return Part(name, reward, value)
     if isinstance(value, bool) or value is None:
         raise ConfigError(_bad_part(name, value))
     if isinstance(value, int | float):
@@ -208,14 +211,14 @@ def make_part(name: Any, value: Any) -> Part:
     options = value.get("options") or {}
     if not isinstance(options, Mapping):
         raise ConfigError(f"rewards.{name}.options = {options!r}: expected a mapping.")
-    reward = _named(name, value.get("use") or name, options)
+    reward = _named(name, value.get("use") or name, options, value.get("format"))
     settings = {key: v for key, v in value.items() if key not in ("use", "options")}
     return Part(name, reward, RewardSpec(**settings))
 
 
-def _named(name: str, use: Any, options: Mapping[str, Any]) -> BoundReward:
+def _named(name: str, use: Any, options: Mapping[str, Any], format: Any = None) -> BoundReward:
     """Makes a reward that calls itself what the config calls it."""
-    return BoundReward(replace(find_reward(use), name=name), options)
+    return BoundReward(read_as(replace(find_reward(use), name=name), format), options)
 
 
 def _bad_part(name: str, value: Any) -> str:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from instructrec.errors import ConfigError, unknown_name
+from instructrec.errors import ConfigError, did_you_mean, unknown_name
 from instructrec.rewards.base import RewardInfo
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.loading import load_object, portable, split_spec
@@ -53,10 +53,12 @@ _QUALITIES = {
     "no_refusal": "style:no_refusal",
     "language": "language:Language",
     "constraints": "constraints:constraints",
+    "code_execution": "code_execution:CodeExecution",
     "optimality": "walks:optimality",
     "math_verify": "maths:MathVerify",
     "reasoning_gym": "reasoning:ReasoningGym",
     "embedding_similarity": "embedding:EmbeddingSimilarity",
+    "alignment": "alignment:AlignmentReward",
     "llm_judge": "judge:LLMJudge",
 }
 """Built-in rewards whose scores lie in [0, 1] -> module and attribute."""
@@ -204,6 +206,22 @@ def find_reward(spec: str | Callable[..., Any]) -> RewardInfo:
     if place.endswith(".py"):
         spec = f"{Path(place).expanduser().resolve()}:{attr}"
     return replace(_info_of(target, _derived_name(target, attr)), target=spec)
+
+
+def read_as(info: RewardInfo, format: Literal["text", "chat"] | None) -> RewardInfo:
+    """Returns what is known about a reward, with another format: ``text``, ``chat``, None as it is.
+
+    Raises:
+        ConfigError: When the format is none of these.
+    """
+    if format is None:
+        return info
+    if format not in ("text", "chat"):
+        raise ConfigError(
+            f"reward {info.name!r}: format = {format!r}; expected text or chat."
+            f"{did_you_mean(str(format), ('text', 'chat'))}"
+        )
+    return replace(info, format=format)
 
 
 def check_name(name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ from instructrec.rewards.calling import BoundReward, check_scores
 
 # A wrong setting, column or model fails every sample alike and for good: it stops the run.
 _NOT_THE_SAMPLES_FAULT = (ConfigError, DataError, PolicyError)
+
+# What functions that expect chat messages, as TRL's conversational ones do, raise on a string.
+_READS_MESSAGES = (
+    "TypeError: string indices must be integers",
+    "AttributeError: 'str' object has no attribute 'get'",
+)
 
 
 @dataclass
@@ -82,13 +89,14 @@ def score_part(
         scored: PartScores = combined(prompts, completions, columns)
         scored.seconds = time.perf_counter() - start
         return scored
+    folder = os.getcwd()
     try:
         result = reward.raw(list(prompts), list(completions), _rows(columns, None))
     except _NOT_THE_SAMPLES_FAULT:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a reward that calls sys.exit() ends no run
         if len(completions) == 1:
-            part = _collect([(math.nan, Status.RAISED, describe_error(error))])
+            part = _collect([(math.nan, Status.RAISED, explain_error(error, reward))])
         else:
             part = _one_by_one(reward, prompts, completions, columns)
     else:
@@ -97,6 +105,9 @@ def score_part(
         )
         if (truncated := reward.last_truncated(len(completions))) is not None:
             part.flags["truncated"] = truncated
+    finally:
+        if os.getcwd() != folder:  # relative paths of the run would lead elsewhere
+            os.chdir(folder)
     part.seconds = time.perf_counter() - start
     return part
 
@@ -143,6 +154,17 @@ def judge_score(
 def describe_error(error: BaseException) -> str:
     """Returns the type and message of an exception as one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def explain_error(error: BaseException, reward: BoundReward) -> str:
+    """Describes an exception of a reward, and what to do where it was handed the other format."""
+    text = describe_error(error)
+    if reward.info.format == "text" and text.startswith(_READS_MESSAGES):
+        return (
+            f"{text} (it seems to read chat messages, and gets each response as a string: set "
+            "format: chat for this reward, --format chat in rewards check)"
+        )
+    return text
 
 
 def _collect(judged: Sequence[tuple[float, Status, str]]) -> PartScores:

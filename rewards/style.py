@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError
@@ -12,6 +12,11 @@ from instructrec.rewards.text import completion_texts
 
 Unit = Literal["words", "characters", "tokens"]
 """What is counted: words between white space, characters, or the policy's own token ids."""
+
+_NO_LENGTH = (
+    "reward 'length' does not know which length is wanted: set minimum, maximum or target, or give "
+    "the data a column 'target' (target_column names another one)."
+)
 
 
 class Length:
@@ -82,10 +87,7 @@ class Length:
         if self.minimum is not None or self.maximum is not None:
             return [self._score(size, self.minimum, self.maximum) for size in sizes]
         if target is None:
-            raise ConfigError(
-                "reward 'length' does not know which length is wanted: set minimum, maximum or "
-                "target, or give the data a column 'target' (target_column names another one)."
-            )
+            raise ConfigError(_NO_LENGTH)
         scores: list[float | None] = []
         for i, (size, wanted) in enumerate(zip(sizes, target, strict=True)):
             if wanted is None:
@@ -98,6 +100,11 @@ class Length:
                 )
             scores.append(self._score(size, int(wanted), int(wanted)))
         return scores
+
+    def check_columns(self, available: Mapping[str, Any] | Sequence[str]) -> None:
+        """Raises ConfigError when neither an option nor a column says which length is wanted."""
+        if self.minimum is None and self.maximum is None and "target" not in available:
+            raise ConfigError(_NO_LENGTH)
 
     def _score(self, size: int, low: int | None, high: int | None) -> float:
         below = 0 if low is None else low - size
@@ -154,8 +161,9 @@ def refusal(
     """1.0 where a response declines to answer, else 0.0, judged by the words of its beginning.
 
     A keyword check, in the manner of Zou et al. (2023): apologies followed by inability, "I cannot
-    help with", "as an AI". It knows English, misses polite evasions, and is meant as a guard beside
-    other rewards; a classifier judges better.
+    help with", "as an AI". It knows English, lets the commonest figures of speech pass ("I cannot
+    help but smile"), misses polite evasions, and is meant as a guard beside other rewards; a
+    classifier judges better.
 
     Args:
         completions: B responses.
@@ -197,7 +205,13 @@ def no_refusal(
     return [float(not found) for found in _refuses(completions, phrases, within, "no_refusal")]
 
 
-_CANNOT = r"(?:can(?:no|')t|can not|won't|will not)"
+# "I cannot help but smile", "I can't recommend it enough", "sorry, I can't imagine how hard it is".
+_FEELS = (
+    r" help (?:but|it|myself|\w+ing)\b"
+    r"| (?:even )?(?:begin to )?(?:imagine|believe|wait|thank)\b"
+    r"| (?:recommend|support|promote|stress|praise)\b[^.!?]{0,60}\benough\b"
+)
+_CANNOT = rf"(?:can(?:no|')t|can not|won't|will not)(?!{_FEELS})"
 _UNABLE = r"(?: am|'m| are|'re) (?:unable|not able|not allowed)"
 _TASK = (
     r"(?:(?:really|actually|directly|currently|ethically|legally|personally|simply) )?"

@@ -1,7 +1,8 @@
-"""Saying so when a reward hangs: one line after a while, because a thread cannot be ended."""
+"""Saying so when a reward hangs, as a thread cannot be ended, and giving up where one can."""
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -33,6 +34,44 @@ def watching(what: str, seconds: float) -> Iterator[None]:
     finally:
         with _lock:
             _calls.pop(token, None)
+
+
+class DeadlineError(BaseException):
+    """A block did not end in time; no Exception, so that no reward takes it for one of its own."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Ends the block by an exception when it takes too long, where that is possible.
+
+    It is in the main thread of a process, on systems with ``setitimer``, and as long as the block
+    uses no alarm of its own; elsewhere the block runs for as long as it likes. An alarm that was
+    set before, for instance by a test, is set again afterwards.
+
+    Args:
+        seconds: How long it may take.
+
+    Raises:
+        DeadlineError: It did not end.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise DeadlineError
+
+    before, began = signal.signal(signal.SIGALRM, ring), time.monotonic()
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if before is None else before)
+        if left:
+            left = max(left - (time.monotonic() - began), 0.001)
+            signal.setitimer(signal.ITIMER_REAL, left, interval)
 
 
 def _start() -> None:

@@ -21,7 +21,7 @@ from typing import Any
 from instructrec.errors import ConfigError, DataError, InstructRecError, PolicyError, RewardError
 from instructrec.rewards.base import FailedScore, RewardInfo
 from instructrec.rewards.calling import BoundReward, check_scores
-from instructrec.rewards.scoring import describe_error
+from instructrec.rewards.scoring import explain_error
 
 FATAL: dict[str, type[InstructRecError]] = {
     kind.__name__: kind for kind in (ConfigError, DataError, PolicyError, RewardError)
@@ -133,8 +133,8 @@ def _answer(reward: BoundReward, message: bytes) -> dict[str, Any]:
         result = reward.raw(prompts, completions, columns)
     except (ConfigError, DataError, PolicyError) as error:
         return _fatal(error)
-    except Exception as error:
-        return {"raised": describe_error(error)}
+    except (Exception, SystemExit) as error:
+        return {"raised": explain_error(error, reward)}
     try:
         scores = check_scores(reward.__name__, result, len(completions))
     except RewardError as error:

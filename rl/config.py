@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError
-from instructrec.rl.config_rules import complaints
+from instructrec.rl.config_rules import complaints, wrong_choices
 
 
 def _require(condition: bool, field: str, given: object, expected: str) -> None:
@@ -22,22 +22,25 @@ def _require(condition: bool, field: str, given: object, expected: str) -> None:
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
     *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
-    *("rollout_chunks", "curriculum_window"),
+    *("rollout_chunks", "curriculum_window", "max_bad_steps", "stop_after"),
 )
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
     *("cliprange_high", "target_kl", "entropy_target", "entropy_coef_max", "kl_target"),
+    "cliprange_value",
 )
 _NOT_NEGATIVE = (
     *("eval_every", "early_stopping_patience", "save_every", "warmup_steps", "kl_coef", "vf_coef"),
     *("weight_decay", "advantage_std_floor", "entropy_coef", "critic_warmup_updates"),
-    "max_error_batches",
+    *("max_error_batches", "missing_eos_penalty"),
 )
-
+RATE_OF_A_HEAD = 1e-3
+"""Peak learning rate of a critic that is a linear head; a whole model has the policy's."""
 
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
-    *("max_error_frac", "max_error_batches", "max_reward", "max_drift"),
+    *("max_error_frac", "max_error_batches", "max_reward", "max_drift", "max_bad_steps"),
+    *("stop_on", "stop_after"),
 )
 """Settings that may differ when a run is continued: they do not change what an update does, but for
 the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number."""
@@ -61,8 +64,8 @@ class PPOConfig:
     """A process's episodes in one forward/backward; None: by length, turns and kind of device."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
-    critic_learning_rate: float = 1e-3
-    """Peak learning rate of the critic."""
+    critic_learning_rate: float | None = None
+    """Peak learning rate of the critic; None: 1e-3 (shared), or learning_rate (separate)."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape of the learning rate after the warm-up."""
     warmup_steps: int = 8
@@ -161,6 +164,12 @@ class PPOConfig:
     """Stop when a reward failed on responses of this many batches in a row; 0 sets no limit."""
     max_reward: float = 1e4
     """Stop when a reward is larger than this in absolute value."""
+    max_bad_steps: int = 3
+    """Stop at this many steps in a row whose loss or gradient is not finite; each is left out."""
+    stop_on: tuple[str, ...] = ()
+    """Monitors whose trouble ends the run, e.g. far_from_reference, entropy, length."""
+    stop_after: int = 3
+    """Updates in a row with such trouble after which it ends."""
     eval_every: int = 0
     """Updates between two evaluations on the validation split; 0 evaluates at the end only."""
     early_stopping_patience: int = 0
@@ -171,6 +180,8 @@ class PPOConfig:
     """Newest checkpoints kept on disk, the best one apart."""
 
     def __post_init__(self) -> None:
+        for complaint in wrong_choices(self, "ppo"):
+            raise ConfigError(complaint)
         for field in _COUNTS:
             self._check(field, lambda value: value >= 1, "at least 1")
         for field in _POSITIVE:
@@ -215,6 +226,13 @@ class PPOConfig:
         return self.episodes_per_update // self.num_mini_batches
 
     @property
+    def critic_rate(self) -> float:
+        """Peak learning rate of the critic: the one that was given, or the one of its kind."""
+        if self.critic_learning_rate is not None:
+            return self.critic_learning_rate
+        return self.learning_rate if self.critic == "separate" else RATE_OF_A_HEAD
+
+    @property
     def steps_per_update(self) -> int:
         """Optimizer steps in one update."""
         return self.num_ppo_epochs * self.num_mini_batches
@@ -223,9 +241,15 @@ class PPOConfig:
         """Refuses a task that these settings cannot train on.
 
         Raises:
+            ConfigError: A rollout is a single episode, which TRL's trainer refuses.
             DataError: It would not fill one rollout (TRL would run 0 steps and report success), or
                 has no such column as the prompt filter or the curriculum goes by.
         """
+        if self.episodes_per_update < 2:
+            raise ConfigError(
+                f"ppo.episodes_per_update = {self.episodes_per_update}: expected 2 or more, as "
+                "TRL's trainer takes no rollout of a single episode."
+            )
         needed = self.episodes_per_update // self.num_generations
         if num_instructions < needed:
             raise DataError(
@@ -344,6 +368,8 @@ class SFTConfig:
     """Validations without improvement after which training stops; 0 never stops early."""
 
     def __post_init__(self) -> None:
+        for complaint in wrong_choices(self, "sft"):
+            raise ConfigError(complaint)
         _require(self.demonstrations >= 1, "sft.demonstrations", self.demonstrations, "at least 1")
         _require(self.batch_size >= 1, "sft.batch_size", self.batch_size, "at least 1")
         _require(self.max_steps >= 0, "sft.max_steps", self.max_steps, "0 or more")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
+
+from instructrec.errors import unknown_name
 
 if TYPE_CHECKING:
-    from instructrec.rl.config import PPOConfig
+    from instructrec.rl.config import PPOConfig, SFTConfig
 
 _WITH = {
     "prompt_filter_floor": ("prompt_filter", "a filter, e.g. ppo.prompt_filter = 'id'"),
@@ -18,8 +20,15 @@ _WITH = {
     "kl_horizon": ("kl_target", "a target, e.g. ppo.kl_target = 6"),
     "entropy_coef_max": ("entropy_target", "a target, e.g. ppo.entropy_target = 0.4"),
     "early_stopping_patience": ("eval_every", "ppo.eval_every above 0"),
+    "stop_after": ("stop_on", "a monitor, e.g. ppo.stop_on = ['far_from_reference']"),
 }
 """Settings that do something only where the second one is set."""
+
+MONITORS = (
+    *("large_step", "far_from_reference", "entropy", "length", "cut_responses", "left_out"),
+    *("drift", "idle_critic", "no_spread", "no_variance", "nothing_kept"),
+)
+"""Names that ``ppo.stop_on`` may hold: what ``instructrec.rl.monitors`` watches."""
 
 OF_THE_CRITIC = (
     *("critic", "critic_model", "critic_detach", "critic_warmup_updates", "cliprange_value"),
@@ -33,6 +42,22 @@ def complaints(config: PPOConfig) -> Iterator[str]:
     """Yields a sentence about every combination that does not make sense."""
     yield from _useless(config)
     yield from _impossible(config)
+
+
+def wrong_choices(config: PPOConfig | SFTConfig, section: str) -> Iterator[str]:
+    """Yields a sentence about every field whose value is not one of its choices.
+
+    The command line refuses such a value by itself. From Python nothing would, and the code that
+    asks for one choice after another would silently take the last.
+
+    Args:
+        config: The settings.
+        section: What they are called in a recipe, e.g. ``"ppo"``.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        given = getattr(config, name)
+        if get_origin(kind) is Literal and given not in get_args(kind):
+            yield unknown_name(f"{section}.{name}", str(given), get_args(kind))
 
 
 def _useless(config: PPOConfig) -> Iterator[str]:
@@ -71,6 +96,15 @@ def _useless(config: PPOConfig) -> Iterator[str]:
 
 
 def _impossible(config: PPOConfig) -> Iterator[str]:
+    for name in config.stop_on:
+        if name not in MONITORS:
+            yield f"ppo.stop_on: {unknown_name('monitor', name, MONITORS)}"
+    if config.critic_warmup_updates >= config.num_updates:
+        yield (
+            f"ppo.critic_warmup_updates = {config.critic_warmup_updates} of ppo.num_updates = "
+            f"{config.num_updates}: the policy would never learn. Expected fewer than "
+            "ppo.num_updates, or more updates."
+        )
     if config.advantage in ("rloo", "group") and config.num_generations == 1:
         yield (
             f"ppo.advantage = {config.advantage!r} compares responses to the same instruction: "

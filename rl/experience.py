@@ -7,7 +7,7 @@ tokens of a micro-batch, packed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from typing import Protocol
@@ -195,7 +195,7 @@ def trainer_pass(
     *,
     temperature: float,
     micro_batch_size: int,
-    autocast: AbstractContextManager[None],
+    autocast: Callable[[], AbstractContextManager[None]],
 ) -> float:
     """Fills in old log-probs, values, reference log-probs and the states at the cut.
 
@@ -207,7 +207,7 @@ def trainer_pass(
         rows: Episodes that this process passes over; the states at the cut are of these alone.
         temperature: Of the sampling.
         micro_batch_size: Episodes in one forward pass.
-        autocast: Context of the forward passes.
+        autocast: Makes the context of a forward pass.
 
     Returns:
         Mean entropy of the policy over the action tokens (nats).
@@ -223,7 +223,7 @@ def trainer_pass(
     entropy_sum = 0.0
     for batch in _by_length(experience, rows, micro_batch_size):
         packed = experience.pack(batch)
-        with autocast:
+        with autocast():
             if experience.kept:
                 states_NH, cut = _kept_states(experience, batch), experience.cut(batch)
             else:

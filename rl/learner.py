@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import ConfigError, NumericsError, RewardError
+from instructrec.errors import ConfigError, RewardError
 from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
@@ -27,6 +28,7 @@ from instructrec.rl.adaptive import AdaptiveCoefficient
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
+from instructrec.rl.guards import MemoryGuard, StepGuard
 from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.optim import clip_gradients, go_to_step, make_optimizer, make_scheduler
 from instructrec.rl.reference import make_reference
@@ -89,6 +91,9 @@ class PPOLearner:
         )
         self.optimizer = make_optimizer(*self.trained_parameters(), config, policy.device)
         self.scheduler = make_scheduler(self.optimizer, config)
+        assert self.config.micro_batch_size is not None, "it has just been filled in"
+        self.memory = MemoryGuard(self.config.micro_batch_size)
+        self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
         self.entropy_weight = AdaptiveCoefficient(
@@ -112,7 +117,9 @@ class PPOLearner:
         Raises:
             ConfigError: The rollout has another size, or other groups.
             RewardError: No episode of it can be trained on.
-            NumericsError: A gradient is not finite; the weights are those before that step.
+            NumericsError: In the update before, too many steps in a row had a loss or gradient
+                that is not finite. Such steps are left out and counted (``faults/numerics``).
+            PolicyError: The memory does not hold a single episode.
         """
         config, clock = self.config, Clock()
         self._begin(rollout)
@@ -130,7 +137,7 @@ class PPOLearner:
         for _ in range(config.num_ppo_epochs):
             for minibatch in self._minibatches():
                 if not self.stopped_early:
-                    self._learn(minibatch)
+                    self._learn([row for rows in minibatch for row in rows])
         clock.lap("time/update_s")
         self.updates += 1
         self.experience.cut_states = {}  # large, and not needed any more
@@ -203,50 +210,39 @@ class PPOLearner:
                 "no episode of the rollout has a reward and is trained on: expected one at least. "
                 "Check the rewards."
             )
+        self.guard.begin()
         self.rows = own_rows(expected)
         self.experience = tensors_of(rollout, self.policy.device, self.rows.start)
         self.reuse.begin(self.experience)
         rollout.states = []  # large, and the experience has them
         self.loss_settings = self._loss_settings()
         self.stats, self.grad_norms = reporting.LossStats(), list[float]()
+        self.minibatch = reporting.LossStats()
         self.steps_taken, self.stopped_early = 0, False
 
     def _pass_over(self) -> float:
-        return trainer_pass(
+        work = partial(
+            trainer_pass,
             self.experience,
             self.trunk,
             self.critic,
             self.reference,
             self.rows,
             temperature=self.config.temperature,
-            micro_batch_size=self.micro_batch_size,
-            autocast=self.policy.autocast(),
+            autocast=self.policy.autocast,
         )
+        return self.memory.run(lambda n: work(micro_batch_size=n), "pass over the rollout")
 
     def _minibatches(self) -> Iterator[list[list[int]]]:
-        return minibatches(
-            self.experience,
-            self.rows,
-            self.config.num_mini_batches,
-            self.micro_batch_size,
-            self.shuffler,
-        )
+        parts, size = self.config.num_mini_batches, self.memory.size
+        return minibatches(self.experience, self.rows, parts, size, self.shuffler)
 
-    def _learn(self, minibatch: list[list[int]]) -> None:
-        """Takes one step with the gradient of a minibatch, given as micro-batches."""
-        self.minibatch = reporting.LossStats()
-        self.optimizer.zero_grad()  # an update that was broken off may have left some
-        for micro_batch in minibatch:
-            if rows := self.trained_rows(micro_batch):
-                self.micro_batch_loss(rows).backward()
+    def _learn(self, minibatch: list[int]) -> None:
+        """Takes one step with the gradient of the given episodes, ordered by length."""
+        self.memory.run(lambda size: self._gradient(minibatch, size), "training step")
         norm = self.clip()
-        if not torch.isfinite(norm):
-            raise NumericsError(
-                f"the gradient norm is {float(norm)}: expected a finite number. The weights are "
-                "those before this step. Look at the rewards of the last rollout, mend them "
-                "and use --resume, or start a new run with a lower learning rate."
-            )
-        if self.may_step():
+        self.minibatch = self.minibatch.over_processes()
+        if self._is_finite(norm) and self.may_step():
             with phase("optimizer"):
                 self.optimizer.step()
             crash_point("update.stepped")
@@ -254,6 +250,16 @@ class PPOLearner:
             self.grad_norms.append(float(norm))
             self.steps_taken += 1
         self.optimizer.zero_grad()
+
+    def _gradient(self, minibatch: list[int], size: int) -> None:
+        """Sums the gradient of the episodes in micro-batches of a size; anew at each call."""
+        self.minibatch = reporting.LossStats()
+        if not self.steps_taken:
+            self.reuse.forget()
+        self.optimizer.zero_grad()  # an update that was broken off may have left some
+        for start in range(0, len(minibatch), size):
+            if rows := self.trained_rows(minibatch[start : start + size]):
+                self.micro_batch_loss(rows).backward()
 
     def micro_batch_loss(self, rows: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy.
@@ -291,27 +297,30 @@ class PPOLearner:
         joint = self.config.critic == "shared" and self.config.advantage == "gae"
         return clip_gradients(policy, critic, self.config.max_grad_norm, joint=joint)
 
+    def _is_finite(self, norm: Tensor) -> bool:
+        allowed = self.guard.allows(norm, self.minibatch.sums, self.trained_weights)
+        self.stopped_early |= self.guard.gave_up
+        return allowed
+
     def may_step(self) -> bool:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
-        minibatch = self.minibatch.over_processes()
-        self.stats.add(minibatch.sums)
+        self.stats.add(self.minibatch.sums)
         if not self.steps_taken:
             self.drift |= self.reuse.measure()
             if not self.drift["ppo/drift_mean"] <= self.config.max_drift:
                 self.stopped_early = True  # somebody else's responses
                 return False
-        return self.is_worth_a_step(minibatch)
+        return self.is_worth_a_step(self.minibatch)
 
     def trained_parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The weights that train: the policy's, and the critic's."""
         policy, critic = trained_of(self.policy.model), trained_of(self.critic)
         return list(policy.values()), list(critic.values())
 
-    @property
-    def micro_batch_size(self) -> int:
-        """Episodes in one forward/backward of one process."""
-        assert self.config.micro_batch_size is not None, "the constructor fills it in"
-        return self.config.micro_batch_size
+    def trained_weights(self) -> dict[str, nn.Parameter]:
+        """The same by name."""
+        named = {"policy": trained_of(self.policy.model), "critic": trained_of(self.critic)}
+        return {f"{part}.{name}": p for part, own in named.items() for name, p in own.items()}
 
     # What it is made of ---------------------------------------------------------------------
 
@@ -373,6 +382,7 @@ class PPOLearner:
             **self.loss_metrics(),
             **self.drift,
             **self.reuse.end(),
+            "faults/numerics": float(self.guard.left_out),
             "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,
             "ppo/entropy_coef": self.entropy_weight.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),

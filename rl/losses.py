@@ -15,6 +15,10 @@ from torch import Tensor
 
 from instructrec.rl.kl import k2
 
+LARGEST_LOG_RATIO = 20.0
+"""Nats that a token's log-ratio counts at most, either way: beyond 88 its exponential overflows
+float32, and one such token would make the whole loss infinite."""
+
 
 @dataclass(frozen=True)
 class LossBatch:
@@ -84,7 +88,7 @@ def ppo_loss(
         ``approx_kl``, ``entropy`` and ``tokens``.
     """
     mask = batch.action_mask
-    log_ratio = torch.where(mask, logprobs - batch.old_logprobs, 0.0)
+    log_ratio = _bounded(torch.where(mask, logprobs - batch.old_logprobs, 0.0))
     ratio = log_ratio.exp()
     unclipped, surrogate = _surrogate(ratio, batch.advantages, settings)
     policy_loss = -torch.where(mask, surrogate, 0.0).sum() / normaliser
@@ -130,13 +134,17 @@ def nll_loss(
     """
     loss = -(weights * logprobs).sum() / normaliser
     with torch.no_grad():
-        log_ratio = logprobs - old_logprobs
+        log_ratio = _bounded(logprobs - old_logprobs)
         stats = {
             "nll": loss.detach(),
             "approx_kl": (torch.expm1(log_ratio) - log_ratio).sum(),
             "tokens": torch.ones_like(weights).sum(),
         }
     return loss, stats
+
+
+def _bounded(log_ratio: Tensor) -> Tensor:
+    return log_ratio.clamp(-LARGEST_LOG_RATIO, LARGEST_LOG_RATIO)
 
 
 def _surrogate(ratio: Tensor, advantages: Tensor, settings: LossSettings) -> tuple[Tensor, Tensor]:

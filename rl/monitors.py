@@ -61,6 +61,8 @@ class Memory:
     """Updates in a row in which all rewards were equal."""
     ringing: list[str] = field(default_factory=list)
     """Monitors whose trouble is not over yet."""
+    lasting: dict[str, int] = field(default_factory=dict)
+    """Updates in a row with the trouble of a monitor that may end the run."""
 
 
 class Monitors:
@@ -82,10 +84,28 @@ class Monitors:
         new = [name for name in ringing if name not in self.memory.ringing]
         self.memory.ringing = ringing
         alarms = [Alarm(name, found[name] or "") for name in new]
+        alarms += self._lasting(found)
         limit, drift = self.config.max_drift, metrics["ppo/drift_mean"]
         if not drift <= limit:
             alarms.append(Alarm("broken_sampler", _broken_sampler(drift, limit), stops=True))
         return alarms
+
+    def _lasting(self, found: Mapping[str, str | None]) -> list[Alarm]:
+        """Alarms that end the run: of the monitors that may, the trouble lasts too long."""
+        config, memory = self.config, self.memory
+        memory.lasting = {
+            name: memory.lasting.get(name, 0) + 1 for name in config.stop_on if found[name]
+        }
+        return [
+            Alarm(
+                name,
+                f"{found[name]} It lasts for {updates} updates, and ppo.stop_on holds {name!r}. A "
+                "checkpoint was written; --resume with another ppo.stop_on goes on.",
+                stops=True,
+            )
+            for name, updates in memory.lasting.items()
+            if updates >= config.stop_after
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to carry."""
@@ -200,7 +220,9 @@ def _broken_sampler(drift: float, limit: float) -> str:
     return (
         f"sampler and trainer disagree by {drift:.3f} nats per token, more than ppo.max_drift = "
         f"{limit}: the responses were not drawn from the policy that is trained (another "
-        "temperature, other weights). Nothing was learned from them. A checkpoint was written."
+        "temperature, other weights). Nothing was learned from them. A checkpoint was written. Use "
+        "policy.dtype = 'float32' to see whether it is the precision, else look at the decoder; "
+        "raise ppo.max_drift only if so much drift is meant to be."
     )
 
 
@@ -210,8 +232,9 @@ def _idle_critic(monitors: Monitors, metrics: Mapping[str, float]) -> str | None
         return None
     return (
         f"the critic has explained nothing of the returns for {idle} updates in a row "
-        "(ppo/explained_variance); the mean return of the batch stands in for it. Where prompts "
-        "differ in difficulty, ppo.advantage = 'rloo' with ppo.num_generations = 4 needs no critic."
+        "(ppo/explained_variance); the mean return of the batch stands in for it, which costs "
+        "little: leave it so, or give the critic more to learn with: ppo.critic_warmup_updates, "
+        "ppo.critic_detach = false, another ppo.critic_learning_rate."
     )
 
 

@@ -20,7 +20,7 @@ def make_optimizer(
     """AdamW with one group for the policy and one for the critic."""
     groups: list[dict[str, Any]] = [
         {"params": list(policy), "lr": config.learning_rate},
-        {"params": list(critic), "lr": config.critic_learning_rate, "weight_decay": 0.0},
+        {"params": list(critic), "lr": config.critic_rate, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         groups,
@@ -77,6 +77,9 @@ def clip_gradients(
 ) -> torch.Tensor:
     """Scales gradients down to a largest L2 norm; returns the policy's (joint: the) norm.
 
+    A norm that is not finite is returned and nothing scaled: the scale itself would spread one
+    such entry over all gradients.
+
     Args:
         policy: The policy's trained weights.
         critic: The critic's.
@@ -85,8 +88,11 @@ def clip_gradients(
             larger gradient of the critic would slow the policy down.
     """
     policy, critic = list(policy), list(critic)
-    if joint:
-        return nn.utils.clip_grad_norm_([*policy, *critic], max_norm)
-    critic_norm = nn.utils.clip_grad_norm_(critic, max_norm)
-    norm = nn.utils.clip_grad_norm_(policy, max_norm)
-    return norm if torch.isfinite(critic_norm) else critic_norm
+    groups = [[*policy, *critic]] if joint else [policy, critic]
+    norms = [nn.utils.get_total_norm([p.grad for p in g if p.grad is not None]) for g in groups]
+    for norm in norms:
+        if not torch.isfinite(norm):
+            return norm
+    for group, norm in zip(groups, norms, strict=True):
+        nn.utils.clip_grads_with_norm_(group, max_norm, norm)
+    return norms[0]

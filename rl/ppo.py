@@ -7,18 +7,24 @@ report, keep a checkpoint.
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import NumericsError
+from instructrec.errors import CheckpointError, InstructRecError, NumericsError
+from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.processes import agree_any, broadcast, on_main, together, world_size
 from instructrec.rl import reporting, training_state
-from instructrec.rl.checkpoint import Snapshot
+from instructrec.rl.checkpoint import Snapshot, checkpoint_path
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.global_generators import global_states, set_global_states
+from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
@@ -95,9 +101,17 @@ class PPOTrainer(RolloutTrainer):
     def run_update(self, indices: list[int]) -> None:
         """Collects a rollout and learns from it."""
         clock = Clock()
+        self.fault_counts: Counter[str] = Counter()
         training_state.restore_globals(self)
+        with heard_by(self._count_fault):
+            self._play_and_learn(indices, clock)
+
+    def _count_fault(self, fault: Fault) -> None:
+        self.fault_counts[fault.boundary] += fault.count
+
+    def _play_and_learn(self, indices: list[int], clock: Clock) -> None:
         self.policy.sync()
-        self.collect(indices)
+        self._collect_or_keep(indices)
         self.progress.note_rollout(self.rollout)
         clock.lap("time/rollout_s")
         # The slowest process may be another one for each.
@@ -109,6 +123,41 @@ class PPOTrainer(RolloutTrainer):
         clock.laps |= {name: value for name, value in stats.items() if name.startswith("time/")}
         self.progress.update += 1
         self.stats = stats
+
+    def _collect_or_keep(self, indices: list[int]) -> None:
+        """Collects a rollout; where that fails, keeps a checkpoint of the update before it."""
+        before = (
+            self.policy.generator_state(),
+            deepcopy(self.env.reward.state_dict()),
+            deepcopy(self.prompt_filter.state_dict()) if self.prompt_filter else {},
+            global_states(),
+        )
+        try:
+            self.collect(indices)
+        except InstructRecError as error:
+            # Several processes may have come to different places: they keep what there is.
+            if self.progress.update and world_size() == 1 and not self._is_kept():
+                sampler, rewards, chosen, generators = before
+                set_global_states(generators)
+                self.policy.set_generator_state(sampler)
+                self.env.reward.load_state_dict(rewards)
+                if self.prompt_filter is not None:
+                    self.prompt_filter.load_state_dict(chosen)
+                # Neither broken weights nor a full disk may hide why the rollout failed.
+                with suppress(NumericsError, CheckpointError, OSError):
+                    self.keep_checkpoint()
+            if isinstance(error, NumericsError):
+                raise type(error)(f"update {self.progress.update + 1}: {error}") from error
+            raise
+
+    def _is_kept(self) -> bool:
+        folder, update = self.checkpoint_dir, self.progress.update
+        return folder is not None and checkpoint_path(folder, update).exists()
+
+    def keep_checkpoint(self) -> None:
+        """Writes a checkpoint, unless there is something in the weights that is no number."""
+        check_finite(self.learner.trained_weights(), "no checkpoint is written of them")
+        training_state.save(self)
 
     def collect(self, indices: list[int]) -> None:
         """Plays one episode for each instruction, or for those that the filter prefers.
@@ -146,6 +195,8 @@ class PPOTrainer(RolloutTrainer):
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = self.monitors.check(metrics)
+        if self.learner.guard.gave_up:
+            alarms.append(Alarm("numerics", self.learner.guard.diagnosis, stops=True))
         broken = next((alarm for alarm in alarms if alarm.stops), None)
         is_best = self.progress.best_update == update
         ends = interrupted or pruned or early
@@ -156,7 +207,7 @@ class PPOTrainer(RolloutTrainer):
         on_main(lambda: self._report(metrics, alarms))
         crash_point("update.reported")
         if saving or (config.save_every and update % config.save_every == 0):
-            training_state.save(self)
+            self.keep_checkpoint()
         if broken is not None:
             raise NumericsError(broken.message)
         if interrupted:
@@ -178,6 +229,8 @@ class PPOTrainer(RolloutTrainer):
             **reporting.reward_metrics(self.rollout, self.weights),
             **reporting.task_metrics(self.rollout),
             **self.stats,
+            "faults/reward": float(self.fault_counts["reward"]),
+            "faults/memory": float(self.fault_counts["memory"]),
             **(self.prompt_filter.metrics() if self.prompt_filter else {}),
             **self.speedometer.metrics(self.learner, laps),
             **laps,
@@ -236,14 +289,13 @@ def train_ppo(
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
         DataError: The task is smaller than one rollout, or differs between the processes.
-        NumericsError: A gradient is not finite, or a monitor stopped the run.
+        NumericsError: Too many steps had no finite gradient, weights are not finite, or a monitor
+            stopped the run.
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
     config = _resolved(policy, env, config)
-    resume = None
-    if resume_from is not None:
-        resume = training_state.read(resume_from, config, env.task, allow_change)
+    resume = training_state.read(resume_from, config, env.task, allow_change)
     if resume is not None and (ended := training_state.ended(resume, config)):
         return training_state.take_result(policy, resume, ended, checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)

@@ -69,7 +69,7 @@ class RaftLearner(PPOLearner):
         metrics = {"ppo/approx_kl": self.stats.approx_kl()}
         if self.kept:
             seen = self.steps_taken + self.stopped_early  # the step that target_kl refused, too
-            metrics["raft/loss"] = self.stats.sums["nll"] / seen
+            metrics["raft/loss"] = self.stats.sums.get("nll", 0.0) / max(seen, 1)
         return metrics
 
 

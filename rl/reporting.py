@@ -41,6 +41,7 @@ class LossStats:
 
     def metrics(self, num_steps: int) -> dict[str, float]:
         """Means over tokens; losses are means over the optimizer steps."""
+        num_steps = max(num_steps, 1)  # all of them may have been left out
         tokens = max(self.sums.get("tokens", 0.0), 1.0)
         return {
             "ppo/policy_loss": self.sums.get("policy_loss", 0.0) / num_steps,

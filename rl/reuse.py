@@ -60,6 +60,10 @@ class DecodingReuse:
         """Notes whether this update relies on what decoding kept."""
         self.used, self._pairs, self._last = bool(experience.kept), [], (0.0, 0)
 
+    def forget(self) -> None:
+        """Drops what ``compare`` took down: its minibatch is computed again."""
+        self._pairs = []
+
     def compare(self, experience: Experience, rows: Sequence[int], logprobs_N: Tensor) -> None:
         """Takes down the trainer's log-probs of some episodes before the first step."""
         if self.used:

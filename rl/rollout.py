@@ -17,6 +17,7 @@ import numpy as np
 from instructrec import processes
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, DataError, RewardError
+from instructrec.faults import Fault, note
 from instructrec.policies.base import StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.policies.tape import TokenStates
@@ -112,6 +113,21 @@ class Rollout:
             for i in range(min(len(self), limit or len(self)))
         ]
 
+    def faults(self) -> list[Fault]:
+        """One fault for each way in which each reward failed."""
+        found = []
+        for name, statuses in _rewards_of(self).status.items():
+            for kind in sorted({status for status in statuses if status.failed}):
+                rows = [i for i, status in enumerate(statuses) if status is kind]
+                message = _rewards_of(self).messages[name][rows[0]]
+                ids = tuple(self.instruction_ids[i] for i in rows[:_SAMPLES])
+                found.append(Fault("reward", kind.value, name, message, len(rows), ids))
+        return found
+
+
+_SAMPLES = 5
+"""Instructions that a fault names."""
+
 
 def collect(
     policy: TokenPolicy,
@@ -150,6 +166,9 @@ def collect(
     if env.reward.defers:
         _pay_normalised(rollout, env.reward, config)
     _agree_on_failures(env.reward)
+    if processes.is_main():
+        for fault in rollout.faults():
+            note(fault)
     _check(rollout, config)
     _check_failing(env.reward.failing_batches, config)
     return rollout
@@ -293,7 +312,7 @@ def _check(rollout: Rollout, config: PPOConfig) -> None:
                 f"{name}: {statuses[i]} ({rewards.messages[name][i]})"
                 for i in failed
                 for name, statuses in rewards.status.items()
-                if statuses[i].failed
+                if statuses[i].failed and rewards.counts(name)
             ),
             "unknown",
         )

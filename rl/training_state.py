@@ -82,6 +82,8 @@ def read(folder: Path, config: PPOConfig, task: Task, allow_change: Sequence[str
     Raises:
         CheckpointError: It cannot be read, or belongs to another run.
     """
+    if folder is None:
+        return None
     snapshot = sharing.read_shared(folder)
     check_compatible(snapshot.state, config, task, allow_change)
     said = snapshot.state["progress"]["update"]

@@ -85,7 +85,7 @@ REFUSED = {
     "ref_model_sync_steps": "the reference is always the policy at the start",
     "max_tool_calling_iterations": "tools belong to the environment",
     "chat_template_kwargs": "the environment writes the prompts",
-    "router_aux_loss_coef": "mixture-of-experts models are not supported",
+    "router_aux_loss_coef": "the loss of a mixture's router is not added to PPO's",
     **dict.fromkeys(("model_adapter_name", "ref_adapter_name"), _ADAPTER),
     "dataset_num_proc": "no data set is tokenised before a run",
     "world_size": _PROCESSES,

@@ -18,7 +18,7 @@ import numpy as np
 
 from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import PolicyError
+from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.policies.base import Message, Policy, Prompt, Responses, StopReason, TokenPolicy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
@@ -174,12 +174,15 @@ def play(policy: Policy, env: InstructionVectorEnv, sampling: Sampling, chunks: 
             is_first = not batches
             for part in _parts(going, chunks):
                 asked = [episodes[i] for i in part]
-                if tokens is not None and not is_first:
-                    ids = [episode.next_ids for episode in asked]
-                    responses = tokens.respond_ids(ids, sampling)
-                else:
-                    prompts = [episode.conversation for episode in asked]
-                    responses = policy.respond(prompts, _columns(env, part), sampling)
+                try:
+                    if tokens is not None and not is_first:
+                        ids = [episode.next_ids for episode in asked]
+                        responses = tokens.respond_ids(ids, sampling)
+                    else:
+                        prompts = [episode.conversation for episode in asked]
+                        responses = policy.respond(prompts, _columns(env, part), sampling)
+                except NonFiniteLogitsError as error:
+                    raise _named(error, env, part) from error
                 _record(policy, asked, responses)
                 crash_point("rollout.answered")
                 step = partial(_step, env, episodes, part)
@@ -191,6 +194,16 @@ def play(policy: Policy, env: InstructionVectorEnv, sampling: Sampling, chunks: 
             if tokens is not None:
                 going = [i for i in going if episodes[i].listen(tokens, sampling.max_new_tokens)]
     return Played(episodes, _last_rewards(batches, len(episodes)), waited)
+
+
+def _named(
+    error: NonFiniteLogitsError, env: InstructionVectorEnv, part: Sequence[int]
+) -> NonFiniteLogitsError:
+    """The same error with the instruction that it happened on."""
+    if error.row is None:
+        return error
+    item = env.instructions[part[error.row]]
+    return NonFiniteLogitsError(f"instruction {item.id!r}: {error}", error.row)
 
 
 def _parts(going: Sequence[int], chunks: int) -> list[list[int]]:

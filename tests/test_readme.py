@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import dataclasses
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from instructrec.checkout import PACKAGES
+from instructrec.rl.config import PPOConfig
 
 _EVAL = " --eval.limit 4 --eval.validation_limit 4 --policy.device cpu"
 SMALL = {
@@ -182,6 +184,21 @@ def test_the_index_lists_every_page_of_the_documentation(root: Path) -> None:
     index = (root / "docs" / "index.md").read_text(encoding="utf-8")
     pages = [path.relative_to(root / "docs").as_posix() for path in (root / "docs").rglob("*.md")]
     assert [page for page in pages if page != "index.md" and f"({page})" not in index] == []
+
+
+def test_every_setting_of_ppo_has_a_row_in_the_table_of_defaults(root: Path) -> None:
+    text = (root / "docs" / "ppo.md").read_text(encoding="utf-8")
+    table = text.split("\n## Defaults, and what chose them\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row)]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(PPOConfig))
+
+
+def test_tests_that_the_ppo_page_names_exist(root: Path) -> None:
+    text = (root / "docs" / "ppo.md").read_text(encoding="utf-8")
+    tests = "".join(path.read_text(encoding="utf-8") for path in (root / "tests").rglob("*.py"))
+    named = re.findall(r"`(test_\w+)`", text)
+    assert len(named) >= 7 and [name for name in named if f"def {name}(" not in tests] == []
 
 
 def test_the_code_that_the_ppo_page_points_to_exists(root: Path) -> None:

@@ -25,6 +25,7 @@ _BUILTIN = {name: f"instructrec.envs.tasks.{name}" for name in _FAMILIES}
 _BUILTIN["calculations"] = "instructrec.envs.tasks.calculations"
 _BUILTIN["cldr_names"] = "instructrec.envs.tasks.cldr_names"
 _BUILTIN["constrained_writing"] = "instructrec.envs.tasks.constrained_writing"
+_BUILTIN["one_line_functions"] = "instructrec.envs.tasks.functions"
 _BUILTIN["closed_answers"] = "instructrec.envs.tasks.mixture"
 _BUILTIN["augmented"] = "instructrec.envs.tasks.augmented"
 _BUILTIN["mixture"] = "instructrec.envs.tasks.multitask"
@@ -221,6 +222,11 @@ def _find_factory(spec: str) -> tuple[TaskFactory, tuple[str, ...]]:
         return _load_factory(spec), ()
     if spec not in _REGISTRY:
         if spec not in _BUILTIN:
+            if Path(spec).suffix or Path(spec).is_file():
+                raise ConfigError(
+                    f"{spec!r} is no data file that can be read: expected a name ending in "
+                    f"{', '.join(DATA_SUFFIXES)}. Write its rows as JSON Lines, say."
+                )
             known = unknown_name("task", spec, list_tasks())
             raise ConfigError(
                 f"{known} A data file ends in {', '.join(DATA_SUFFIXES)}; a data set of the hub is "

@@ -125,7 +125,10 @@ class Catalog:
 
     def _refuse(self, message: str) -> tuple[int, int, int, int]:
         if not self.preparation.skip_bad_rows:
-            raise DataError(message)
+            raise DataError(
+                f"{message.removesuffix('.')}. `instructrec data check {self.source.origin}` lists "
+                "every such row, and the option on_bad_row: skip leaves them out."
+            )
         self.num_bad += 1
         if len(self.bad_rows) < LISTED:
             self.bad_rows.append(message)

@@ -10,6 +10,7 @@ from typing import Any
 
 from instructrec.envs.tasks.base import Prompt, render_prompt
 from instructrec.errors import ConfigError, unknown_name
+from instructrec.model_names import EMBEDDED, model_folder
 from instructrec.rewards.language import language_probabilities
 from instructrec.rewards.loading import load_object
 
@@ -25,9 +26,12 @@ class Filters:
     max_reference_tokens: int | None = None
     """Most tokens of the expected answer (of the longest, where there are several)."""
     tokenizer: str | None = None
-    """What counts tokens: a model's folder or hub id, module:attr or file.py:attr (a function)."""
+    """What counts tokens: smollm2-135m, a model's or a run's folder, a hub id, or a function as
+    module:attr or file.py:attr."""
     languages: tuple[str, ...] = ()
-    """ISO 639 codes; instructions in another language go. Those without a letter stay."""
+    """ISO 639 codes; instructions in another language go."""
+    keep_unknown_language: bool = True
+    """Keep instructions that are too short, or have no letter, to tell their language."""
     drop_duplicates: bool = False
     """Keep the first row of equal instructions (letter case and white space ignored)."""
 
@@ -64,8 +68,11 @@ class Filters:
                 "filters limit the number of tokens, but no filters.tokenizer says what counts "
                 "them; name the folder or hub id of the model to be trained"
             )
-        if not isinstance(self.drop_duplicates, bool):
-            raise ConfigError(f"filters.drop_duplicates = {self.drop_duplicates!r}; expected true")
+        for name in ("drop_duplicates", "keep_unknown_language"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(
+                    f"filters.{name} = {getattr(self, name)!r}; expected true or false"
+                )
         known = known_languages() if self.languages else ()
         for code in self.languages:
             if code not in known:
@@ -83,8 +90,10 @@ class Filters:
             answers = [reference] if isinstance(reference, str) else reference
             if max(map(self._count, answers)) > self.max_reference_tokens:
                 return "max_reference_tokens"
-        if self.languages and language_of(prompt) not in (None, *self.languages):
-            return "languages"
+        if self.languages:
+            found = language_of(prompt)
+            if found not in self.languages and (found or not self.keep_unknown_language):
+                return "languages"
         return None
 
     def _count(self, text: str) -> int:
@@ -99,10 +108,12 @@ def language_of(prompt: Prompt) -> str | None:
     """The likeliest language of an instruction (of a conversation, of its last message).
 
     Returns:
-        An ISO 639 code; None for a text without a letter.
+        An ISO 639 code; None where no language is likelier than all others together, as of a text
+        without a letter and of most with a few words.
     """
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    return next(iter(language_probabilities(text)), None)
+    code, probability = next(iter(language_probabilities(text).items()), ("", 0.0))
+    return code if probability > 0.5 else None
 
 
 def known_languages() -> tuple[str, ...]:
@@ -115,10 +126,12 @@ def token_counter(spec: str) -> Callable[[str], int]:
     """Returns a function from a text to its number of tokens.
 
     Args:
-        spec: A tokenizer's folder or hub id, or ``module:attr`` or ``file.py:attr`` for a function.
+        spec: The embedded model's name, a model's folder or hub id, the folder of a run (its
+            trained policy), or ``module:attr`` or ``file.py:attr`` for a function.
 
     Raises:
         ConfigError: There is no such tokenizer or function.
+        PolicyError: The embedded model is named and not installed.
     """
     if ":" in spec:
         counter = load_object(spec)
@@ -127,12 +140,14 @@ def token_counter(spec: str) -> Callable[[str], int]:
         return counter
     from transformers import AutoTokenizer
 
+    folder = model_folder(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(spec)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ConfigError(
-            f"tokenizer {spec!r} cannot be loaded: {first} Name the folder or hub id of a model."
+            f"tokenizer {spec!r} cannot be loaded: {first} Name {EMBEDDED} (the "
+            "embedded model), the folder of a model or a run, or a hub id."
         ) from error
 
     def count(text: str) -> int:

@@ -129,6 +129,11 @@ def _load(spec: str, subset: str | None, revision: str | None) -> list[tuple[str
         except Exception as error:  # the library raises many kinds for damaged folders
             raise DataError(f"{spec} cannot be read: {_first_line(error)}") from error
     else:
+        if spec == HUB_PREFIX:
+            raise ConfigError(
+                f"{spec!r} names no data set: expected {HUB_PREFIX} and an id of the hub, e.g. "
+                f"{HUB_PREFIX}openai/gsm8k."
+            )
         try:
             loaded = datasets.load_dataset(spec.removeprefix(HUB_PREFIX), subset, revision=revision)
         except Exception as error:  # no network, no such id, no such subset, a damaged file...

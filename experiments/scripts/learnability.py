@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from instructrec.envs.tasks.base import make_task
+from instructrec.envs.tasks.base import iterate, make_task
 from instructrec.envs.tasks.skills.base import LEVELS, REWARDS
 from instructrec.envs.tasks.skills.catalog import SKILLS
 from instructrec.errors import InstructRecError
@@ -41,7 +41,6 @@ from instructrec.rewards.combine import make_rewards
 
 SAMPLES = 8
 """Sampled answers of pass@8."""
-_LOOKED_AT = 200  # instructions whose answers decide how long a response may be
 _COLUMNS = ("family", "level", "language", "zero-shot", "pass@8", "after demonstrations")
 
 
@@ -146,9 +145,9 @@ class Probe:
         return self._base
 
     def _length(self, cell: Cell) -> int:
-        """Tokens that the longest of the answers needs, with its end."""
-        task = make_task(cell.family, size=_LOOKED_AT, **cell.options)
-        answers = [task[i].columns["reference"] for i in range(len(task))]
+        """Tokens that the longest of all answers needs, of train and test, with its end."""
+        tasks = [make_task(cell.family, split=split, **cell.options) for split in ("train", "test")]
+        answers = {item.columns["reference"] for task in tasks for item in iterate(task)}
         tokenizer = self.base.tokenizer
         return 2 + max(len(tokenizer(answer)["input_ids"]) for answer in answers)
 

@@ -57,10 +57,9 @@ class FinishedQuickstart:
             raise DataError(f"{self.path / stage} has no evaluation in its summary.json.")
         return load_evaluation(self.path / stage / named)
 
-    def sampled(self, stage: str) -> dict[str, float]:
-        """Metrics of the stage's evaluation with several responses to an instruction."""
-        path = self.run.sampled_path(RunFolder.open(self.path / stage))
-        return load_evaluation(path).metrics()
+    def sampled(self, stage: str) -> Evaluation:
+        """The stage's evaluation with several responses to an instruction."""
+        return load_evaluation(self.run.sampled_path(RunFolder.open(self.path / stage)))
 
     def train_s(self, stage: str) -> float:
         """Seconds that the stage was trained for."""
@@ -90,7 +89,7 @@ def aggregate(runs: Sequence[FinishedQuickstart], note: str = "") -> dict[str, A
         stages[stage] = asdict(seeds_interval(matrix, clusters))
         stages[stage]["train_s"] = [run.train_s(stage) for run in runs]
         stages[stage]["greedy"] = [run.greedy[stage].metrics() for run in runs]
-        stages[stage]["sampled"] = [run.sampled(stage) for run in runs]
+        stages[stage]["sampled"] = [run.sampled(stage).metrics() for run in runs]
     others = [name for name in names if name not in ("base", "ppo")]
     differences = {f"ppo-{b}": _difference(runs, "ppo", b, ids, clusters) for b in others}
     return {
@@ -100,12 +99,43 @@ def aggregate(runs: Sequence[FinishedQuickstart], note: str = "") -> dict[str, A
         "wall_s": [run.wall_s for run in runs],
         "stages": stages,
         "differences": differences,
+        "best_of": _best_of(runs),
         "commands": [" ".join(run.record["command"]) for run in runs],
         "machine": runs[0].record["machine"],
         "versions": runs[0].record["versions"],
         "git_commit": runs[0].record["git_commit"],
         "note": note,
     }
+
+
+def _best_of(runs: Sequence[FinishedQuickstart]) -> dict[str, Any]:
+    """The best sampled responses of the short SFT, and PPO's greedy ones to these instructions.
+
+    Choosing the best takes the reward at test time: what reranking could get at the most.
+    """
+    best = [_best_scores(run.sampled("sft")) for run in runs]
+    ids = [key for key in best[0] if all(key in scores for scores in best)]
+    clusters = [cluster_of(runs[0].rows["sft"][key]) for key in ids]
+    best_SN = np.array([[scores[key] for key in ids] for scores in best])
+    ppo_SN = np.stack([run.scores("ppo", ids) for run in runs])
+    both = seeds_interval(ppo_SN - best_SN, clusters, differences=True)
+    return {
+        "responses": min(run.sampled("sft").samples_scored for run in runs),
+        "instructions": len(ids),
+        "sft": asdict(seeds_interval(best_SN, clusters)),
+        "ppo": asdict(seeds_interval(ppo_SN, clusters)),
+        "difference": asdict(both),
+    }
+
+
+def _best_scores(sampled: Evaluation) -> dict[str, float]:
+    """The best exact match among the responses to each instruction."""
+    best: dict[str, float] = {}
+    for row in sampled.rows:
+        score = row["parts"].get("exact_match")
+        if score is not None:
+            best[row["id"]] = max(best.get(row["id"], 0.0), score)
+    return best
 
 
 def _scored(evaluation: Evaluation) -> dict[str, Row]:
@@ -193,8 +223,36 @@ def to_markdown(results: dict[str, Any], name: str) -> str:
             f"| {TITLES[a]} - {TITLES[b]} | {found['mean']:+.3f} | {found['low']:+.3f} to "
             f"{found['high']:+.3f} | {each} |"
         )
-    lines += ["", *_sampled_table(results), "", *_circumstances(results), ""]
+    for part in (_best_of_table, _sampled_table, _circumstances):
+        lines += ["", *part(results)]
+    lines.append("")
     return "\n".join(lines)
+
+
+def _best_of_table(results: dict[str, Any]) -> list[str]:
+    """The best of several responses, which needs no training, beside PPO."""
+    found, seeds = results["best_of"], results["seeds"]
+    number, best = found["instructions"], f"best of {found['responses']} of the short SFT"
+    lines = [
+        f"On the first {number} of these instructions: the best of {found['responses']} sampled "
+        "responses, chosen by the reward itself (which knows the reference), and PPO's one greedy "
+        "response.",
+        "",
+        f"| on {number} instructions | mean | interval | "
+        + " | ".join(f"seed {seed}" for seed in seeds)
+        + " |",
+        "| --- | --- | --- |" + " --- |" * len(seeds),
+    ]
+    for title, key, form in (
+        (best, "sft", ".3f"),
+        ("PPO", "ppo", ".3f"),
+        (f"PPO - {best}", "difference", "+.3f"),
+    ):
+        row = found[key]
+        each = " | ".join(f"{mean:{form}}" for mean in row["seed_means"])
+        ends = f"{row['low']:{form}} to {row['high']:{form}}"
+        lines.append(f"| {title} | {row['mean']:{form}} | {ends} | {each} |")
+    return lines
 
 
 def _sampled_table(results: dict[str, Any]) -> list[str]:
@@ -209,6 +267,10 @@ def _sampled_table(results: dict[str, Any]) -> list[str]:
         ("response length (tokens)", "greedy", "eval/response_len"),
     ]
     lines = [
+        f"Sampled responses and entropy: {results['best_of']['instructions']} instructions, "
+        f"{results['best_of']['responses']} responses each, means over the seeds. Length: greedy "
+        f"decoding on all {results['instructions']}.",
+        "",
         "| policy | " + " | ".join(title for title, _, key in columns if key) + " |",
         "| --- |" + " --- |" * sum(bool(key) for _, _, key in columns),
     ]

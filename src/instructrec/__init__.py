@@ -1,7 +1,9 @@
 """Reinforcement-learning instruction tuning that a researcher can trust."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from instructrec import model_names
 from instructrec.checkout import require_links
 
 __version__ = "0.1.0"
@@ -21,6 +23,13 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _embedded_folder() -> Path:
+    """Finds the embedded model: environments count its tokens, but import no policies."""
+    from instructrec.policies.embedded import embedded_folder
+
+    return embedded_folder()
 
 
 def _register_environments() -> None:
@@ -69,3 +78,4 @@ def _register_environments() -> None:
 
 
 _register_environments()
+model_names.FOLDERS[model_names.EMBEDDED] = _embedded_folder

@@ -7,6 +7,7 @@ obstacle, and clients that an async reward keeps between batches find the loop t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Awaitable
@@ -50,6 +51,13 @@ def _private_loop() -> asyncio.AbstractEventLoop:
         if _loop is None or _owner != os.getpid():
             _loop, _owner = asyncio.new_event_loop(), os.getpid()
             threading.Thread(
-                target=_loop.run_forever, name="instructrec-async", daemon=True
+                target=_serve, args=(_loop,), name="instructrec-async", daemon=True
             ).start()
         return _loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs the loop for ever: ``sys.exit`` in a task stops it, and would leave all who wait."""
+    while True:
+        with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            loop.run_forever()

@@ -108,3 +108,21 @@ def _cpu_has_bfloat16() -> bool:
 
     capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Says whether an error means that a device, or the machine, has no memory left."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error).lower()  # a CPU has no class of its own for it
+    return isinstance(error, RuntimeError) and "defaultcpuallocator" in text and "memory" in text
+
+
+def release_memory() -> None:
+    """Gives back what a GPU's allocator holds without need."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

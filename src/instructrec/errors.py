@@ -53,6 +53,19 @@ class NumericsError(InstructRecError, ArithmeticError):
     exit_code = 7
 
 
+class NonFiniteLogitsError(NumericsError):
+    """A policy gave a token a probability that is no number.
+
+    Args:
+        message: What happened.
+        row: Place of the prompt among those that were to be answered, where it is known.
+    """
+
+    def __init__(self, message: str, row: int | None = None) -> None:
+        super().__init__(message)
+        self.row = row
+
+
 class CheckpointError(InstructRecError, RuntimeError):
     """A checkpoint or run folder cannot be read, written or continued."""
 
@@ -63,6 +76,12 @@ class TrackingError(InstructRecError, RuntimeError):
     """Something that was asked of a tracking service could not be done; a run never meets it."""
 
     exit_code = 9
+
+
+class HangError(InstructRecError, TimeoutError):
+    """A run stood still for too long and was ended by its watch, which shows where it stood."""
+
+    exit_code = 10
 
 
 class ProcessError(InstructRecError, RuntimeError):

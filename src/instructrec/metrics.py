@@ -10,38 +10,14 @@ whole number.
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from instructrec.errors import ConfigError, unknown_name
+from instructrec.metric_definition import Metric
+from instructrec.reward_model_metrics import REWARD_MODEL_METRICS
 
-_PLACEHOLDERS = {
-    "<reward>": r"[a-z0-9_]+(\.[a-z0-9_]+)*",
-    "<reason>": "(raised|timeout|nonfinite|out_of_range|worker_died)",
-    "<metric>": "(bleu|chrf|exact_match|rouge1|rouge2|rougeL|rougeLsum)",
-    "<k>": "[1-9][0-9]*",
-    "<task>": "[^/]+",
-    "<kind>": "[a-z]+",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One number that a run logs."""
-
-    key: str
-    """Name in ``metrics.jsonl`` and W&B; may hold placeholders, see above."""
-    unit: str
-    """Unit; ``1`` for a share or another plain number, ``score`` for the scale of the reward."""
-    meaning: str
-    """What it says, and over what it is taken."""
-
-    def matches(self, key: str) -> bool:
-        """Says whether ``key`` is this key, or an instance of this pattern."""
-        parts = re.split("(<[a-z]+>)", self.key)
-        pattern = "".join(_PLACEHOLDERS.get(part, re.escape(part)) for part in parts)
-        return re.fullmatch(pattern, key) is not None
-
+__all__ = ["AXES", "METRICS", "Metric", "axis_value", "lookup", "markdown_page"]
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -82,7 +58,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "rollout/masked_frac",
         "1",
-        "Share of the episodes left out of the training because they have no usable reward.",
+        "Share of the episodes left out of the training: they have no usable reward, or a response "
+        "of theirs was cut by its length where on_length is mask.",
     ),
     Metric(
         "rollout/zero_variance_frac",
@@ -168,7 +145,9 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "ppo/skipped_frac",
         "1",
-        "Share of the update's steps left out: by ppo.target_kl, or with nothing to imitate.",
+        "Share of the update's steps left out: by ppo.target_kl, by a drift above ppo.max_drift, "
+        "because a loss or gradient was not finite, or because a minibatch had no token to learn "
+        "from (masked, or nothing to imitate).",
     ),
     Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
     Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),
@@ -199,6 +178,18 @@ METRICS: tuple[Metric, ...] = (
         "1",
         "Share of the episodes that algorithm raft imitates: the best to their prompt.",
     ),
+    Metric(
+        "faults/reward",
+        "faults",
+        "Scores that rewards failed to give in this update, of all rewards together; what and why "
+        "is in faults.jsonl.",
+    ),
+    Metric(
+        "faults/numerics",
+        "steps",
+        "Optimizer steps left out because loss or gradient was not finite.",
+    ),
+    Metric("faults/memory", "faults", "Times that work was halved because the memory was full."),
     Metric(
         "raft/loss",
         "nats/token",
@@ -321,6 +312,7 @@ METRICS: tuple[Metric, ...] = (
         "Mean of -log p over the sampled tokens: an estimate of the entropy. Absent under greedy "
         "decoding.",
     ),
+    *REWARD_MODEL_METRICS,
 )
 """Every key and pattern."""
 
@@ -329,6 +321,15 @@ def is_wall_clock(key: str) -> bool:
     """Says whether a clock decides a metric, so that it differs between two equal runs."""
     by_name = key.startswith(("time/", "speed/")) or key.endswith("/seconds")
     return by_name or "_per_s" in key
+
+
+AXES = ("train/update", "sft/step", "rm/step")
+"""What curves are drawn over: updates, or steps of training on given examples."""
+
+
+def axis_value(row: Mapping[str, Any]) -> float | None:
+    """Returns where a row of metrics stands on its axis; None where it does not say."""
+    return next((float(row[key]) for key in AXES if row.get(key) is not None), None)
 
 
 def lookup(key: str) -> Metric:
@@ -362,11 +363,12 @@ def markdown_page() -> str:
         "# Metrics\n\n"
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
-        "`train/update` as the axis (`sft/step` for `sft/…`). In a name, `<reward>` stands for\n"
-        "the name of a reward, or `total` for their weighted sum (a reward inside another is\n"
-        "called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a value of a corpus\n"
-        "metric, `<task>` for a task of a mixture, `<kind>` for a way to reword. At the end of a\n"
-        "run, `final/<key>` in the summary of the W&B run holds the numbers of `summary.json`.\n\n"
+        "`train/update` as the axis (`sft/step` for `sft/…`, `rm/step` for `rm/…`). In a name,\n"
+        "`<reward>` stands for the name of a reward, or `total` for their weighted sum (a reward\n"
+        "inside another is called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a\n"
+        "value of a corpus metric, `<task>` for a task of a mixture, `<kind>` for a way to\n"
+        "reword. At the end of a run, `final/<key>` in the summary of the W&B run holds the\n"
+        "numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )

@@ -5,7 +5,7 @@ from gymnasium.vector import VectorEnv
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec.envs.infos import add_info
+from instructrec.envs.infos import InfoBatch
 
 NAMES = st.sampled_from(["turn", "score", "status", "flag", "final_obs"])
 VALUES = st.one_of(
@@ -34,11 +34,12 @@ def told_by_copies(draw):
 
 @given(told_by_copies())
 def test_the_outcome_is_gymnasiums(infos):
-    theirs_env, ours, theirs = VectorEnv(), {}, {}
+    theirs_env, collected, theirs = VectorEnv(), InfoBatch(4), {}
     theirs_env.num_envs = 4
     for copy, info in infos:
-        ours = add_info(ours, info, copy, 4)
+        collected.add(copy, info)
         theirs = theirs_env._add_info(theirs, info, copy)
+    ours = collected.batched()
     assert list(ours) == list(theirs)
     np.testing.assert_equal(ours, theirs)
     for name, values in theirs.items():
@@ -47,6 +48,8 @@ def test_the_outcome_is_gymnasiums(infos):
 
 
 def test_arrays_keep_their_shape():
-    info = add_info({}, {"ids": np.array([1, 2])}, 1, 3)
+    collected = InfoBatch(3)
+    collected.add(1, {"ids": np.array([1, 2])})
+    info = collected.batched()
     assert info["ids"].tolist() == [[0, 0], [1, 2], [0, 0]]
     assert info["_ids"].tolist() == [False, True, False]

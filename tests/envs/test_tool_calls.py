@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec.envs.tool_calls import Call, literal, parse_calls, read_arguments
+from instructrec.envs.tool_calls import Call, Written, literal, parse_calls, read_arguments
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()))
 
@@ -62,7 +63,8 @@ def test_several_calls_are_read_in_order():
         ('<tool_call>{"name": 7}</tool_call>', 'expected {"name"'),
         ('<tool_call>{"name": "a", "arguments": [1]}</tool_call>', "JSON object"),
         ('<tool_call>{"name": "a", "arguments": "x"}</tool_call>', "arguments are not JSON"),
-        ("<tool_call>" + "[" * 1500 + "</tool_call>", "not JSON"),
+        ('<tool_call>{"name": "a", "arguments": "' + "[" * 1500 + '"}', "too deeply"),
+        ("<tool_call>" + "[" * 1500 + "</tool_call>", "nested too deeply"),
         ("<tool>f(" + "x" * 3000 + ")</tool>", "longer than 2000"),
     ],
 )
@@ -117,3 +119,21 @@ def test_no_text_raises(text, shape):
 def test_any_json_is_read_or_refused(value):
     parse_calls(f"<tool_call>{json.dumps(value)}</tool_call>")
     parse_calls(f"<tool_call>{json.dumps({'name': 'f', 'arguments': value})}</tool_call>")
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n", "\r", ""])
+def test_a_source_is_found_behind_other_letters_and_on_other_lines(newline):
+    text = f"'é𝄞', {newline}0x1F,{newline} day={newline} 7 + x, b=[1,{newline} 2]"
+    placed, named = read_arguments(text)
+    assert named["day"] == Written("7 + x", "7 + x")
+    assert [written.source for written in placed] == ["'é𝄞'", "0x1F"]
+    assert [written.value for written in placed] == ["é𝄞", 31]
+    assert named["b"].value == [1, 2]
+
+
+def test_a_thousand_arguments_cost_little():
+    text = ",".join("1" * 990)
+    began = time.process_time()
+    placed, _ = read_arguments(text)
+    assert len(placed) == 990
+    assert time.process_time() - began < 0.15  # 0.02; 0.3 if each looked through the whole text

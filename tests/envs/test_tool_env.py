@@ -9,7 +9,7 @@ import warnings
 import gymnasium as gym
 import pytest
 from gymnasium.utils.env_checker import check_env
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import instructrec  # noqa: F401  (registers the ids)
@@ -55,6 +55,12 @@ def test_several_calls_of_an_answer_are_made_in_order_up_to_a_number():
     assert outcome[4]["num_calls"] == 2
 
 
+def nested(depth):
+    """A call in JSON with so many lists in one another."""
+    arguments = '{"expression": ' + "[" * depth + "]" * depth + "}"
+    return f'<tool_call>{{"name": "calculator", "arguments": {arguments}}}</tool_call>'
+
+
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
@@ -63,6 +69,8 @@ def test_several_calls_of_an_answer_are_made_in_order_up_to_a_number():
         ("<tool>calculator()</tool>", "'expression' is missing"),
         ("<tool>", "expected <tool>name(arguments)</tool>"),
         ("<tool_call>{}</tool_call>", "expected {"),
+        (nested(600), "the call is nested too deeply, at most 32 levels"),
+        (nested(900), "the call is nested too deeply"),
     ],
 )
 def test_a_bad_call_is_told_and_never_raises(answer, message):
@@ -114,13 +122,10 @@ def test_the_tools_stand_before_the_instruction():
 
 def test_a_described_task_is_another_task_with_the_same_columns():
     task = make_task("parity")
-    described = DescribedTask(task, "Use tools. ")
+    described, other = DescribedTask(task, "Use tools. "), DescribedTask(task, "Use them. ")
     assert len(described) == len(task) and described.columns == task.columns
-    assert (
-        described.fingerprint
-        != task.fingerprint
-        == DescribedTask(task, "").fingerprint[:0] + (task.fingerprint)
-    )
+    assert len({described.fingerprint, other.fingerprint, task.fingerprint}) == 3
+    assert DescribedTask(task, "Use tools. ").fingerprint == described.fingerprint
     messages = ({"role": "system", "content": "Hi."}, {"role": "user", "content": "Odd?"})
 
     class Talk:
@@ -195,6 +200,11 @@ def echo(text: str) -> str:
     return text
 
 
+def keep(value: list) -> str:
+    """Takes a list."""
+    return str(len(value))
+
+
 ENV = make(tools=["calculator", "calendar", echo], task_options={"size": 20}, max_chars=2000)
 
 
@@ -209,6 +219,34 @@ def test_hostile_answers_stay_in_the_space(texts, shape):
         assert obs in ENV.observation_space
         if over:
             break
+
+
+@given(st.integers(1, 900), st.sampled_from(["json", "text", "object", "python"]))
+@settings(max_examples=60)
+def test_nested_calls_are_made_up_to_a_depth_and_told_beyond(depth, shape):
+    lists = "[" * depth + "]" * depth
+    objects = '{"a":' * (depth // 4) + "1" + "}" * (depth // 4)
+    given_as = {
+        "json": (f'{{"value": {lists}}}', depth > 30),  # within the call and its arguments
+        "text": (json.dumps(f'{{"value": {lists}}}'), depth > 31),
+        "object": (f'{{"value": [{objects}]}}', depth // 4 > 29),
+    }
+    if shape == "python":
+        call, too_deep = f"<tool>keep({lists})</tool>", depth > 32
+    else:
+        arguments, too_deep = given_as[shape]
+        call = f'<tool_call>{{"name": "keep", "arguments": {arguments}}}</tool_call>'
+    obs, *_ = play(make(tools=[keep]), call)[0]
+    told = "expected list" if shape == "python" else "the call is nested too deeply"
+    assert obs.startswith("Error: ") and told in obs if too_deep else obs.startswith("Result: ")
+
+
+def test_what_a_parser_of_ones_own_found_may_be_nested_too():
+    deep = []
+    for _ in range(2000):
+        deep = [deep]
+    (outcome,) = play(make(tools=[keep], parse=lambda text: [Call("keep", {"value": deep})]), "x")
+    assert outcome[0].startswith("Error: the call is nested too deeply")
 
 
 def test_a_huge_answer_costs_no_more_than_its_limit():

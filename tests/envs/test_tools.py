@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any, Literal, Optional
 
 import pytest
@@ -72,6 +73,21 @@ def test_arguments_become_what_the_parameters_say(arguments):
         ["Ann", 2, "double", 0.5],
         ["Ann", 2, "double", 0.5],
     )
+
+
+def test_elements_of_lists_and_dicts_become_what_the_parameter_says():
+    def f(a: list[int], b: dict[str, float], c: list[list[int] | None], d: list[Any]):
+        """Does nothing."""
+
+    tool = Tool(f)
+    bound = tool.bind({"a": ["1", 2.0], "b": {"x": "3"}, "c": [[4], None], "d": ["5", 6]})
+    assert bound == {"a": [1, 2], "b": {"x": 3.0}, "c": [[4], None], "d": ["5", 6]}
+    assert [type(value) for value in bound["a"]] == [int, int]
+    assert tool.bind("['1', 2], {'x': 3}, [], []")["a"] == [1, 2]
+    assert failing(tool, "[1, 'two'], {}, [], []") == "a[1] = two: expected int"
+    assert failing(tool, "[], {'x': 'y'}, [], []") == "b['x'] = y: expected float"
+    with pytest.raises(ConfigError, match="lists and dicts of them"):
+        Tool(takes_paths)
 
 
 def test_text_is_kept_as_it_was_written():
@@ -325,3 +341,7 @@ def test_the_calculator_raises_nothing_else(text):
         assert float(calculator(text)) == float(calculator(text))
     except ValueError as error:
         assert str(error)
+
+
+def takes_paths(paths: list[Path]):
+    """Takes what no call can hold."""

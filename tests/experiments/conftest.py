@@ -322,3 +322,53 @@ class QuickTraining:
 def quick_training() -> QuickTraining:
     """Training that takes no time."""
     return QuickTraining()
+
+
+class FakeRun:
+    """Takes down tables and the end."""
+
+    url, dir = "https://example.org/run", "/somewhere/offline-run-x/files"
+
+    def __init__(self) -> None:
+        self.tables: dict[str, Any] = {}
+        self.summary: dict[str, Any] = {}
+
+    def define_metric(self, name: str, **options: Any) -> None:
+        pass
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.tables |= values
+
+    def finish(self, exit_code: int) -> None:
+        self.summary["exit_code"] = exit_code
+
+
+class FakeTable:
+    def __init__(self, columns: list[str], log_mode: str, allow_mixed_types: bool) -> None:
+        self.columns, self.data = columns, list[tuple[Any, ...]]()
+
+    def add_data(self, *values: Any) -> None:
+        self.data.append(values)
+
+
+class FakeWandb:
+    """The module wandb, as far as a run of tables needs it."""
+
+    Table = FakeTable
+
+    def __init__(self) -> None:
+        self.run, self.opened = FakeRun(), dict[str, Any]()
+
+    @staticmethod
+    def Settings(**options: Any) -> dict[str, Any]:
+        return options
+
+    def init(self, **options: Any) -> FakeRun:
+        self.opened = options
+        return self.run
+
+
+@pytest.fixture
+def fake_wandb() -> FakeWandb:
+    """Takes down what one run sends."""
+    return FakeWandb()

@@ -9,8 +9,8 @@ import pytest
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k
-from instructrec.experiments.evaluate_policy import report
 from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.experiments.evaluation_report import report
 from instructrec.policies.base import Responses
 from instructrec.policies.config import Sampling
 from instructrec.policies.scripted import EmptyPolicy

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
-from instructrec.errors import ConfigError
+from instructrec.errors import ConfigError, PolicyError
+from instructrec.experiments import evaluate_policy
 from instructrec.experiments.chat_session import Lessons, Speaker
-from instructrec.experiments.chat_terminal import ChatConfig, run_chat
+from instructrec.experiments.chat_terminal import Chat, ChatConfig, run_chat
+from instructrec.experiments.config import EvaluateConfig
 from instructrec.policies.base import Responses
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
@@ -51,6 +53,25 @@ def test_a_policy_that_cannot_stream_tells_its_answer_at_once() -> None:
     answer = Speaker("parrot", Parrot()).answer([{"role": "user", "content": "Hi"}], pieces.append)
     assert pieces == ["You said: Hi"] == [answer.text]
     assert answer.ended_by == "eos" and answer.tokens is None
+
+
+class Mute:
+    """A policy that cannot answer."""
+
+    name = "mute"
+
+    def respond(self, prompts: Any, columns: Any = None, sampling: Any = None) -> Responses:
+        raise PolicyError("no voice")
+
+
+def test_policies_stay_in_step_when_one_of_them_cannot_answer(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    speakers = [Speaker("parrot", Parrot()), Speaker("mute", Mute())]
+    plan = evaluate_policy.make_plan("tiny@1", EvaluateConfig(), None)
+    Chat(speakers, plan, io.StringIO("Hi\n")).run()
+    assert "error: no voice" in capsys.readouterr().out
+    assert [one.messages for one in speakers] == [[], []]
 
 
 def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on() -> None:

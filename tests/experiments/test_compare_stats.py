@@ -35,6 +35,25 @@ def test_improvement_counts_pairs_of_runs_task_by_task() -> None:
     assert improvement(a, b) + improvement(b, a) == pytest.approx(1.0)
 
 
+def test_the_aggregates_are_those_of_rliable() -> None:
+    a = np.array(
+        [
+            [0.586, 0.463, 0.442, 0.815],
+            [0.598, 0.509, 0.592, 0.076],
+            [0.435, 0.291, 0.691, 0.522],
+            [0.791, 0.676, 0.355, 0.633],
+            [0.458, 0.571, 0.641, 0.462],
+        ]
+    )
+    b = np.array(
+        [[0.586, 0.463, 0.442, 0.815], [0.407, 0.355, 0.688, 0.967], [0.514, 0.065, 0.256, 0.681]]
+    )
+    # What `aggregate_iqm` and `probability_of_improvement` of rliable 1.2.0 return for them.
+    assert interquartile_mean(a) == pytest.approx(0.5394, abs=1e-12)
+    assert interquartile_mean(b) == pytest.approx(0.5155, abs=1e-12)
+    assert improvement(a, b) == pytest.approx(0.5666666666666667, abs=1e-12)
+
+
 def test_tasks_weigh_the_same_however_many_instructions_they_have() -> None:
     scores = np.array([[1.0, 1.0, 1.0, 0.0]])
     assert by_task(scores, ["a", "a", "a", "b"]).tolist() == [[1.0, 0.0]]

@@ -57,50 +57,8 @@ def test_the_summary_says_who_won() -> None:
     assert (found["ppo/mean"], found["sft/high"]) == (0.7, 0.6)
 
 
-class FakeRun:
-    """Takes down tables and the end."""
-
-    url, dir = "https://example.org/run", "/somewhere/offline-run-x/files"
-
-    def __init__(self) -> None:
-        self.tables: dict[str, Any] = {}
-        self.summary: dict[str, Any] = {}
-
-    def define_metric(self, name: str, **options: Any) -> None:
-        pass
-
-    def log(self, values: dict[str, Any]) -> None:
-        self.tables |= values
-
-    def finish(self, exit_code: int) -> None:
-        self.summary["exit_code"] = exit_code
-
-
-class FakeTable:
-    def __init__(self, columns: list[str], log_mode: str, allow_mixed_types: bool) -> None:
-        self.columns, self.data = columns, list[tuple[Any, ...]]()
-
-    def add_data(self, *values: Any) -> None:
-        self.data.append(values)
-
-
-class FakeWandb:
-    Table = FakeTable
-
-    def __init__(self) -> None:
-        self.run, self.opened = FakeRun(), dict[str, Any]()
-
-    @staticmethod
-    def Settings(**options: Any) -> dict[str, Any]:
-        return options
-
-    def init(self, **options: Any) -> FakeRun:
-        self.opened = options
-        return self.run
-
-
-def test_a_comparison_is_a_run_of_its_own(tmp_path: Path) -> None:
-    wandb, said = FakeWandb(), list[str]()
+def test_a_comparison_is_a_run_of_its_own(tmp_path: Path, fake_wandb: Any) -> None:
+    wandb, said = fake_wandb, list[str]()
     track(RESULTS, tmp_path, TrackingConfig(mode="offline"), say=said.append, wandb=wandb)
     assert wandb.opened["job_type"] == "compare" and wandb.opened["name"] == tmp_path.name
     assert set(wandb.run.tables) == {"policies", "differences", "tasks", "notes"}

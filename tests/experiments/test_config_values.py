@@ -9,7 +9,13 @@ import pytest
 import yaml
 
 from instructrec.errors import CheckpointError, ConfigError
-from instructrec.experiments.command_line import RECIPES, as_dataclass, make_parser, parse
+from instructrec.experiments.command_line import (
+    RECIPES,
+    as_dataclass,
+    command_of,
+    make_parser,
+    parse,
+)
 from instructrec.experiments.config import (
     EvalConfig,
     EvaluateConfig,
@@ -21,6 +27,7 @@ from instructrec.experiments.config import (
     refuse_changed,
 )
 from instructrec.experiments.quickstart_config import QuickstartConfig
+from instructrec.experiments.reward_model_config import RewardModelConfig
 from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
@@ -159,8 +166,10 @@ def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
         assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
         parser = make_parser("test", "")
         parser.add_argument("--config", action="config")
-        parser.add_class_arguments(TrainConfig)
-        config = as_dataclass(TrainConfig, parse(parser, ["--config", str(path)]))
+        of_rewards = command_of(yaml.safe_load(text)) == "train-reward"
+        kind = RewardModelConfig if of_rewards else TrainConfig
+        parser.add_class_arguments(kind)
+        config = as_dataclass(kind, parse(parser, ["--config", str(path)]))
         variants.add(config.variant)
     assert len(variants) == len(recipes)
 
@@ -238,6 +247,34 @@ def test_a_run_may_be_continued_for_longer(tmp_path: Path) -> None:
     write_config(config.folder, config)
     longer = dataclasses.replace(config, ppo=PPOConfig(num_updates=99, save_every=3))
     refuse_changed(longer, config.folder)
+
+
+def test_a_run_whose_critic_had_the_former_default_is_continued_at_that_rate(
+    tmp_path: Path,
+) -> None:
+    output = OutputConfig(dir=str(tmp_path))
+    for algorithm, ppo in (
+        ("ppo", PPOConfig()),
+        ("raft", PPOConfig(num_generations=4, kl_coef=0.0)),
+        ("ppo", PPOConfig(critic="separate")),
+    ):
+        config = TrainConfig(algorithm=algorithm, ppo=ppo, output=output)  # type: ignore[arg-type]
+        folder = tmp_path / algorithm / ppo.critic
+        write_config(folder, config)
+        refuse_changed(config, folder)
+        path = folder / "config.yaml"
+        written = path.read_text()
+        assert "critic_learning_rate: null" in written
+        path.write_text(
+            written.replace("critic_learning_rate: null", "critic_learning_rate: 0.001")
+        )
+        if ppo.critic == "shared":
+            refuse_changed(config, folder)
+        else:  # the default is another rate by now, and the run would be another one
+            with pytest.raises(ConfigError, match=r"critic_learning_rate: 0\.001 -> 2e-05"):
+                refuse_changed(config, folder)
+            explicit = dataclasses.replace(ppo, critic_learning_rate=1e-3)
+            refuse_changed(dataclasses.replace(config, ppo=explicit), folder)
 
 
 def test_limits_that_stopped_a_run_may_be_raised_when_it_goes_on(tmp_path: Path) -> None:

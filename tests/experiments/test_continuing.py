@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from instructrec.errors import CheckpointError, ConfigError
+from instructrec.errors import ConfigError
 from instructrec.experiments import continuing
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig, refuse_changed
@@ -26,15 +26,6 @@ def begun(folder: Path, size: int = 40) -> tuple[TrainConfig, RunFolder, Materia
     materials = make_materials(config)
     continuing.note(run, materials, [])
     return config, run, materials
-
-
-def test_other_instructions_are_refused_by_split_unless_allowed(tmp_path: Path) -> None:
-    _, run, materials = begun(tmp_path)
-    continuing.check_data(run.path, materials, [])
-    other = dataclasses.replace(materials, test=materials.validation)
-    with pytest.raises(CheckpointError, match=r"\(test: another.*--allow_change data"):
-        continuing.check_data(run.path, other, [])
-    continuing.check_data(run.path, other, ["data"])
 
 
 def test_a_changed_setting_is_refused_unless_it_is_named(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_copies_leaks_and_invisible_characters_are_counted(
     assert found["held out and in training"] == "1"
     assert found["invisible characters"] == "1"
     assert found["splits"] == "2 train, 0 validation, 3 test"
-    assert "1 none" in found["languages of 5 rows"]
+    assert found["languages of 5 rows"] == "5 unknown"  # two words tell none
 
 
 def test_options_and_tokens(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

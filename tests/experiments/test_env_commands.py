@@ -58,7 +58,11 @@ def test_the_list_names_every_environment(capsys: pytest.CaptureFixture[str]) ->
     listed = rows(capsys.readouterr().out)
     assert set(listed) == {"environment", *IDS}
     assert listed["instructrec/Parity-v0"][0] == "parity"
+    assert listed["instructrec/Parity-v0"][1].endswith(("-> even", "-> odd"))
     assert listed["instructrec/Refine-v0"][0] == "any"
+    told = {name: row[1] for name, row in listed.items() if name != "instructrec/ClosedAnswers-v0"}
+    assert len(set(told.values())) == len(told)  # that one begins with an item of another
+    assert not any("`" in row[1] for row in listed.values())
     assert all(len(row) == 2 and row[1] for row in listed.values())
     assert main(["envs", "list", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -108,7 +112,11 @@ def test_the_random_answer_is_no_peek_at_the_reference(
     ("arguments", "code", "message"),
     [
         (["show", "Parrity"], 2, "Did you mean 'Parity'"),
-        (["show", "Parity", "--options.rewards", "bleu"], 2, "rewards"),
+        (["show", "Parity", "--options.rewards", "bleu"], 2, "Did you mean 'reward'"),
+        (["show", "Tool", "--options.maxturns", "2"], 2, "Did you mean 'max_turns'"),
+        (["show", "Parity", "--options.bogus", "1"], 2, "Known: max_chars, "),
+        (["show", "Instruction", "--task", "rows.txt"], 2, "ending in .jsonl, .json, .csv, .par"),
+        (["show", "Instruction", "--task", "hf:"], 2, "names no data set: expected hf: and an id"),
         (["show", "Parity", "--index", "100000"], 2, "integer from 0"),
         (["show", "Parity", "--split", "tset"], 2, "Did you mean 'test'"),
         (["show", "Instruction", "--task", "missing.jsonl"], 3, "does not exist"),

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from instructrec.envs.tasks.base import iterate, make_task
+from instructrec.policies.config import PolicyConfig
+
 SMALL = (
     *("--model", "tiny", "--train", "full", "--device", "cpu", "--limit", "6"),
     *("--demonstrations", "4", "--updates", "1", "--episodes", "8"),
@@ -38,6 +41,26 @@ def test_every_stage_is_measured_once_and_shown(
     assert len(said) == 2  # the stage that was missing, and the table
     with pytest.raises(SystemExit, match="another folder"):
         script.main([*arguments, "--limit", "7"])
+
+
+@pytest.mark.parametrize("family", ["entity_extraction", "relation_extraction"])
+def test_the_longest_answer_of_the_test_split_has_room_for_its_end(
+    script_of: Callable[[str], ModuleType], tmp_path: Path, family: str
+) -> None:
+    script = script_of("learnability")
+    probe = script.Probe(tmp_path, PolicyConfig(model="tiny"))
+    probe._base = ThreeTokensALetter()
+    task = make_task(family, split="test", level=3)
+    longest = max(3 * len(item.columns["reference"]) for item in iterate(task))
+    assert probe._length(script.Cell(family, 3, "en")) > longest
+
+
+class ThreeTokensALetter:
+    """A model of which only the tokenizer is looked at."""
+
+    @staticmethod
+    def tokenizer(text: str) -> dict[str, list[int]]:
+        return {"input_ids": [0, 0, 0] * len(text)}
 
 
 def test_the_table_says_what_is_not_measured_and_where_no_signal_was_seen(

@@ -95,12 +95,14 @@ def test_little_spread_and_cut_responses_are_named() -> None:
 
 def test_the_untouched_tiny_model_has_nothing_to_learn_from_exact_match() -> None:
     said: list[str] = []
-    stops_early = replace(CONFIG, ppo=replace(CONFIG.ppo, eval_every=2, early_stopping_patience=2))
+    ppo = replace(CONFIG.ppo, eval_every=2, early_stopping_patience=2, critic_warmup_updates=1)
+    stops_early = replace(CONFIG, ppo=ppo)
     with pytest.raises(RewardError, match="the reward was 0 for all 40 responses"):
         run_probe(stops_early, PROBE, say=said.append)
     text = "\n".join(said)
     assert all(family in text for family in ("category", "parity", "all"))
-    assert "one update" in text and "for 7 updates" in text
+    assert "one update" in text and "for 7 updates; evaluations and checkpoints come on top" in text
+    assert "spread (std)" in text and "activations and the libraries included" in text
     assert all(part in text for part in ("weights", "gradients", "optimizer", "reference", "peak"))
 
 

@@ -122,6 +122,11 @@ def test_seeds_are_put_together(
     assert len(difference["each_seed"]) == len(ppo["seed_means"]) == 2
     text = (tmp_path / "tiny.md").read_text(encoding="utf-8")
     assert "| seed 0 | seed 1 |" in text and "$ instructrec quickstart --seed 1" in text
+    best = results["best_of"]
+    assert (best["instructions"], best["responses"]) == (5, 4)
+    of_runs = [metrics["eval/best_of_4"] for metrics in sft["sampled"]]
+    assert best["sft"]["seed_means"] == pytest.approx(of_runs)
+    assert "| best of 4 of the short SFT |" in text and "| PPO - best of 4 of the short" in text
 
 
 def test_one_seed_twice_is_refused(

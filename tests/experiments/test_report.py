@@ -99,11 +99,13 @@ def test_a_run_without_an_end_is_reported_as_far_as_it_went(
         "not finished: it is still running, or was killed (--resume goes on)."
     ]
     assert results["done"] == 6 and not results["scores"]
-    failed = write_run(tmp_path / "failed", right=None, status="failed", error="RewardError: no")
+    failed = write_run(
+        tmp_path / "failed", right=None, status="failed", error="RewardError:\n```\nno"
+    )
     for name in ("metrics.jsonl", "samples.jsonl", "warnings.jsonl"):
         (failed / name).unlink()
     results = report(str(failed), say=silent)
-    assert results["verdicts"] == ["failed: RewardError: no"] and results["done"] == 0
+    assert results["verdicts"] == ["failed: RewardError: ``` no"] and results["done"] == 0
     evil = write_run(tmp_path / "evil", right=None, status="failed", error="\x1b[2Jno")
     said: list[str] = []
     report(str(evil), say=said.append)

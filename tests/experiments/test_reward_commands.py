@@ -288,3 +288,52 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert peaks[1] < 1.5 * peaks[0]
+
+
+MINE = """
+import sys
+
+def leaves(completions, **columns):
+    sys.exit(0)
+
+def chat(completions, **columns):
+    return [float("2" in completion[0]["content"]) for completion in completions]
+
+def silent(completions, **columns):
+    return [None for _ in completions]
+"""
+
+
+def test_a_reward_that_ends_the_program_ends_no_command_in_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    data = write(tmp_path / "data.jsonl", ROWS)
+    assert main(["rewards", "check", f"{tmp_path}/mine.py:leaves"]) == RewardError.exit_code
+    assert "raised: SystemExit: 0" in capsys.readouterr().out
+    assert main(["rewards", "score", f"{tmp_path}/mine.py:leaves", "--data", data]) == 5
+
+
+def test_where_no_row_is_scored_the_reason_is_shown_and_the_command_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    data = write(tmp_path / "data.jsonl", ROWS)
+    chat = ["rewards", "score", f"{tmp_path}/mine.py:chat", "--data", data]
+    assert main(chat) == RewardError.exit_code
+    printed = capsys.readouterr()
+    assert "3 raised" in printed.out
+    assert "chat failed, first: TypeError: string indices" in printed.out
+    assert "none of the 3 responses got a score" in printed.err
+    assert main([*chat, "--format", "chat"]) == 0
+    assert "failed, first" not in capsys.readouterr().out
+    assert main(["rewards", "check", chat[2], "--format", "chat"]) == 0
+    assert main(["rewards", "score", f"{tmp_path}/mine.py:silent", "--data", data]) == 5
+
+
+def test_a_check_that_hangs_ends_with_the_code_of_reward_errors(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(60)\n")
+    check = ["rewards", "check", f"{file}:hangs", "--timeout"]
+    assert main([*check, "0.2"]) == RewardError.exit_code
+    assert main([*check, "0"]) == ConfigError.exit_code

@@ -71,6 +71,8 @@ def test_what_a_wording_costs_is_the_paired_difference(tmp_path: Path) -> None:
     assert all(lookup(key) for key in numbers)
     text = robustness.report(found)
     assert "distractor" in text and "-1.000" in text
+    assert "the same everywhere" in text and "no difference seen" in text
+    assert "+0.000 to +0.000" not in text
 
 
 def test_a_measurement_goes_on_where_it_stopped(tmp_path: Path) -> None:

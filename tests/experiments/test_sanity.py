@@ -61,11 +61,12 @@ def test_the_reference_shows_what_can_be_reached() -> None:
 def test_settings_that_hold_a_policy_back_are_taken_away_but_for_the_entropy_bonus() -> None:
     strict = PPOConfig(
         kl_coef=0.1, kl_target=1.0, entropy_coef=0.1, entropy_target=1.0, critic="separate",
-        critic_warmup_updates=3, micro_batch_size=32, target_kl=0.1, num_updates=3,
+        critic_warmup_updates=3, micro_batch_size=32, target_kl=0.1, num_updates=4,
     )  # fmt: skip
     free = easier(strict, 8, 20, "ppo")
     assert (free.num_updates, free.episodes_per_update, free.num_generations) == (20, 64, 8)
     assert free.kl_coef == 0 and free.target_kl is None and free.entropy_target == 1.0
+    assert free.learning_rate * free.entropy_coef == strict.learning_rate * strict.entropy_coef
     assert free.learning_rate == 2 * strict.learning_rate and free.advantage == "rloo"
     assert easier(PPOConfig(kl_coef=0.0, num_generations=2), 8, 20, "raft").advantage == "gae"
 
@@ -90,6 +91,25 @@ def test_an_impossible_reward_is_told_from_a_slow_policy(tmp_path: Path) -> None
     config = dataclasses.replace(CONFIG, rewards=never)
     with pytest.raises(RewardError, match=r"no two responses .*`instructrec sft`"):
         run_sanity(config, say=lambda text: None, max_updates=2)
+
+
+@pytest.mark.parametrize(
+    "body", ["[0.5 for text in completions]", "[float(len(x)) for x in columns['prompts']]"]
+)
+def test_a_reward_that_does_not_look_at_the_response_is_never_sane(
+    tmp_path: Path, body: str
+) -> None:
+    config = dataclasses.replace(CONFIG, rewards=reward_file(tmp_path, body))
+    with pytest.raises(RewardError, match=r"no two responses .*already at full marks"):
+        run_sanity(config, say=lambda text: None, max_updates=3)
+
+
+def test_the_first_update_says_what_the_check_takes(tmp_path: Path) -> None:
+    never = reward_file(tmp_path, "[0.0 for text in completions]")
+    said: list[str] = []
+    with pytest.raises(RewardError):
+        run_sanity(dataclasses.replace(CONFIG, rewards=never), say=said.append, max_updates=2)
+    assert ["2 updates about" in line for line in said] == [False, True, False]
 
 
 def test_the_command_line_writes_nothing_and_returns_the_error(
@@ -120,6 +140,11 @@ RISING, FALLING, LEVEL = [0.1, 0.1, 0.3, 0.3, 0.3], [0.6, 0.6, 0.2, 0.2, 0.2], [
     [
         (course([0.0] * 5, flat=[1.0] * 5), RewardError, "nothing to learn from"),
         (course(RISING, cut=[0.9] * 5), ConfigError, "90% of the responses were cut at"),
+        (
+            course(FALLING, entropy=[0.1, 0.1, 0.5, 4, 7], cut=[0.0] * 4 + [0.9]),
+            ConfigError,
+            "the policy fell apart. Lower ppo.entropy_coef",
+        ),
         (course(FALLING, step=[0.5] * 5), ConfigError, "lower ppo.learning_rate"),
         (course(FALLING), ConfigError, "the sign of the rewards' weights"),
         (course(RISING, entropy=[1, 1, 0.5, 0.1, 0.05]), ConfigError, "the entropy collapsed"),

@@ -14,6 +14,8 @@ from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments import setup_run
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
 from instructrec.experiments.train import run_training
+from instructrec.policies.causal_lm import load_policy
+from instructrec.policies.config import PolicyConfig
 from instructrec.policies.scripted import EmptyPolicy
 from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig
@@ -46,6 +48,23 @@ def test_a_prompt_beyond_the_window_is_named_by_its_instruction(tmp_path: Path) 
         setup_run.check_prompts(Narrow(), [fine, task])
 
 
+def test_a_response_that_would_not_fit_behind_its_prompt_is_refused(tmp_path: Path) -> None:
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    task = make_task(write(tmp_path / "data.jsonl", ["short", "x" * 200]), split="all")
+    longest = max(map(len, policy.encode([task[0].prompt, task[1].prompt])))
+    setup_run.check_prompts(policy, [task], policy.max_length - longest)
+    with pytest.raises(DataError, match=r"'n1' of the all split: .* Lower ppo.response_length"):
+        setup_run.check_prompts(policy, [task], policy.max_length - longest + 1)
+
+
+def test_a_token_without_an_embedding_is_refused() -> None:
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    highest = max(policy.encode(["zebra"])[0])
+    policy.model.resize_token_embeddings(highest)
+    with pytest.raises(PolicyError, match=f"has {highest} embeddings, .* id {highest}: the token"):
+        policy.encode(["zebra"])
+
+
 def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
     config = TrainConfig(
         task=TaskConfig(options={"size": 40}),
@@ -56,6 +75,8 @@ def test_a_task_smaller_than_a_rollout_leaves_no_folder(tmp_path: Path) -> None:
         run_training(config)
     assert not list(tmp_path.iterdir())
     PPOConfig(episodes_per_update=64, num_generations=4, advantage="rloo").check_task(40, ())
+    with pytest.raises(ConfigError, match=r"episodes_per_update = 1: expected 2 or more"):
+        PPOConfig(episodes_per_update=1, num_mini_batches=1).check_task(40, ())
 
 
 def test_the_rewards_of_a_task_judge_its_training() -> None:

@@ -185,6 +185,7 @@ def test_a_sweep_is_continued_as_it_was_and_by_one_process(
     quick_training.before = meanwhile
     with pytest.raises(CheckpointError, match="another process is at work"):
         sweep(spec_of(trials=3), folder, quick_training, resume=True)
+    assert "trials: 3" in (folder / "sweep.yaml").read_text()  # the one that was refused: 4
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(CheckpointError, match="holds no sweep"):

@@ -226,3 +226,20 @@ def test_a_start_that_cannot_be_measured_ends_the_mirror_too(
     train = ["train", "tiny_smoke", "--tracking.mode", "offline"]
     assert main([*train, *options]) == RewardError.exit_code
     assert "tracking" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_reward_that_ends_the_program_ends_the_training_with_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text("import sys\ndef leaves(completions, **columns):\n    sys.exit(0)\n")
+    train = [
+        "train",
+        "tiny_smoke",
+        "--tracking.mode",
+        "disabled",
+        "--rewards.mine",
+        "mine.py:leaves",
+    ]
+    assert main(train) == RewardError.exit_code
+    assert "mine: raised (SystemExit: 0)" in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import threading
 import time
 
@@ -13,7 +14,9 @@ import pytest
 from instructrec.envs.tasks.base import iterate, make_task
 from instructrec.errors import DataError, RewardError
 from instructrec.rewards import check_reward
+from instructrec.rewards.check_points import COMPARISONS
 from instructrec.rewards.registry import _BUILTINS
+from instructrec.rewards.watchdog import deadline
 
 PARTS = {"parts": {"exact_match": 1.0, "bleu": 1.0}}
 NEEDED = {
@@ -53,7 +56,14 @@ def verdicts(reward, data=None, **options):
 
 
 # These need a model or a server, start a process first, or import a library that sets variables.
-ON_THEIR_OWN = ("learned", "classifier", "embedding_similarity", "llm_judge")
+ON_THEIR_OWN = (
+    "learned",
+    "alignment",
+    "code_execution",
+    "classifier",
+    "embedding_similarity",
+    "llm_judge",
+)
 ON_THEIR_OWN += ("math_verify", "hf_metric", "reasoning_gym")
 BUILT_IN = [name for name in _BUILTINS if name not in ON_THEIR_OWN]
 
@@ -278,3 +288,83 @@ def test_an_async_reward_and_one_of_trl_pass():
 
     assert verdicts(later)["threads"][0] == "ok"
     assert check_reward("trl.rewards:think_format_reward").ok
+
+
+# Rewards that cannot be judged, or not by our rows ------------------------------------------------
+
+
+def test_a_reward_that_never_answers_ends_the_check():
+    def hangs(completions, **columns):
+        time.sleep(60)
+
+    report = check_reward(hangs, timeout=0.2)
+    assert isinstance(report.error, RewardError)
+    assert verdicts(hangs, timeout=0.2) == {
+        "can be called": ("fail", str(report.error)),
+    }
+    assert "it hangs: no answer within 0.2 s" in str(report.error)
+
+
+def test_a_point_that_hangs_is_named_and_the_rest_left_out():
+    def hangs_in_threads(completions, **columns):
+        while threading.current_thread() is not threading.main_thread():
+            time.sleep(0.01)
+        return [1.0 for _ in completions]
+
+    found = verdicts(hangs_in_threads, timeout=0.5)
+    assert found["threads"][0] == "fail" and "it hangs" in found["threads"][1]
+    assert found["odd text"] == ("skip", "not asked: it hung before")
+
+
+def test_an_alarm_of_the_caller_still_rings():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    left, interval = signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with deadline(60):
+            time.sleep(0.05)
+        assert not rung
+        time.sleep(0.5)
+        assert rung
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+def test_where_nothing_is_scored_nothing_is_called_fine():
+    def raises(completions, **columns):
+        raise ValueError("always")
+
+    found = verdicts(raises, GOLD)
+    assert found["finite and in range"][0] == "fail"
+    for point in ("deterministic", *COMPARISONS, "odd text", "speed"):
+        assert found[point] == ("skip", "no response was scored"), point
+
+
+def test_a_constant_has_no_top():
+    def zero(completions, reference, **columns):
+        return [0.0 for _ in completions]
+
+    found = verdicts(zero, GOLD)
+    assert found["expected answers"][0] == "skip"
+    assert found["worthless answers"][0] == "fail"
+
+
+def test_rows_of_our_own_are_no_reason_to_call_a_reward_wrong():
+    report = check_reward("meteor", options={"synonyms": False})
+    assert report.ok
+    found = {p.name: p for p in report.points}["expected answers"]
+    assert found.verdict == "warn" and "the check's own rows" in found.message
+    refused = check_reward("multiple_choice")
+    assert isinstance(refused.error, DataError)
+    assert "the check's own rows, whose answers are short texts" in str(refused.error)
+    given = check_reward("multiple_choice", [{"prompt": "p", "reference": "Paris"}])
+    assert "own rows" not in str(given.error)
+
+
+def test_a_reward_that_reads_chat_messages_is_checked_as_one():
+    def polite(completions, **columns):
+        return [float("please" in completion[0]["content"]) for completion in completions]
+
+    assert "set format: chat" in verdicts(polite)["finite and in range"][1]
+    assert verdicts(polite, format="chat")["finite and in range"][0] == "ok"

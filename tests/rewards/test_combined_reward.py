@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -339,3 +341,60 @@ def test_random_batches_agree_with_a_loop_over_samples():
         }.get(text, math.nan)
         np.testing.assert_equal(batch.total[i], expected)
         assert batch.sample_status(i) == ("failed" if math.isnan(expected) else "scored")
+
+
+def leaves(completions, **columns):
+    """Ends the program, as a script that was made a reward does."""
+    if any(text == "exit" for text in completions):
+        sys.exit(0)
+    return [1.0 for _ in completions]
+
+
+async def leaves_later(completions, **columns):
+    async def one(text):
+        return leaves([text])[0]
+
+    return list(await asyncio.gather(*map(one, completions)))
+
+
+@pytest.mark.parametrize("reward", [leaves, leaves_later])
+def test_a_reward_that_ends_the_program_has_failed_on_that_sample(reward):
+    batch = score({"r": reward}, ["a", "exit", "b"])
+    assert batch.status["r"] == [Status.SCORED, Status.RAISED, Status.SCORED]
+    assert batch.messages["r"][1] == "SystemExit: 0"
+    assert score({"r": reward}, ["a"]).total.tolist() == [1.0]  # and goes on to score
+
+
+def reads_messages(completions, **columns):
+    return [float("please" in completion[0]["content"]) for completion in completions]
+
+
+def test_a_reward_that_reads_chat_messages_says_so_in_its_part():
+    batch = score({"r": reads_messages}, ["please", "no"])
+    assert "set format: chat for this reward" in batch.messages["r"][0]
+    rewards = make_rewards({"r": {"use": reads_messages, "format": "chat"}})
+    assert rewards.score(["p", "p"], ["please", "no"], {}).total.tolist() == [1.0, 0.0]
+    assert rewards.spec["r"]["format"] == "chat"
+    with pytest.raises(ConfigError, match=r"format = 'chatt'; expected text or chat. Did you mean"):
+        make_rewards({"r": {"use": reads_messages, "format": "chatt"}})
+
+
+def test_a_part_of_weight_zero_may_fail_without_costing_the_sample():
+    watched = {"use": parsed, "weight": 0}
+    batch = score({"constant": constant, "watched": watched}, ["1", "oops"])
+    assert batch.status["watched"] == [Status.SCORED, Status.RAISED]
+    assert batch.total.tolist() == [1.0, 1.0]
+    assert [batch.sample_status(i) for i in range(2)] == ["scored", "scored"]
+    nothing = score({"parsed": parsed, "watched": {"use": parsed, "weight": 0}}, ["none", "oops"])
+    assert [nothing.sample_status(i) for i in range(2)] == ["not_applicable", "failed"]
+    quiet = {"use": lambda completions, **columns: [None] * len(completions)}
+    absent = score({"quiet": quiet, "watched": watched}, ["oops"])
+    assert absent.sample_status(0) == "not_applicable"
+    alone = score({"watched": watched}, ["1", "oops"])  # all of weight 0: all count
+    assert alone.sample_status(1) == "failed" and not alone.valid[1]
+
+
+def test_failures_of_a_part_of_weight_zero_do_not_count_towards_the_end_of_a_run():
+    rewards = make_rewards({"constant": constant, "watched": {"use": parsed, "weight": 0}})
+    rewards.at_update(1).score(["p"], ["oops"], {})
+    assert rewards.failing_batches == {"constant": 0, "watched": 0}

@@ -82,6 +82,12 @@ KNOWN = [
     ("end_checker", {"end_phrase": "The end."}, 'So. THE END."', "The end. Not."),
     ("quotation", {}, ' "all of it" ', '"'),
     ("capital_word_frequency", {"capital_frequency": 2}, "A WELL-KNOWN one", "An old ONE"),
+    (
+        "capital_word_frequency",
+        {"capital_frequency": 2, "capital_relation": "at least"},
+        "U.S. OK",
+        "The U.S.A. is big.",
+    ),
     ("english_capital", {}, "THIS IS A SENTENCE THAT IS WRITTEN IN ENGLISH", ENGLISH),
     ("english_lowercase", {}, ENGLISH, ENGLISH.capitalize()),
     ("no_comma", {}, "a; b", "a, b"),
@@ -267,21 +273,26 @@ def uses_our_extensions(name: str, settings: dict) -> bool:
     """Whether IFEval's program would refuse, guess or read them as a regular expression."""
     relation = next((v for k, v in settings.items() if k.endswith("relation")), "at least")
     missing = name == "repeat_prompt" and not settings
+    missing |= name == "capital_word_frequency" and "capital_relation" not in settings
     other = "options" in settings or any(mark in str(settings) for mark in ("#", "+", "a.b"))
     return relation not in ("at least", "less than") or other or missing
 
 
 @pytest.mark.slow
 def test_ifeval_s_own_program_agrees(root: Path, monkeypatch: pytest.MonkeyPatch):
-    oracle = pytest.importorskip("if_verifiable.ifeval.instructions_registry").INSTRUCTION_DICT
+    import nltk
     from if_verifiable.common import get_loose_transformations
+    from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT as oracle
 
     monkeypatch.setattr("langdetect.DetectorFactory.seed", 0)
     assert len(oracle) == IFEVAL and set(oracle) <= set(list_constraints())
-    left_out = {"number_sentences", "capital_word_frequency"}  # need data that nltk downloads
+    left_out = {"number_sentences"}  # needs a splitter that nltk downloads
+    words = nltk.word_tokenize  # as the program calls it, it splits sentences first
+    monkeypatch.setattr("nltk.word_tokenize", lambda text: words(text, preserve_line=True))
     texts = [text for _, _, *pair in KNOWN for text in pair if len(text) < 200]
     # The language of a text without letters is decided differently.
     texts = [text for text in texts if any(letter.isalpha() for letter in text)]
+    texts += ["The U.S.A. is big.", "A/B TEST", "U.S. OK", "It's OK, NASA. A WELL-KNOWN one!"]
     texts += [(root / name).read_text(encoding="utf-8")[:1500] for name in ("README.md", "LICENSE")]
     if responses := find_spec("ifbench"):  # real responses, where that package is installed
         place = Path(responses.submodule_search_locations[0], "data", "sample_output.jsonl")

@@ -33,7 +33,12 @@ KNOWN = [
     (["7", "8"], "The answer is 8", 1.0),
     ("72", "no number at all", 0.0),
     ("72", "", 0.0),
+    ("x+1", "x+1", 0.0),
+    ("x+1", "$x+1$", 1.0),
+    ("Paris", "Paris", 0.0),
+    ("Paris", "\\boxed{Paris}", 1.0),
     ("", "3", None),
+    ("$$", "3", None),
     (None, "3", None),
 ]
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import copy
 import pickle
+import sys
 import threading
 
 import numpy as np
 import pytest
 
-from instructrec.errors import DataError, RewardError
+from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.rewards import BoundReward, make_reward, make_rewards
 from instructrec.rewards.calling import check_scores
 
@@ -286,3 +287,18 @@ def test_our_rewards_work_with_the_arguments_of_a_trl_trainer():
         log_metric=lambda *a: None,
     )
     assert scores == [1.0, 0.0]
+
+
+class Leaving:
+    """Ends the program when it is made."""
+
+    def __init__(self):
+        sys.exit("no model here")
+
+    def __call__(self, completions, **columns):
+        return [0.0]
+
+
+def test_a_constructor_that_ends_the_program_is_a_wrong_setting():
+    with pytest.raises(ConfigError, match=r"making it called sys\.exit\(no model here\)"):
+        make_reward(Leaving)

@@ -324,3 +324,10 @@ def test_two_files_that_register_one_name_clash(polite_file, tmp_path):
         match=r"copied.py does not import .*exists already \(.*polite_rewards.py:politeness",
     ):
         make_reward(f"{tmp_path}/copied.py:politeness")
+
+
+def test_a_module_that_ends_the_program_does_not_import(tmp_path, monkeypatch):
+    (tmp_path / "reward_that_leaves.py").write_text("import sys\nsys.exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"'reward_that_leaves' does not import: SystemExit: 3"):
+        make_reward("reward_that_leaves:mine")

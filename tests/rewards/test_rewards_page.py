@@ -26,7 +26,7 @@ def test_its_python_runs_and_prints_what_it_says(capsys):
     code = "\n".join(blocks("python"))
     exec(compile(code, "docs/rewards.md", "exec"), namespace)
     shown = re.findall(r"^print\(.*?\)  # (.*)$", code, flags=re.MULTILINE)
-    assert len(shown) == 7
+    assert len(shown) == 8
     assert capsys.readouterr().out.splitlines() == shown
     assert namespace["keeps_short"](["a b"], words=1) == [0.5]
 

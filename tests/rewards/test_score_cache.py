@@ -176,3 +176,26 @@ def test_a_model_folder_that_was_trained_again_in_place_is_another_reward(tmp_pa
     outer = make_reward("weighted", **combined).identity()
     (folder / "adapter.safetensors").write_bytes(b"")
     assert make_reward("weighted", **combined).identity() != outer
+
+
+def test_a_file_that_fails_costs_a_warning_and_no_run(cached):
+    combined = cached()
+    score(combined, ["1"])
+    connection = combined.parts["r"]._cache._connection
+    connection.execute("PRAGMA max_page_count = 1")  # no page more than it has: a full disk
+    texts = [str(i) for i in range(5000)]
+    with pytest.warns(RuntimeWarning, match=r"fails \(database or disk is full\)") as warned:
+        assert score(combined, texts).total.tolist() == list(range(5000))
+        assert score(combined, texts).total.tolist() == list(range(5000))
+    assert len(warned) == 1
+    combined.close()
+    assert score(combined, ["1"]).cached["r"] == [True]  # opened again, it is as it was
+
+
+def test_a_file_that_cannot_be_read_any_more_is_done_without(cached, tmp_path):
+    combined = cached()
+    score(combined, ["1"])
+    combined.parts["r"]._cache._connection.execute("DROP TABLE scores")
+    with pytest.warns(RuntimeWarning, match=r"no such table: scores\): scoring goes on without"):
+        batch = score(combined, ["1", "2"])
+    assert batch.total.tolist() == [1.0, 2.0] and batch.cached["r"] == [False, False]

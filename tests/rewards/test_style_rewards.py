@@ -122,6 +122,9 @@ def test_repetition_counts_token_ids():
         "I'm not comfortable with this.",
         "That goes against my guidelines.",
         "I apologize, but I\ncannot answer.",
+        "I cannot help you.",
+        "I cannot recommend this drug. That is enough.",
+        "I can't provide enough detail.",
     ],
 )
 def test_refusals_are_recognised(text):
@@ -134,6 +137,11 @@ def test_refusals_are_recognised(text):
     [
         "Sure! Here is how.",
         "I can't wait to help you with that!",
+        "I cannot help but smile.",
+        "I can't help thinking of summer.",
+        "I can't recommend this book enough!",
+        "I'm so sorry for your loss, I can't imagine how hard this is.",
+        "Sorry, I can't even begin to imagine that.",
         "You cannot divide by zero.",
         "I'm sorry to hear that. Here is what to do.",
         "The function returns an AI model that cannot overfit.",
@@ -240,3 +248,14 @@ def test_wrong_languages_are_refused():
         make_reward("language")(["p"], ["a"])
     with pytest.raises(DataError, match=r"the language of sample 1: .*unknown language 'klingon'"):
         Language()(["a", "b"], language=["de", "klingon"])
+
+
+def test_a_run_without_a_wanted_length_or_constraints_ends_before_it_begins():
+    with pytest.raises(ConfigError, match="does not know which length is wanted"):
+        make_rewards("length").check_columns(["prompt"])
+    make_rewards({"length": {"options": {"maximum": 3}}}).check_columns(["prompt"])
+    make_rewards({"length": {"options": {"target_column": "words"}}}).check_columns(["words"])
+    with pytest.raises(DataError, match="needs the column 'constraints'"):
+        make_rewards("constraints").check_columns(["prompt"])
+    renamed = {"constraints": {"options": {"constraints_column": "rules"}}}
+    make_rewards(renamed).check_columns(["rules"])

@@ -27,6 +27,10 @@ def work(completions, value, **columns):
         time.sleep(value)
     if kind == "die":
         os._exit(0)
+    if kind == "exit":
+        raise SystemExit(value)
+    if kind == "chat":
+        return [kind["content"]]
     if kind == "env":
         return [float(value in os.environ)]
     if kind == "pid":
@@ -90,14 +94,17 @@ def ask(workers, *questions):
 
 def test_each_failure_has_its_status_and_the_next_question_is_answered(start, gone):
     workers = start(timeout=2.0)
-    late, well, dead, wrong, text = ask(
+    late, well, dead, wrong, left, chat, text = ask(
         workers,
         *(("sleep", 60), ("sleep", 0), ("die", 0), ("raise", "no good")),
+        *(("exit", 3), ("chat", 0)),
         ("surrogate", "\ud800é\n"),
     )
     assert late == (Status.TIMEOUT, "no answer within 2 s")
     assert dead == (Status.WORKER_DIED, "its process ended with exit status 0 and no scores")
     assert wrong == (Status.RAISED, "ValueError: no good")
+    assert left == (Status.RAISED, "SystemExit: 3")
+    assert "set format: chat for this reward" in chat[1]
     assert (well, text) == (0.0, 1.0)
     first, second = ask(workers, ("pid", 0), ("pid", 0))
     assert first == second != os.getpid()

@@ -74,6 +74,23 @@ def test_drift_sees_a_forgotten_temperature_to_which_the_mean_ratio_is_blind():
     assert drift.p99 > drift.mean
 
 
+def test_the_99th_percentile_of_the_drift_is_that_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 2, 3, 50, 101, 1234):
+        drift = torch.rand(size, generator=generator)
+        measured = measure_drift(drift, torch.zeros(size), torch.ones(size, dtype=torch.bool))
+        assert measured.p99 == pytest.approx(float(torch.quantile(drift, 0.99)), abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_rollout_may_have_more_tokens_than_torchs_quantile_takes():
+    size = 2**24 + 2
+    drift = torch.zeros(size)
+    drift[: size // 50] = 1.0
+    measured = measure_drift(drift, torch.zeros(size), torch.ones(size, dtype=torch.bool))
+    assert measured.p99 == 1.0 and measured.mean == pytest.approx(0.02, abs=1e-3)
+
+
 def test_drift_counts_only_masked_tokens():
     sampler, trainer = torch.tensor([-1.0, -9.0]), torch.tensor([-1.5, -1.0])
     drift = measure_drift(sampler, trainer, torch.tensor([True, False]))

@@ -58,12 +58,14 @@ def test_only_the_critic_learns_during_its_warm_up(toy, settings):
         return [1.0 + score for score in toy.reward(completions)]
 
     config = dataclasses.replace(
-        toy.fast, num_updates=3, critic_warmup_updates=3, weight_decay=0.1, **settings
+        toy.fast, num_updates=4, critic_warmup_updates=3, weight_decay=0.1, **settings
     )
-    policy, _, log = toy.train(config, reward=generous)
+    stop = iter([False, False, True])
+    policy, _, log = toy.train(config, reward=generous, should_stop=lambda: next(stop))
+    assert len(log) == 3
     assert policy.weights_hash() == toy.policy().weights_hash()
     assert log[-1][0]["ppo/value_loss"] < 0.7 * log[0][0]["ppo/value_loss"]
-    moved, _, log = toy.train(dataclasses.replace(config, num_updates=4), reward=generous)
+    moved, _, log = toy.train(config, reward=generous)
     assert moved.weights_hash() != toy.policy().weights_hash()
 
 

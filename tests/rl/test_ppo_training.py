@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import string
 
 import pytest
 import torch
@@ -107,12 +108,18 @@ class GradientRecorder(PPOLearner):
 
 
 def test_gradients_do_not_depend_on_the_micro_batch(toy):
-    gradients = []
+    # Responses of different lengths: with equal ones, a mean of means would be the mean.
+    stops = tuple(string.ascii_uppercase + string.digits + string.punctuation)
+    gradients, lengths = [], []
     for micro_batch_size in (16, 4, 1):
-        config = dataclasses.replace(toy.fast, num_updates=1, micro_batch_size=micro_batch_size)
+        config = dataclasses.replace(
+            toy.fast, num_updates=1, micro_batch_size=micro_batch_size, stop_strings=stops
+        )
         trainer = toy.trainer(config, GradientRecorder)
         trainer.train()
         gradients.append(trainer.learner.first_gradient)
+        lengths.append(trainer.learner.experience.action_mask_BT.sum(1).tolist())
+    assert lengths[0] == lengths[1] == lengths[2] and len(set(lengths[0])) == 4
     assert gradients[0].abs().max() > 0.01
     for other in gradients[1:]:
         assert torch.allclose(other, gradients[0], atol=1e-6)

@@ -71,14 +71,23 @@ def test_settings_leave_to_trl_only_what_it_shall_do(tmp_path):
     settings = trl_bridge.trl_settings(
         config, seed=5, num_updates=4, device=torch.device("cpu"), output_dir=tmp_path
     )
-    assert settings.generation_batch_size == settings.per_device_train_batch_size == 32
-    assert settings.max_steps == 4
-    assert settings.max_grad_norm == 0
-    assert settings.num_generations == 1
-    assert settings.beta == 0.0
-    assert settings.disable_dropout
-    assert settings.report_to == []
-    assert str(settings.save_strategy) == "SaveStrategy.NO"
+    expected = {
+        "generation_batch_size": 32,
+        "per_device_train_batch_size": 32,
+        "max_steps": 4,
+        "max_grad_norm": 0,
+        "num_generations": 1,
+        "beta": 0.0,
+        "disable_dropout": True,
+        "report_to": [],
+        "save_strategy": "no",
+    }
+    changed = {
+        name: f"{getattr(settings, name)!r}, expected {value!r}"
+        for name, value in expected.items()
+        if getattr(settings, name) != value
+    }
+    assert not changed, f"{VERSIONS}: GRPOConfig makes of our settings {changed}"
 
 
 def test_one_training_step_of_trl_is_one_update(toy):

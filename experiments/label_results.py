@@ -1,0 +1,193 @@
+"""What judgments come to: preferences, demonstrations and scores, and how far mentors agree."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Literal
+
+from instructrec.experiments.jsonl import Row
+from instructrec.experiments.label_book import SCORES, Judgment
+from instructrec.experiments.label_items import Item
+from instructrec.experiments.listing import table
+from instructrec.experiments.stats import wilson_interval
+
+Judgments = Mapping[str, Mapping[str, Judgment]]
+"""Mentor -> item -> judgment."""
+
+
+def preferences(items: Sequence[Item], judgments: Judgments) -> list[Row]:
+    """A row for each preference, in the shape that reward models and DPO train on.
+
+    A better answer that a mentor wrote is preferred to every response that was shown.
+
+    Returns:
+        Rows ``prompt, chosen, rejected, id, annotator, chosen_by, rejected_by``.
+    """
+    rows = []
+    for item, annotator, said in _said(items, judgments):
+        pairs = []
+        if said.winner is not None:
+            losers = [source for source in item.sources if source != said.winner]
+            pairs += [(said.winner, item.text_of(said.winner), loser) for loser in losers]
+        if said.correction is not None:
+            pairs += [("mentor", said.correction, source) for source in item.sources]
+        rows += [
+            {
+                "prompt": item.prompt,
+                "chosen": chosen,
+                "rejected": item.text_of(loser),
+                "id": item.id,
+                "annotator": annotator,
+                "chosen_by": winner,
+                "rejected_by": loser,
+            }
+            for winner, chosen, loser in pairs
+            if chosen != item.text_of(loser)
+        ]
+    return rows
+
+
+def demonstrations(items: Sequence[Item], judgments: Judgments) -> list[Row]:
+    """A row ``prompt, completion, id, annotator`` for each answer that a mentor wrote."""
+    return [
+        {"prompt": item.prompt, "completion": said.correction, "id": item.id, "annotator": who}
+        for item, who, said in _said(items, judgments)
+        if said.correction is not None
+    ]
+
+
+def scores(items: Sequence[Item], judgments: Judgments) -> list[Row]:
+    """A row ``prompt, response, score, id, annotator`` for each score."""
+    return [
+        {
+            "prompt": item.prompt,
+            "response": item.candidates[0].text,
+            "score": said.score,
+            "id": item.id,
+            "annotator": who,
+        }
+        for item, who, said in _said(items, judgments)
+        if said.score is not None
+    ]
+
+
+def _said(items: Sequence[Item], judgments: Judgments) -> list[tuple[Item, str, Judgment]]:
+    """Item by item, who said what."""
+    return [
+        (item, annotator, book[item.id])
+        for item in items
+        for annotator, book in judgments.items()
+        if item.id in book
+    ]
+
+
+def cohens_kappa(
+    pairs: Sequence[tuple[Hashable, Hashable]],
+    *,
+    weights: Literal["none", "quadratic"] = "none",
+    categories: Sequence[Hashable] | None = None,
+) -> float | None:
+    """Agreement of two mentors beyond chance: 1 is perfect, 0 is chance.
+
+    κ = 1 - Σ w·observed / Σ w·expected, where w is 1 for every disagreement, or the squared
+    distance of two ordered categories (Cohen 1960; 1968 for weights).
+
+    Args:
+        pairs: What each of the two said about an item.
+        weights: Whether disagreements weigh by their distance.
+        categories: The categories in order; None takes those that occur.
+
+    Returns:
+        κ, or None where it is not defined: no pairs, or both always said the same one thing.
+    """
+    known = list(categories or dict.fromkeys(itertools.chain.from_iterable(pairs)))
+    place = {category: i for i, category in enumerate(known)}
+
+    def weight(a: Hashable, b: Hashable) -> float:
+        return float((place[a] - place[b]) ** 2 if weights == "quadratic" else a != b)
+
+    first, second = (Counter(pair[i] for pair in pairs) for i in (0, 1))
+    observed = sum(weight(a, b) for a, b in pairs) * len(pairs)
+    expected = sum(weight(a, b) * first[a] * second[b] for a in first for b in second)
+    return 1.0 - observed / expected if expected else None
+
+
+def agreement(judgments: Judgments) -> list[Row]:
+    """How far each two mentors agree, over the items that both have judged.
+
+    Returns:
+        Rows ``annotators, items, agree, kappa``; κ of scores weighs by squared distance.
+    """
+    rows = []
+    for (a, book_a), (b, book_b) in itertools.combinations(judgments.items(), 2):
+        both = [(book_a[key], book_b[key]) for key in book_a if key in book_b]
+        pairs = [(_verdict(x), _verdict(y)) for x, y in both if "skip" not in (x.kind, y.kind)]
+        if not pairs:
+            continue
+        scored = all(isinstance(said, int) for pair in pairs for said in pair)
+        kappa = (
+            cohens_kappa(pairs, weights="quadratic", categories=SCORES)
+            if scored
+            else cohens_kappa(pairs)
+        )
+        agree = sum(x == y for x, y in pairs) / len(pairs)
+        rows.append({"annotators": [a, b], "items": len(pairs), "agree": agree, "kappa": kappa})
+    return rows
+
+
+def _verdict(said: Judgment) -> Hashable:
+    return said.score if said.score is not None else said.winner or said.kind
+
+
+def summary(items: Sequence[Item], judgments: Judgments) -> Row:
+    """All numbers, JSON-able: what was said, who won, which side, and the agreement."""
+    said = [judgment for book in judgments.values() for judgment in book.values()]
+    decided = [j for j in said if j.winner is not None]
+    first = sum(j.winner == j.shown[0] for j in decided)
+    sources = sorted({source for item in items for source in item.sources})
+    given = [j.score for j in said if j.score is not None]
+    found: Row = {
+        "items": len(items),
+        "annotators": {name: len(book) for name, book in judgments.items()},
+        "kinds": dict(Counter(j.kind for j in said)),
+        "corrections": sum(j.correction is not None for j in said),
+        "wins": {s: sum(j.winner == s for j in decided) for s in sources} if decided else {},
+        "agreement": agreement(judgments),
+    }
+    if decided:
+        found["wins_interval"] = {
+            source: _ends(wins, len(decided)) for source, wins in found["wins"].items()
+        }
+        found["first_side"] = [first / len(decided), *_ends(first, len(decided))]
+    if given:
+        found["mean_score"] = sum(given) / len(given)
+    return found
+
+
+def _ends(count: int, of: int) -> list[float]:
+    interval = wilson_interval(count, of)
+    return [interval.low, interval.high]
+
+
+def to_text(found: Row) -> str:
+    """The summary for people."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
+    rows = [("items", str(found["items"]))]
+    rows += [(f"judged by {name}", str(count)) for name, count in found["annotators"].items()]
+    rows += [("said", kinds or "nothing yet"), ("better answers", str(found["corrections"]))]
+    decided = sum(found["wins"].values())
+    for source, wins in found["wins"].items():
+        low, high = found["wins_interval"][source]
+        rows.append((f"better: {source}", f"{wins} of {decided} ({low:.2f} to {high:.2f})"))
+    if decided:
+        share, low, high = found["first_side"]
+        rows.append(("shown first won", f"{share:.2f} ({low:.2f} to {high:.2f})"))
+    if "mean_score" in found:
+        rows.append(("mean score", f"{found['mean_score']:.2f}"))
+    for row in found["agreement"]:
+        kappa = "not defined" if row["kappa"] is None else f"{row['kappa']:.2f}"
+        who = " and ".join(row["annotators"])
+        rows.append((f"{who}", f"agree on {row['agree']:.0%} of {row['items']}, Cohen's κ {kappa}"))
+    return table(rows)

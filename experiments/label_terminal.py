@@ -1,0 +1,179 @@
+"""The screen of ``instructrec label``: an instruction, its responses, and keys to judge them by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from rich.text import Text
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.containers import Horizontal, VerticalScroll
+from textual.widgets import Footer, Static, TextArea
+
+from instructrec.envs.tasks.base import render_prompt
+from instructrec.experiments.env_commands import shown
+from instructrec.experiments.label_book import SCORES, Sitting
+
+_PREFER = (
+    Binding("1,left", "prefer(0)", "first better"),
+    Binding("2,right", "prefer(1)", "second better"),
+    Binding("t,0", "tie", "equal"),
+)
+_SCORE = tuple(
+    Binding(str(score), f"score({score})", {1: "worst", 5: "best"}.get(score, str(score)))
+    for score in SCORES
+)
+_ALWAYS = (
+    Binding("s", "skip", "skip"),
+    Binding("e", "write", "write a better"),
+    Binding("u", "undo", "undo"),
+    Binding("q", "leave", "end"),
+)
+
+
+class LabelApp(App[None]):
+    """One mentor at a terminal.
+
+    Args:
+        sitting: What is judged.
+        pairs: Two responses; else one, which gets a score.
+        show_reference: Show the expected answer, too.
+        notes: Lines for the first screen.
+    """
+
+    CSS = """
+    #progress { height: auto; padding: 0 1; color: $text-muted; }
+    #prompt { height: auto; max-height: 40%; border: round $primary; padding: 0 1; }
+    #sides { height: 1fr; }
+    .side { border: round $secondary; padding: 0 1; width: 1fr; }
+    #editor { height: 40%; display: none; border: round $accent; }
+    #note { height: auto; padding: 0 1; color: $warning; }
+    """
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[Any]] = [
+        Binding("ctrl+s", "save", "keep the answer", show=False, priority=True),
+        Binding("escape", "close_editor", "back", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        sitting: Sitting,
+        *,
+        pairs: bool,
+        show_reference: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.sitting, self.pairs, self.show_reference = sitting, pairs, show_reference
+        self._note = " ".join(notes)
+        for binding in (*(_PREFER if pairs else _SCORE), *_ALWAYS):
+            self.bind(binding.key, binding.action, description=binding.description)
+
+    def compose(self) -> ComposeResult:
+        """The parts of the screen, from above."""
+        yield Static(id="progress")
+        with VerticalScroll(id="prompt"):
+            yield Static(id="prompt-text")
+        with Horizontal(id="sides"):
+            for side in range(2 if self.pairs else 1):
+                with VerticalScroll(classes="side", id=f"side-{side}"):
+                    yield Static(id=f"response-{side}")
+        yield TextArea(id="editor")
+        yield Static(id="note")
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Shows the first item."""
+        self.query_one("#prompt").border_title = "instruction"
+        for side, name in enumerate(("first", "second") if self.pairs else ("response",)):
+            self.query_one(f"#side-{side}").border_title = name
+        self.query_one("#editor").border_title = "a better answer (ctrl+s keeps it, escape leaves)"
+        self._show()
+
+    @property
+    def _is_writing(self) -> bool:
+        return bool(self.query_one("#editor").display)
+
+    def _show(self) -> None:
+        """Puts the current item on the screen; ends when there is none left."""
+        sitting, item = self.sitting, self.sitting.item
+        if item is None:
+            self.exit()
+            return
+        self._put("progress", f"{sitting.done + 1} of {sitting.total}")
+        prompt = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
+        text = shown(prompt if isinstance(prompt, str) else render_prompt(prompt))
+        if self.show_reference and item.reference is not None:
+            text += f"\n\nexpected: {shown(str(item.reference))}"
+        self._put("prompt-text", text)
+        for i, side in enumerate(sitting.sides):
+            self._put(f"response-{i}", shown(side.text) or "(nothing)")
+            self.query_one(f"#side-{i}", VerticalScroll).scroll_home(animate=False)
+        kept = f"your answer: {shown(sitting.correction)}" if sitting.correction else ""
+        self._put("note", " ".join(filter(None, (self._note, kept))))
+        self._note = ""
+        self.refresh_bindings()
+
+    def _put(self, name: str, text: str) -> None:
+        """Shows text as it is: a response cannot style the screen."""
+        self.query_one(f"#{name}", Static).update(Text(text))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """While an answer is written, keys are letters of it."""
+        is_editing = action in ("save", "close_editor")
+        known = {"prefer", "tie", "score", "skip", "write", "undo", "leave"}
+        if action in known or is_editing:
+            return self._is_writing == is_editing
+        return True
+
+    def action_prefer(self, side: int) -> None:
+        """One side is better."""
+        self.sitting.prefer(side)
+        self._show()
+
+    def action_tie(self) -> None:
+        """Both are equal."""
+        self.sitting.tie()
+        self._show()
+
+    def action_score(self, score: int) -> None:
+        """The response gets a score."""
+        self.sitting.score(score)
+        self._show()
+
+    def action_skip(self) -> None:
+        """Nothing is said."""
+        self.sitting.skip()
+        self._show()
+
+    def action_undo(self) -> None:
+        """The newest judgment is taken back."""
+        if not self.sitting.undo():
+            self._note = "there is nothing to take back"
+        self._show()
+
+    def action_write(self) -> None:
+        """Opens the editor on what was written, else on the response shown first."""
+        editor = self.query_one("#editor", TextArea)
+        editor.text = self.sitting.correction or self.sitting.sides[0].text
+        editor.display = True
+        editor.focus()
+        editor.select_all()
+        self.refresh_bindings()
+
+    def action_save(self) -> None:
+        """Keeps what was written; the item still waits for its judgment."""
+        self.sitting.correct(self.query_one("#editor", TextArea).text)
+        self.action_close_editor()
+
+    def action_close_editor(self) -> None:
+        """Closes the editor."""
+        self.query_one("#editor").display = False
+        self.set_focus(None)
+        self.refresh_bindings()
+        self._show()
+
+    def action_leave(self) -> None:
+        """Ends the sitting; the same command goes on."""
+        self.exit()

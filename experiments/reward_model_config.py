@@ -1,0 +1,165 @@
+"""What the training of a reward model is: plain frozen dataclasses, no torch and no TRL."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.config import FOLDER_NAME, flatten
+from instructrec.experiments.jsonl import plain
+from instructrec.experiments.preference_data import PreferenceTask
+from instructrec.experiments.runfolder import read_config
+from instructrec.experiments.tracking import TrackingConfig
+from instructrec.policies.config import PolicyConfig
+from instructrec.rl.reward_config import MAY_CHANGE, AlignmentConfig, FitConfig, PreferenceConfig
+
+RESUMABLE = (*(f"fit.{name}" for name in MAY_CHANGE), "tracking.", "output.")
+"""Keys (or, ending in a dot, groups) that may change between a run and its continuation."""
+
+
+@dataclass(frozen=True)
+class RewardOutputConfig:
+    """Where the run is written."""
+
+    dir: str = "runs"
+    """Folder of the run folders."""
+    hang_s: float = 3600.0
+    """Seconds without progress after which stacks are written; after twice as many the run ends
+    (exit code 10). 0: never."""
+
+    def __post_init__(self) -> None:
+        if not self.hang_s >= 0:
+            raise ConfigError(f"output.hang_s = {self.hang_s}: expected 0 or more.")
+
+
+@dataclass(frozen=True)
+class RewardModelConfig:
+    """One training of a reward model."""
+
+    name: str | None = None
+    """Name of the run folder; None is <variant>-s<seed>."""
+    variant: str | None = None
+    """What is compared: the same for all seeds of one setting; None is <algorithm>-<task>."""
+    algorithm: Literal["reward_model", "alignment"] = "reward_model"
+    """reward_model (a score from preferences), or alignment (which output belongs to which
+    instruction, from pairs of the two)."""
+    seed: int = 0
+    """Seed of everything that is drawn."""
+    task: PreferenceTask = PreferenceTask()
+    """The preferences, or instructions with outputs."""
+    policy: PolicyConfig = PolicyConfig()
+    """The model that it starts from: a policy's trunk, another decoder, a reward model or an
+    encoder; and which of its weights train."""
+    fit: FitConfig = FitConfig()
+    """How the weights are fitted."""
+    preference: PreferenceConfig = PreferenceConfig()
+    """The loss of algorithm reward_model."""
+    alignment: AlignmentConfig = AlignmentConfig()
+    """The loss of algorithm alignment."""
+    tracking: TrackingConfig = TrackingConfig()
+    """Weights & Biases."""
+    output: RewardOutputConfig = RewardOutputConfig()
+    """Run folder."""
+
+    def __post_init__(self) -> None:
+        for key in ("name", "variant"):
+            value = getattr(self, key)
+            if value is not None and not FOLDER_NAME.fullmatch(value):
+                raise ConfigError(
+                    f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because "
+                    "it names a folder; the folder's place is output.dir."
+                )
+        if self.seed < 0:
+            raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
+        other = self._other
+        if getattr(self, other) != type(getattr(self, other))():
+            raise ConfigError(
+                f"{other}.* given, but algorithm = {self.algorithm!r} does not use it: remove it."
+            )
+        micro = self.fit.micro_batch_size
+        if self.algorithm == "alignment":
+            if self.fit.batch_size < 2:
+                raise ConfigError("fit.batch_size = 1: alignment tells outputs from one another.")
+            if micro is not None and micro != self.fit.batch_size:
+                raise ConfigError(
+                    f"fit.micro_batch_size = {micro}: alignment compares all outputs of a batch; "
+                    "lower fit.batch_size instead."
+                )
+
+    @property
+    def _other(self) -> str:
+        """The section of the other algorithm."""
+        return "alignment" if self.algorithm == "reward_model" else "preference"
+
+    @property
+    def resolved_variant(self) -> str:
+        """The variant, derived from algorithm and data when none was given."""
+        name = self.task.name.removeprefix("hf:").split(":")[0]
+        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).replace("_", "-").strip("-")
+        return self.variant or f"{self.algorithm.replace('_', '-')}-{task or 'pairs'}"
+
+    @property
+    def resolved_name(self) -> str:
+        """Name of the run folder."""
+        return self.name or f"{self.resolved_variant}-s{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.output.dir) / self.resolved_name
+
+    @property
+    def tags(self) -> list[str]:
+        """What trackers show beside the name."""
+        return [self.algorithm, self.policy.model]
+
+    @property
+    def samples_kept(self) -> int:
+        """Responses of an update that samples.jsonl keeps: nothing is sampled."""
+        return 0
+
+    @property
+    def hang_s(self) -> float:
+        """See ``output.hang_s``."""
+        return self.output.hang_s
+
+    def resolved(self) -> RewardModelConfig:
+        """The same run with variant, name and the seed in the model written out."""
+        model = self.policy.model.replace("{seed}", str(self.seed))
+        return dataclasses.replace(
+            self,
+            variant=self.resolved_variant,
+            name=self.resolved_name,
+            policy=dataclasses.replace(self.policy, model=model),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for ``config.yaml``; settings of the algorithm not used are left out."""
+        values: dict[str, Any] = plain(dataclasses.asdict(self))
+        del values[self._other]
+        return values
+
+
+def refuse_changed(config: RewardModelConfig, folder: Path) -> None:
+    """Checks that a run can be continued under ``config``.
+
+    Raises:
+        ConfigError: A key differs that would make it another run.
+    """
+    before, now = flatten(read_config(folder)), flatten(config.resolved().to_dict())
+    changed = [
+        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key)
+        and not any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
+            "the settings it had, or give the new run another name. These may change: "
+            f"{', '.join(k.rstrip('.') for k in RESUMABLE)}."
+        )

@@ -1,0 +1,278 @@
+"""``instructrec train-reward``: from preferences to a reward model and what it has learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from instructrec import processes
+from instructrec.errors import ConfigError, RunInterrupted
+from instructrec.experiments import command_line, preference_data, setup_run, telling
+from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.progress import Progress, format_duration
+from instructrec.experiments.recording import Recorder
+from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
+from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.staging import staged
+from instructrec.rewards.local_models import ModelReward
+from instructrec.rl.checkpoint import latest_checkpoint, update_of
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from instructrec.rl.fitting import FitResult, Surroundings
+
+Items = tuple[list[Any], list[Any]]
+"""What is learned from, and what is held out."""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an algorithm hands back."""
+
+    result: FitResult
+    """How fitting ended."""
+    metrics: dict[str, float]
+    """Numbers on held-out data, by metric key."""
+    text: str
+    """What it has learned, for people (Markdown)."""
+    save: Callable[[Path], None]
+    """Writes the model into a folder."""
+    rows: list[dict[str, Any]]
+    """Held-out rows with their scores."""
+    report: dict[str, Any]
+    """The numbers in full."""
+
+
+Learn = Callable[[RewardModelConfig, str, Items, "Surroundings"], Learned]
+"""Trains: the run, the folder or name of the base, the data, and whom to report to."""
+
+
+@dataclass(frozen=True)
+class RewardOutcome:
+    """What the training of a reward model left behind."""
+
+    folder: RunFolder
+    """The run folder; the model lies in its ``reward_model/``."""
+    summary: dict[str, Any]
+    """Content of its ``summary.json``."""
+
+
+def run_reward_training(
+    config: RewardModelConfig,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    command: Sequence[str] | None = None,
+    say: telling.Say = telling.say,
+) -> RewardOutcome:
+    """Trains a reward model, measures it on held-out pairs, and writes everything to a run folder.
+
+    SIGINT, SIGTERM or SIGHUP ends it behind a checkpoint.
+
+    Args:
+        config: The run.
+        resume: Go on from the folder's newest checkpoint; begin anew where there is none.
+        overwrite: Delete an existing run of this name.
+        command: The command line after the program's name, for the record.
+        say: Receives lines for people.
+
+    Raises:
+        InstructRecError: Settings, data or model cannot be used.
+        RunInterrupted: It was stopped behind a checkpoint; ``resume`` continues it.
+    """
+    processes.refuse_several("the training of a reward model")
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    config = config.resolved()
+    resume = resume and config.folder.exists()
+    if resume:
+        refuse_changed(config, config.folder)
+        done = RunFolder.open(config.folder)
+        if done.record().get("status") == "finished":
+            say(f"{config.folder} has finished already")
+            return RewardOutcome(done, done.summary())
+    items = _read(config)
+    base = _base_of(config)
+    folder = RunFolder.create(
+        config.folder,
+        _info(config, base),
+        config.to_dict(),
+        resume=resume,
+        overwrite=overwrite,
+        command=None if command is None else ["instructrec", *command],
+    )
+    say(
+        f"training {config.algorithm} on {len(items[0])} pairs of {config.task.name}, "
+        f"{len(items[1])} held out; run folder {folder.path}"
+    )
+    with folder, StopRequest() as stop:
+        summary = _train(config, folder, base, items, stop, resume, say)
+    return RewardOutcome(folder, summary)
+
+
+def _read(config: RewardModelConfig) -> Items:
+    """Reads the data and refuses instructions on both sides."""
+    train, held_out = preference_data.open_splits(config.task)
+    read: Callable[..., list[Any]] = preference_data.read_pairs
+    if config.algorithm == "alignment":
+        read = preference_data.read_demonstrations
+    items = read(train, config.task.limit), read(held_out, config.task.validation_limit)
+    preference_data.refuse_leakage(*items)
+    return items
+
+
+def _base_of(config: RewardModelConfig) -> str:
+    """The model to start from: that of a run folder, else as named."""
+    model = config.policy.model
+    exported = Path(model) / ModelReward.exported
+    return str(exported) if exported.is_dir() else setup_run.model_folder(model)
+
+
+def _info(config: RewardModelConfig, base: str) -> RunInfo:
+    parent = Path(base).parent if Path(base).name in ("policy", ModelReward.exported) else None
+    return RunInfo(
+        job_type="reward-model",
+        algorithm=config.algorithm,
+        variant=config.resolved_variant,
+        seed=config.seed,
+        base_model=config.policy.model,
+        task=config.task.name,
+        parent=None if parent is None else str(parent),
+    )
+
+
+def _train(
+    config: RewardModelConfig,
+    folder: RunFolder,
+    base: str,
+    items: Items,
+    stop: StopRequest,
+    resume: bool,
+    say: telling.Say,
+) -> dict[str, Any]:
+    from instructrec.rl.fitting import Surroundings
+
+    start = time.perf_counter()
+    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    progress = Progress(config.fit.max_steps, start=update_of(checkpoint), unit="step")
+    resumed = None if not resume else update_of(checkpoint) if checkpoint else -1
+    recorder = Recorder(
+        config,
+        folder,
+        job_type="reward-model",
+        resumed_update=resumed,
+        show=progress.update,
+        warn=progress.note,
+        say=say,
+    )
+    with recorder:
+        around = Surroundings(
+            on_step=recorder.on_step,
+            checkpoint_dir=folder.checkpoints,
+            resume_from=checkpoint,
+            should_stop=lambda: stop.requested,
+        )
+        with progress, stop.attended():
+            learned = _learner(config)(config, base, items, around)
+        recorder.flush_step()
+        if learned.result.stopped == "interrupted":
+            raise RunInterrupted(
+                f"stopped after step {learned.result.steps} of {config.fit.max_steps}, which is "
+                f"saved in {folder.checkpoints}. The same command with --resume goes on from there."
+            )
+        recorder.summary = _finish(config, folder, learned, time.perf_counter() - start)
+    say(learned.text)
+    say(
+        f"{learned.result.steps} steps in {format_duration(recorder.summary['train_s'])}; "
+        f"the model lies in {folder.path / ModelReward.exported}"
+    )
+    return recorder.summary
+
+
+def _learner(config: RewardModelConfig) -> Learn:
+    if config.algorithm == "alignment":
+        from instructrec.experiments.learn_alignment import learn_alignment
+
+        return learn_alignment
+    from instructrec.experiments.learn_preferences import learn_preferences
+
+    return learn_preferences
+
+
+def _finish(
+    config: RewardModelConfig, folder: RunFolder, learned: Learned, seconds: float
+) -> dict[str, Any]:
+    """Writes the model with its card, the scores of held-out pairs, and the summary."""
+    from instructrec.experiments.jsonl import JsonlWriter, write_atomic, write_json
+
+    result = learned.result
+    file = folder.eval_path(config.task.name, "validation", "scores", result.best_step)
+    file.unlink(missing_ok=True)
+    with JsonlWriter(file) as writer:
+        writer.write(*learned.rows)
+    with staged(folder.path / ModelReward.exported) as place:
+        learned.save(place)
+        write_json(place / "reward_report.json", learned.report)
+        write_atomic(place / "README.md", _card(config, learned))
+    summary = {
+        **learned.metrics,
+        "updates": result.steps,
+        "best_update": result.best_step,
+        "best_score": result.best_score,
+        "stopped": result.stopped,
+        "loss": result.loss,
+        "train_s": seconds,
+        "scores_file": str(file.relative_to(folder.path)),
+    }
+    folder.finish("finished", summary)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    return summary
+
+
+def _card(config: RewardModelConfig, learned: Learned) -> str:
+    """The card beside the model."""
+    reward = "alignment" if config.algorithm == "alignment" else "learned"
+    use = f"{{use: {reward}, options: {{path: {config.folder}}}}}"
+    return "\n\n".join(
+        [
+            f"# {config.resolved_name}",
+            f"A reward model trained by instructrec ({config.algorithm}) from "
+            f"`{config.policy.model}` on `{config.task.name}`.",
+            "## How to use it",
+            f"```yaml\nrewards:\n  {reward}: {use}\n```",
+            "## What it has learned",
+            learned.text,
+            "## Limits",
+            "It knows the kind of responses that it was trained on. A policy that is trained "
+            "against it leaves that kind: watch a reward that it does not see, and the KL.\n",
+        ]
+    )
+
+
+def build(parser: ArgumentParser) -> None:
+    """Arguments of ``train-reward``."""
+    command_line.add_config_file(parser)
+    parser.add_class_arguments(RewardModelConfig)
+    parser.add_argument(
+        "--resume", action="store_true", help="Go on from the run folder's newest checkpoint."
+    )
+    parser.add_argument(
+        "--overwrite", action="store_true", help="Delete an existing run folder of this name."
+    )
+
+
+def run(values: Namespace, command: list[str]) -> None:
+    """Trains a reward model."""
+    config = command_line.as_dataclass(RewardModelConfig, values)
+    run_reward_training(config, resume=values.resume, overwrite=values.overwrite, command=command)
+
+
+def policy_of(config: RewardModelConfig, base: str) -> Any:
+    """The settings by which the base is loaded."""
+    return dataclasses.replace(config.policy, model=base)

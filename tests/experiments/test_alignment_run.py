@@ -1,0 +1,91 @@
+"""`instructrec train-reward` with algorithm alignment, and the numbers of its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+
+from instructrec.errors import DataError
+from instructrec.experiments.alignment_stats import alignment_report, calibrate
+from instructrec.experiments.jsonl import read_rows
+from instructrec.experiments.preference_data import PreferenceTask
+from instructrec.experiments.reward_model_config import RewardModelConfig, RewardOutputConfig
+from instructrec.experiments.reward_run import run_reward_training
+from instructrec.experiments.tracking import TrackingConfig
+from instructrec.metrics import lookup
+from instructrec.policies.config import PolicyConfig
+from instructrec.rewards import make_reward
+from instructrec.rl.reward_config import FitConfig
+
+EYE = np.eye(3, dtype=bool)
+
+
+def test_calibrated_scores_are_the_share_of_matches_at_even_odds():
+    rng = np.random.default_rng(0)
+    cosine = rng.normal(0.0, 0.25, (60, 60))
+    np.fill_diagonal(cosine, rng.normal(0.5, 0.25, 60))
+    slope, intercept = calibrate(cosine, np.eye(60, dtype=bool))
+    # Two normal densities with the same spread: log-odds (0.5 c - 0.125) / 0.25², but for chance.
+    assert slope == pytest.approx(8.0, abs=2.0) and intercept == pytest.approx(-2.0, abs=0.8)
+    found = alignment_report(cosine, np.eye(60, dtype=bool), range(60), slope, intercept)
+    assert found.calibration_error < 0.06
+    assert found.match_score > 0.7 > 0.3 > found.mismatch_score
+
+
+def test_pairs_that_are_told_apart_perfectly_have_a_finite_slope():
+    slope, intercept = calibrate(np.where(EYE, 0.9, 0.1), EYE)
+    assert 0 < slope < 1000 and math.isfinite(intercept)
+    slope, _ = calibrate(np.where(EYE, 0.1, 0.9), EYE)
+    assert slope == 0.0  # a similarity never counts against a pair
+
+
+def test_accuracy_and_recall_by_hand():
+    cosine = np.array([[0.9, 0.5, 0.1], [0.8, 0.7, 0.1], [0.2, 0.2, 0.2]])
+    found = alignment_report(cosine, EYE, ["a", "b", "c"], 1.0, 0.0)
+    assert found.accuracy.mean == pytest.approx((1.0 + 0.5 + 0.5) / 3)
+    assert found.recall_at_1.mean == pytest.approx(1 / 3)
+    same = EYE.copy()
+    same[1, 0] = same[0, 1] = True
+    assert alignment_report(cosine, same, ["a", "a", "c"], 1.0, 0.0).recall_at_1.mean == (
+        pytest.approx(2 / 3)
+    )
+
+
+def config_of(tmp_path, number=40, steps=12) -> RewardModelConfig:
+    file = tmp_path / "demonstrations.jsonl"
+    rows = [{"prompt": f"say {i}", "reference": f"{i} {i} {i}"} for i in range(number)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return RewardModelConfig(
+        algorithm="alignment",
+        task=PreferenceTask(str(file), {"validation_fraction": 0.4}),
+        policy=PolicyConfig(model="tiny", dtype="float32", device="cpu"),
+        fit=FitConfig(max_steps=steps, batch_size=8, learning_rate=3e-3, eval_every=6),
+        tracking=TrackingConfig(mode="disabled"),
+        output=RewardOutputConfig(dir=str(tmp_path / "runs")),
+    )
+
+
+def test_a_run_leaves_a_model_that_the_reward_loads(tmp_path):
+    said = []
+    outcome = run_reward_training(config_of(tmp_path), say=said.append)
+    path = outcome.folder.path
+    for key in outcome.summary:
+        if "/" in key:
+            lookup(key)
+    rows = read_rows(path / outcome.summary["scores_file"])
+    reward = make_reward("alignment", path=str(path), device="cpu")
+    given = reward([row["prompt"] for row in rows], [row["output"] for row in rows])
+    assert given == pytest.approx([row["score"] for row in rows], abs=1e-5)
+    assert "use: alignment" in (path / "reward_model" / "README.md").read_text()
+    assert "own output" in said[1]
+
+
+def test_too_few_held_out_instructions_are_refused(tmp_path):
+    config = config_of(tmp_path)
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, validation_limit=3))
+    with pytest.raises(DataError, match="held-out instructions: expected at least 4"):
+        run_reward_training(config, say=str)

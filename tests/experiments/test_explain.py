@@ -1,0 +1,85 @@
+"""``instructrec explain``: an episode of a run, of a model, and of a prompt of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from instructrec.errors import ConfigError, DataError
+from instructrec.experiments.cli import main
+from instructrec.experiments.explain import ExplainConfig, explain
+from instructrec.experiments.explain_text import COLUMNS, page_of, to_text
+
+
+def silent(text: str) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A run of the tiny model with a critic and a reference."""
+    folder = tmp_path_factory.mktemp("explained")
+    options = ["--output.dir", str(folder), "--tracking.mode", "disabled", "--ppo.kl_coef", "0.1"]
+    assert main(["train", "tiny_smoke", *options]) == 0
+    return str(folder / "tiny-smoke-s0")
+
+
+def test_an_episode_of_a_run_has_every_number(run: str) -> None:
+    found = explain(run, ExplainConfig(index=3), say=silent)
+    assert found["reference"] == "tiny" and found["statuses"] == {"exact_match": "scored"}
+    assert all(token[name] is not None for token in found["tokens"] for name in COLUMNS)
+    for token in found["tokens"]:
+        assert token["kl"] == pytest.approx(token["logprob"] - token["reference"])
+        assert len(token["top"]) == 3
+    again = explain(run, ExplainConfig(id=found["id"]), say=silent)
+    assert again == found
+
+
+def test_words_are_credited_with_what_they_add(run: str) -> None:
+    right = explain(run, ExplainConfig(index=0), say=silent)["expected"]
+    found = explain(run, ExplainConfig(index=0, response=f"{right}"), say=silent)
+    assert found["total"] == 1.0 and found["response"] == right
+    assert [row["adds"] for row in found["words"]] == [1.0] * len(right.split())
+    found = explain(run, ExplainConfig(index=0, response=f"{right} really"), say=silent)
+    assert found["total"] == 0.0 and found["words"][-1] == {"word": "really", "adds": -1.0}
+
+
+def test_a_model_explains_a_prompt_of_ones_own(tmp_path: Path) -> None:
+    config = ExplainConfig(prompt="Say hello.", response="hello", json=str(tmp_path / "e.json"))
+    found = explain("tiny@1", config, say=silent)
+    assert found["total"] is None and found["words"] == [] and found["reference"] is None
+    assert json.loads((tmp_path / "e.json").read_text())["response"] == "hello"
+    assert all(token["advantage"] is None for token in found["tokens"])
+    held = explain("tiny@1", ExplainConfig(prompt="Hi", reference="tiny@2"), say=silent)
+    assert held["reference"] == "tiny@2" and held["tokens"][0]["kl"] != 0
+
+
+def test_what_a_policy_writes_steers_neither_terminal_nor_page(run: str) -> None:
+    hostile = "\x1b[2J<script>alert(1)</script>"
+    found = explain(run, ExplainConfig(index=0, response=hostile), say=silent)
+    assert "\x1b" not in to_text(found)
+    page = page_of(found)
+    assert "<script>alert" not in page and "\x1b" not in page and "&lt;" in page
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "error", "words"),
+    [
+        ("oracle", {}, ConfigError, "no weights"),
+        ("tiny@1", {"id": "nobody"}, DataError, "no instruction 'nobody'"),
+        ("tiny@1", {"task": "parity", "index": 10**7}, DataError, "index = 10000000"),
+    ],
+)
+def test_what_cannot_be_explained_is_said(
+    policy: str, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        explain(policy, ExplainConfig(**options), say=silent)
+
+
+def test_two_ways_to_name_an_instruction_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="exclude"):
+        ExplainConfig(prompt="Hi", id="q1")
