@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -285,8 +285,13 @@ def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
     return dataclasses.replace(config, ppo=ppo)
 
 
-def refuse_changed(config: TrainConfig, folder: Path) -> None:
+def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[str] = ()) -> None:
     """Checks that a run can be continued under ``config``.
+
+    Args:
+        config: The run now.
+        folder: Its folder.
+        allow_change: Keys that may differ all the same.
 
     Raises:
         ConfigError: A key differs from the folder's ``config.yaml`` that would make the
@@ -300,12 +305,13 @@ def refuse_changed(config: TrainConfig, folder: Path) -> None:
     changed = [
         f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not _may_change(key)
+        if before.get(key) != now.get(key) and not _may_change(key) and key not in allow_change
     ]
     if changed:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
-            "the settings it had, or give the new run another name. These may change: "
+            "the settings it had, give the new run another name, or name the keys to go on all the "
+            "same: --allow_change KEY. These may change at any time: "
             f"{', '.join(k.rstrip('.') for k in RESUMABLE)}, and of each reward "
             f"{', '.join(RESUMABLE_OF_REWARDS)}."
         )

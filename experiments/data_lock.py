@@ -39,5 +39,6 @@ def refuse_other_data(folder: Path, materials: Materials) -> None:
         raise CheckpointError(
             f"the data of {folder} has changed since the run was started ({', '.join(changed)} "
             "split): the order of the instructions and every number would no longer be those of "
-            "one run. Put the data back, or start a new run from the policy of this one."
+            "one run. Put the data back, start a new run from the policy of this one, or go on all "
+            "the same with --allow_change data."
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, evaluate
+from instructrec.experiments.evaluation_place import place
 from instructrec.experiments.evaluation_report import report, track
-from instructrec.experiments.jsonl import plain
 from instructrec.experiments.playing import Episodes
-from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
 from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConfig, Sampling
@@ -88,13 +88,14 @@ def run_evaluation(
         )
     if is_without_weights(policy):
         processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
-    with processes.joined(config.device):
+    with processes.joined(config.device), ExitStack() as stack:
         say = say if processes.is_main() else telling.say_nothing
         run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
         plan, task, reward, answering = processes.together(lambda: _prepare(policy, config, run))
         _share(answering, task, reward, config.seed)
+        hold = stack.enter_context
         own, file = processes.from_main(
-            lambda: _place(policy, plan, config, run, overwrite, command)
+            lambda: place(policy, plan, config, run, overwrite, command, hold)
         )
         measure = _measurement(plan, config, reward, answering)
         evaluation, others = measure(task, file), []
@@ -173,29 +174,6 @@ def _share(policy: Any, task: Task, reward: CombinedReward, seed: int) -> None:
         sharing.check_same_task(task)
         sharing.share_start(policy, [policy.model])
         sharing.seed_own_draws(policy, seed)
-
-
-def _place(
-    policy: str,
-    plan: Plan,
-    config: EvaluateConfig,
-    run: RunFolder | None,
-    overwrite: bool,
-    command: Sequence[str] | None,
-) -> tuple[RunFolder | None, Path]:
-    """Makes room for the rows; returns the evaluation's own run folder, if any, and their file."""
-    decoding = telling.decoding(
-        plan.sampling, config.samples, config.limit, config.seed, plan.episodes
-    )
-    if run is None or config.name is not None:
-        folder = _new_folder(policy, plan, config, decoding, overwrite, command)
-        return folder, folder.eval_path(plan.task, plan.split, decoding, 0)
-    update = int(run.summary().get("best_update", 0))
-    file = run.eval_path(plan.task, plan.split, decoding, update)
-    if overwrite:
-        file.unlink(missing_ok=True)
-        file.with_suffix(".json").unlink(missing_ok=True)
-    return None, file
 
 
 def make_plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> Plan:
@@ -307,60 +285,3 @@ def load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
     if policy.endswith(".jsonl"):
         return scripted.ReplayPolicy(policy)
     return setup_run.load(plan.policy, config.seed, plan.sampling)
-
-
-def _new_folder(
-    policy: str,
-    plan: Plan,
-    config: EvaluateConfig,
-    decoding: str,
-    overwrite: bool,
-    command: Sequence[str] | None,
-) -> RunFolder:
-    who = f"{config.endpoint.model} at {policy}" if is_endpoint(policy) else policy
-    label = re.sub(r"[^A-Za-z0-9.]+", "-", who).strip("-.")
-    task = re.sub(r"[^A-Za-z0-9.]+", "-", Path(plan.task.split(":")[0]).stem)
-    derived = f"eval-{label}-{task}-{plan.split}-{decoding}".replace("_", "-")
-    if not re.fullmatch(r"[A-Za-z0-9.-]+", derived):
-        raise ConfigError(f"no folder name can be made of {policy!r}: give one with --name.")
-    info = RunInfo(
-        job_type="eval",
-        algorithm="none",
-        variant=label,
-        seed=None if plan.sampling.greedy else config.seed,
-        base_model=who,
-        task=plan.task,
-        parent=policy if (Path(policy) / "run.json").is_file() else None,
-    )
-    resolved = {
-        "policy": {"model": policy, "system_prompt": plan.policy.system_prompt},
-        "task": {"name": plan.task, "options": plan.options, "test_split": plan.split},
-        "rewards": plan.rewards,
-        "eval": {"limit": config.limit, "samples": config.samples, "batch_size": config.batch_size},
-        "seed": config.seed,
-    }
-    if is_endpoint(policy):
-        resolved["endpoint"] = asdict(config.endpoint)
-    resolved["task"] |= plan.episodes.header()
-    resolved["eval"] |= vars(plan.sampling)
-    resolved["eval"] |= {
-        "corpus_metrics": list(plan.corpus.names),
-        "corpus_references": plan.corpus.references,
-    }
-    path = Path(config.output.dir) / (config.name or derived)
-    return RunFolder.create(
-        path,
-        info,
-        resolved,
-        resume=not overwrite and _was_interrupted(path, resolved),
-        overwrite=overwrite,
-        command=None if command is None else ["instructrec", *command],
-    )
-
-
-def _was_interrupted(path: Path, resolved: dict[str, Any]) -> bool:
-    """Whether the folder holds the same evaluation, which did not come to its end."""
-    if not (path / "run.json").is_file():
-        return False
-    before = RunFolder.open(path)
-    return before.record().get("status") != "finished" and before.config() == plain(resolved)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.envs.tasks.base import Instruction, Task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
@@ -325,6 +326,7 @@ def _batches(
 
 
 def _write(writer: JsonlWriter | None, rows: list[Row]) -> None:
+    crash_point("evaluation.answered")
     if writer is not None:
         writer.write(*rows)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, DataError
 from instructrec.redaction import known_secrets, without
 
@@ -63,6 +64,16 @@ def write_atomic(path: Path, content: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+    flush_folder(path.parent)
+
+
+def flush_folder(path: Path) -> None:
+    """Forces the entries of a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -120,12 +131,18 @@ class JsonlWriter:
         path.parent.mkdir(parents=True, exist_ok=True)
         drop_torn_line(path)
         self._file: BinaryIO = open(path, "ab")  # noqa: SIM115 - closed by close()
+        flush_folder(path.parent)
 
     def write(self, *rows: Mapping[str, Any]) -> None:
         """Appends rows in one write and flushes them to the disk."""
-        self._file.write(b"".join(dump_line(row) for row in rows))
-        self._file.flush()
+        lines = b"".join(dump_line(row) for row in rows)
+        crash_point("rows.half", lambda: self._put(lines[: len(lines) // 2]))
+        self._put(lines)
         os.fsync(self._file.fileno())
+
+    def _put(self, content: bytes) -> None:
+        self._file.write(content)
+        self._file.flush()
 
     def close(self) -> None:
         """Closes the file; a second call does nothing."""

@@ -179,7 +179,8 @@ def difference(after: Measured, before: Measured) -> Difference:
 
 
 def _numbers(policy: Measured) -> dict[str, Any]:
-    scored = [(gold, cluster_of(row)) for row in policy.rows if (gold := gold_of(row)) is not None]
+    golds = [(gold_of(row), cluster_of(row)) for row in policy.rows]
+    scored = [(score, cluster) for score, cluster in golds if score is not None]
     gold = mean_interval([score for score, _ in scored], [cluster for _, cluster in scored])
     lengths = [row["response_len"] for row in policy.rows if row["response_len"] is not None]
     return {
@@ -334,11 +335,12 @@ def samples(before: Measured, after: Measured) -> str:
     """The instructions on which two policies differ most in the true reward, both ways."""
     first = {row["id"]: row for row in before.rows}
     both = [(first[row["id"]], row) for row in after.rows if row["id"] in first]
-    known = [(a, b, gold_of(b), gold_of(a)) for a, b in both]
-    changed = sorted(
-        ((b - a, *rows) for *rows, b, a in known if a is not None and b is not None),
-        key=lambda entry: entry[0],
-    )
+    changed: list[tuple[float, Row, Row]] = []
+    for old, new in both:
+        was, now = gold_of(old), gold_of(new)
+        if was is not None and now is not None:
+            changed.append((now - was, old, new))
+    changed.sort(key=lambda entry: entry[0])
     half = _SHOWN // 2
     picked = changed if len(changed) <= _SHOWN else [*changed[-half:][::-1], *changed[:half]]
     blocks = []

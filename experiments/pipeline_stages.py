@@ -287,16 +287,17 @@ def train_ppo(run: Pipeline, number: int, policy: str, reward_model: Path) -> st
     def parted(update: int, metrics: dict[str, float]) -> bool:
         before = [row for row in read_metrics(config.folder) if row["train/update"] < update]
         points = [start, *points_of([*before, metrics])]
-        return overoptimised(points, choice.patience) is not None
+        return (
+            choice.stop_at_overoptimisation and overoptimised(points, choice.patience) is not None
+        )
 
-    stops = {"should_prune": parted} if choice.stop_at_overoptimisation else {}
     run_training(
         config,
         resume=config.folder.exists(),
         command=run.command,
         load_policy=run.load_policy,
         train_ppo=learn,
+        should_prune=parted,
         say=telling.say_nothing,
-        **stops,
     )
     return str(config.folder)

@@ -8,11 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, HangError, RunInterrupted
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.fault_log import FaultLog
 from instructrec.experiments.hang_watch import HangWatch
-from instructrec.experiments.jsonl import write_json
+from instructrec.experiments.jsonl import read_json, read_rows, write_json
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.tracking import Tracker, TrackingConfig, open_tracking, reason
@@ -90,6 +91,7 @@ class Recorder:
         self._show = show
         self._warn = warn
         self._metrics = folder.metrics_log(resumed_update)
+        crash_point("resume.trimmed")
         self._samples = folder.samples_log(resumed_update)
         self._warnings = folder.warnings_log(resumed_update)
         self._faults = FaultLog(folder.path, resumed_update)
@@ -126,6 +128,7 @@ class Recorder:
         kept = rows[: self._config.samples_kept]
         self._update = int(metrics["train/update"])
         self._metrics.write(metrics)
+        crash_point("metrics.written")
         if kept:
             self._samples.write(*kept)
         self._tracker.log(metrics, rows)
@@ -298,8 +301,16 @@ def open_record(
 
 
 def _drop_evaluations(folder: Path, after: int) -> None:
-    """Deletes evaluations of updates that are about to be done again."""
+    """Deletes evaluations of updates that are about to be done again, and sampled ones cut short.
+
+    What is left of these would be drawn behind other draws than in a run that was not stopped.
+    """
     for path in folder.glob("*-*.json*"):
         number = path.stem.rpartition("-")[2]
         if number.isdigit() and int(number) > after:
             path.unlink()
+    for header in folder.glob("*-*.json"):
+        said, rows = read_json(header), header.with_suffix(".jsonl")
+        sampled = said.get("sampling", {}).get("temperature", 0) > 0
+        if sampled and rows.exists() and len(read_rows(rows)) < said.get("rows", 0):
+            rows.unlink()

@@ -20,7 +20,8 @@ from instructrec.experiments.reward_model_config import RewardModelConfig, refus
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.staging import staged
 from instructrec.rewards.local_models import ModelReward
-from instructrec.rl.checkpoint import latest_checkpoint, update_of
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import take_up
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -159,7 +160,7 @@ def _train(
     from instructrec.rl.fitting import Surroundings
 
     start = time.perf_counter()
-    checkpoint = latest_checkpoint(folder.checkpoints) if resume else None
+    checkpoint = take_up(folder.checkpoints) if resume else None
     progress = Progress(config.fit.max_steps, start=update_of(checkpoint), unit="step")
     resumed = None if not resume else update_of(checkpoint) if checkpoint else -1
     recorder = Recorder(

@@ -35,6 +35,14 @@ def build_train(parser: ArgumentParser) -> None:
     parser.add_class_arguments(TrainConfig)
     _add_folder_flags(parser)
     parser.add_argument(
+        "--allow_change",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="With --resume: go on although these differ from the start of the run: keys such as "
+        "ppo.learning_rate, data (the instructions), versions (of libraries).",
+    )
+    parser.add_argument(
         "--seeds",
         type=int,
         nargs="+",
@@ -87,6 +95,8 @@ def run_train(values: Namespace, command: list[str]) -> None:
         run_sanity(config.resolved())
         return
     folders = {"resume": values.resume, "overwrite": values.overwrite, "command": command}
+    if values.seeds and values.allow_change:
+        raise ConfigError("--allow_change is about one run: give --seed instead of --seeds.")
     if values.seeds:
         from instructrec.experiments.seeds import run_seeds
 
@@ -94,7 +104,7 @@ def run_train(values: Namespace, command: list[str]) -> None:
         return
     from instructrec.experiments.train import run_training
 
-    run_training(config, **folders)
+    run_training(config, allow_change=values.allow_change, **folders)
 
 
 def build_evaluate(parser: ArgumentParser) -> None:

@@ -31,11 +31,13 @@ import numpy as np
 import yaml
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, RunInterrupted
 from instructrec.experiments import machine
 from instructrec.experiments.jsonl import (
     JsonlWriter,
     Row,
+    flush_folder,
     keep_rows,
     plain,
     read_json,
@@ -127,7 +129,7 @@ class RunFolder:
             "status": "running",
         }
         record.setdefault("started", _now())
-        _begin(folder.path, record, config if isinstance(config, str) else _to_yaml(config))
+        _begin(folder.path, record, config)
         return folder
 
     @classmethod
@@ -242,10 +244,10 @@ class RunFolder:
         """Records how the run ended, and its final numbers when there are some."""
         if summary is not None:
             write_json(self.path / "summary.json", summary)
-        record = self.record() | {"status": status, "finished": _now()}
-        record.pop("error", None)
-        if error is not None:
-            record["error"] = error
+            crash_point("finish.summary")
+        record = self.record() | {"status": status, "finished": _now(), "error": error}
+        if error is None:
+            del record["error"]
         write_json(self.path / "run.json", record)
 
     def __enter__(self) -> RunFolder:
@@ -269,9 +271,8 @@ class RunFolder:
 
     def _make_room(self, overwrite: bool) -> None:
         path = self.path
-        if not path.exists() and not path.is_symlink():
-            return
-        if path.is_dir() and not any(path.iterdir()):
+        is_empty = path.is_dir() and not any(path.iterdir())
+        if is_empty or (not path.exists() and not path.is_symlink()):
             return
         if not overwrite:
             raise CheckpointError(
@@ -303,7 +304,7 @@ class RunFolder:
         return record | {"resumed": [*record.get("resumed", []), _now()]}
 
 
-def _begin(path: Path, record: Row, config: str) -> None:
+def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
     """Writes what every run folder has; a kill leaves the whole of a new one, or nothing there."""
     place = path if path.exists() else path.with_name(f".{path.name}.starting")
     try:
@@ -315,9 +316,12 @@ def _begin(path: Path, record: Row, config: str) -> None:
             "that can be written to. Choose another one with output.dir."
         ) from error
     write_json(place / "run.json", record)
+    if not isinstance(config, str):
+        config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
     write_atomic(place / "config.yaml", config)
     if place != path:
         place.rename(path)
+        flush_folder(path.parent)
 
 
 class MetricsLog:
@@ -387,10 +391,6 @@ def _is_run(path: Path) -> bool:
     except CheckpointError:
         return False
     return "format_version" in record and "job_type" in record
-
-
-def _to_yaml(config: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def _now() -> str:

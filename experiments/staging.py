@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from instructrec.crash_points import crash_point
 
 
 @contextmanager
@@ -24,6 +27,22 @@ def staged(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    for path in [*staging.rglob("*"), staging]:  # under its name it shall be whole
+        _flush(path)
+    replaced = folder.with_name(f".{folder.name}.replaced")
     if folder.exists():
-        shutil.rmtree(folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        folder.rename(replaced)
+        crash_point("export.moved_aside")
     staging.rename(folder)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    """Forces a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

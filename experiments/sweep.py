@@ -7,12 +7,9 @@ are tried again first and continue their runs from the newest checkpoint.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -22,6 +19,7 @@ import yaml
 from instructrec.errors import CheckpointError, ConfigError, NumericsError, RewardError
 from instructrec.experiments import sweep_report, telling
 from instructrec.experiments.jsonl import write_atomic
+from instructrec.experiments.locks import held
 from instructrec.experiments.seeds import Train, run_training
 from instructrec.experiments.sweep_spec import SweepSpec, check_runs
 from instructrec.experiments.sweep_trials import (
@@ -74,7 +72,7 @@ def run_sweep(
     check_runs(spec)
     train = train or run_training()
     _make_folder(spec, folder, resume=resume, overwrite=overwrite)
-    with _alone(folder):
+    with held(folder, "sweep"):
         write_atomic(folder / "sweep.yaml", yaml.safe_dump(spec.to_dict(), sort_keys=False))
         study = open_study(spec, folder)
         requeue(study, say)
@@ -234,7 +232,7 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
     if there and not file.is_file():
         raise CheckpointError(f"{folder} holds no sweep: expected a new folder. Choose another.")
     if there and overwrite:
-        with _alone(folder):
+        with held(folder, "sweep"):
             shutil.rmtree(folder)
     elif there and not resume:
         raise CheckpointError(
@@ -251,16 +249,3 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
                 "when it is continued. Choose another name."
             )
     folder.mkdir(parents=True, exist_ok=True)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Holds the folder; the system lets go of it when the process ends, however that happens."""
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CheckpointError(
-                f"another process is at work on the sweep in {folder}: wait for it, or end it."
-            ) from error
-        yield

@@ -10,7 +10,7 @@ import dataclasses
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +18,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.envs.tasks.base import Task
-from instructrec.errors import ConfigError, RunInterrupted
+from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
+    continuing,
     data_lock,
     model_card,
     setup_run,
@@ -28,17 +30,19 @@ from instructrec.experiments import (
     verification,
 )
 from instructrec.experiments.classes import class_report
-from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
+from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.forgetting import forgotten, measure_kept
 from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.experiments.staging import staged
 from instructrec.experiments.supervised_run import prepared, train_supervised
-from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import take_up
 from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
@@ -75,6 +79,7 @@ class _Run:
     stop: StopRequest
     say: telling.Say
     should_prune: ShouldPrune
+    allow_change: Sequence[str]
 
     def task_name(self, split: str) -> str:
         """What the task of a split is called in the configuration."""
@@ -87,6 +92,7 @@ def run_training(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
     command: Sequence[str] | None = None,
     load_policy: LoadPolicy = setup_run.load,
     train_ppo: TrainPPO | None = None,
@@ -95,13 +101,15 @@ def run_training(
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
-    SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; a second one,
-    or one at any other time, ends the run at once. Either way the folder stays readable.
+    A first SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; any
+    other ends the run at once. The folder stays readable.
 
     Args:
         config: The run.
         resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
         overwrite: Delete an existing run of this name.
+        allow_change: What may differ when a run is resumed: keys of the configuration, ``data``,
+            ``versions``.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
@@ -113,36 +121,38 @@ def run_training(
         RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
         SystemExit: Either of them, in another process than the main one of several.
     """
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    continuing.check_flags(resume, overwrite, allow_change)
     if config.supervised is not None:
         processes.refuse_several("supervised training")
     with processes.joined(config.policy.device):
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
-        config, resume = processes.from_main(lambda: _continued(config.resolved(), resume, say))
-        materials = processes.together(lambda: _materials(config, resume))
-        with StopRequest() as stop:
+        config, resume = processes.from_main(
+            lambda: continuing.continued(config.resolved(), resume, allow_change, say)
+        )
+        materials = processes.together(lambda: _materials(config, resume, allow_change))
+        with StopRequest() as stop, ExitStack() as locks:
+            processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
             config, policy, info = processes.together(
                 lambda: _policy(config, materials, load_policy)
             )
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
-            create = partial(RunFolder.create, folder.path, info, config.to_dict())
-            made = partial(create, resume=resume, overwrite=overwrite, command=record)
-            processes.on_main(lambda: data_lock.note_data(made(), materials))
+            flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
+            begin = partial(continuing.begin, folder, info, config, materials, command=record)
+            processes.on_main(partial(begin, **flags))
             with folder if processes.is_main() else nullcontext():
-                start = policy.weights_hash()
-                run = _Run(config, folder, materials, policy, start, stop, say, should_prune)
+                asks = (policy.weights_hash(), stop, say, should_prune, allow_change)
+                run = _Run(config, folder, materials, policy, *asks)
                 telling.announce(config, materials, policy, folder.path, say)
                 summary, tracking = _train(run, resume, train_ppo)
     return Outcome(folder, summary, policy, tracking)
 
 
-def _materials(config: TrainConfig, resume: bool) -> Materials:
+def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -> Materials:
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
-    if resume:
+    if resume and "data" not in allow_change:
         data_lock.refuse_other_data(config.folder, materials)
     if config.supervised is None:
         check_shares(config.ppo)
@@ -173,30 +183,10 @@ def _policy(
     return config, policy, info
 
 
-def _continued(config: TrainConfig, resume: bool, say: telling.Say) -> tuple[TrainConfig, bool]:
-    """Holds the settings of a continued run against its folder; no folder, nothing to continue."""
-    if resume and not config.folder.exists():
-        say(f"nothing to resume in {config.folder}: starting from the beginning")
-        return config, False
-    if resume:
-        config = keep_chosen(config, config.folder)
-        refuse_changed(config, config.folder)
-        saved = list_checkpoints(config.folder / "checkpoints")
-        done = update_of(saved[-1] if saved else None)
-        if config.ppo.num_updates < done:
-            raise ConfigError(
-                f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
-                "already. Give at least as many, or start another run."
-            )
-    return config, resume
-
-
 def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[str, Any], str]:
     """Trains and evaluates; returns the summary and where the mirror is (of the main process)."""
     start = time.perf_counter()
-    checkpoint = processes.from_main(
-        lambda: latest_checkpoint(run.folder.checkpoints) if resume else None
-    )
+    checkpoint = processes.from_main(lambda: take_up(run.folder.checkpoints) if resume else None)
     record = processes.on_main(
         lambda: open_record(run.config, run.folder, resume, checkpoint, run.say)
     )
@@ -271,6 +261,7 @@ def _ppo(
             should_stop=lambda: run.stop.requested,
             on_warning=recorder.on_warning if recorder else telling.say_nothing,
             should_prune=run.should_prune,
+            allow_change=run.allow_change,
         )
     if processes.agree_any(run.stop.requested):
         raise RunInterrupted(
@@ -327,6 +318,7 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         if run.config.output.export_policy:
             with staged(run.folder.policy) as folder:
                 run.policy.save(folder)
+                crash_point("export.half")
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
             model_card.describe(run.folder, warn)

@@ -1,31 +1,39 @@
 """Checkpoints: everything stateful, written whole or not at all, checked when read.
 
-A checkpoint is a folder ``update-000008`` with ``tensors.safetensors``, ``state.json`` and a
-manifest of SHA-256 sums. It is staged under another name, flushed to disk and renamed, so a crash
-leaves either the old state or the new one; a flipped bit is found when it is read. Nothing is
-pickled.
+A checkpoint is a folder ``update-000008`` with the tensors by kind (``policy.safetensors``,
+``critic.safetensors``, ...), ``state.json`` and, written last, ``MANIFEST.json`` with the size and
+SHA-256 of each. It is staged under another name, flushed to disk and renamed, so a crash leaves
+either the old state or the new one; a flipped bit is found when it is read. Nothing is pickled.
+Which checkpoints of a run are kept, and which one it goes on from, is said in
+``checkpoint_keeping``.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
-import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-from instructrec.errors import CheckpointError
+from instructrec.crash_points import crash_point
+from instructrec.errors import CheckpointError, NumericsError
+from instructrec.rl.durable import Disk, Written, safetensors_chunks, sum_of, write_file
 
-FORMAT_VERSION = 1
-_NAME = re.compile(r"update-(\d{6})")
-_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "MANIFEST.json"
+FORMAT_VERSION = 2
+OLDEST_FORMAT = 1
+"""Format 1 had all tensors in one file, and sums without sizes."""
+PARTS = ("policy", "critic", "optimizer", "generator")
+"""First words of the tensors' names that have files of their own."""
+STATE, MANIFEST, OTHERS = "state.json", "MANIFEST.json", "tensors.safetensors"
+FILES = frozenset({STATE, MANIFEST, OTHERS, *(f"{part}.safetensors" for part in PARTS)})
+"""Every file that a checkpoint may hold."""
 
 
 @dataclass(frozen=True)
@@ -48,37 +56,41 @@ def update_of(checkpoint: Path | None) -> int:
     return 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
 
 
-def write_checkpoint(folder: Path, snapshot: Snapshot) -> None:
-    """Commits a checkpoint; an older one of the same name is replaced.
+def write_checkpoint(folder: Path, snapshot: Snapshot, disk: Disk | None = None) -> None:
+    """Commits a checkpoint; an older one of the same name stays until the new one is whole.
+
+    When this returns, the checkpoint survives a loss of power. Its files can be read by their
+    owner alone.
+
+    Args:
+        folder: Its place, by ``checkpoint_path``.
+        snapshot: What it shall hold.
+        disk: The calls to the disk.
 
     Raises:
+        NumericsError: A number is not finite; nothing was written.
         CheckpointError: The disk refused; what was there before is still there.
     """
+    disk = disk or Disk()
+    state = _checked(folder, snapshot)
     staging = folder.with_name(f".staging-{folder.name}-{os.getpid()}")
     try:
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(parents=True)
-        tensors = {name: t.detach().cpu().contiguous() for name, t in snapshot.tensors.items()}
-        save_file(tensors, staging / _TENSORS)
-        (staging / _STATE).write_text(json.dumps(snapshot.state, indent=1, allow_nan=False))
-        # safetensors writes through a temporary file that only its owner may read.
-        shutil.copymode(staging / _STATE, staging / _TENSORS)
-        sums = {name: _sha256(staging / name) for name in (_TENSORS, _STATE)}
-        manifest = {"format_version": FORMAT_VERSION, "sha256": sums}
-        (staging / _MANIFEST).write_text(json.dumps(manifest, indent=1))
-        for name in (_TENSORS, _STATE, _MANIFEST):
-            _flush(staging / name)
-        _flush(staging)
-        if folder.exists():
-            shutil.rmtree(folder)
-        staging.rename(folder)
-        _flush(folder.parent)
+        _make_directory(folder.parent, disk)
+        if staging.exists():
+            shutil.rmtree(staging)
+        disk.make_folder(staging)
+        crash_point("checkpoint.staged")
+        _fill(staging, snapshot.tensors, state, disk)
+        disk.flush_folder(staging)
+        crash_point("checkpoint.flushed")
+        _give_name(staging, folder, disk)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
         raise CheckpointError(
             f"cannot write the checkpoint {folder}: {error}. Earlier checkpoints are untouched. "
             "Free some space or choose another output folder, then resume."
         ) from error
+    crash_point("checkpoint.committed")
 
 
 def read_checkpoint(folder: Path) -> Snapshot:
@@ -88,94 +100,166 @@ def read_checkpoint(folder: Path) -> Snapshot:
         CheckpointError: It is missing, of another format, incomplete or damaged.
     """
     try:
-        return _read(folder)
-    except _Unusable as error:
+        return load_verified(folder)
+    except Unusable as error:
         raise CheckpointError(f"{error}. {error.advice}") from error
 
 
-class _Unusable(Exception):
+class Unusable(Exception):
     """What is wrong with a checkpoint, without a full stop, and what to do about it."""
 
     advice = "Resume from an older checkpoint of the run."
 
 
-class _OtherFormat(_Unusable):
+class OtherFormat(Unusable):
+    """It is whole, but for another version."""
+
     advice = "Continue it with the version of instructrec that wrote it."
 
 
-def _read(folder: Path) -> Snapshot:
-    try:
-        manifest = json.loads((folder / _MANIFEST).read_text())
-        if manifest["format_version"] != FORMAT_VERSION:
-            given = manifest["format_version"]
-            raise _OtherFormat(f"{folder} has format {given}: expected {FORMAT_VERSION}")
-        for name, expected in manifest["sha256"].items():
-            given = _sha256(folder / name)
-            if given != expected:
-                raise _Unusable(
-                    f"{folder / name} is damaged: its SHA-256 is {given[:12]}…, {_MANIFEST} "
-                    f"expects {expected[:12]}…"
-                )
-        return Snapshot(load_file(folder / _TENSORS), json.loads((folder / _STATE).read_text()))
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        what = f"{type(error).__name__}: {error}"
-        raise _Unusable(f"{folder} is not a complete checkpoint ({what})") from error
-
-
-def list_checkpoints(directory: Path) -> list[Path]:
-    """Checkpoints of a run, oldest first (staged leftovers are not among them)."""
-    if not directory.is_dir():
-        return []
-    return sorted(path for path in directory.iterdir() if _NAME.fullmatch(path.name))
-
-
-def latest_checkpoint(directory: Path) -> Path | None:
-    """The newest checkpoint that can be read whole, or None; damaged newer ones are warned of.
+def verify(folder: Path) -> list[str]:
+    """Holds a checkpoint against its manifest; returns the names of its files.
 
     Raises:
-        CheckpointError: There are checkpoints, but not one of them is whole.
+        Unusable: It is missing, of another format, incomplete or damaged.
     """
-    problems = []
-    for path in reversed(list_checkpoints(directory)):
-        try:
-            _read(path)
-        except _Unusable as error:
-            problems.append(str(error))
-            continue
-        for problem in problems:
-            message = (
-                f"{problem}. Continuing from {path.name}, the newest checkpoint that is whole: the "
-                "updates since then run again."
-            )
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
-        return path
-    if problems:
-        raise CheckpointError(
-            f"no checkpoint can be read: {'; '.join(problems)}. Expected one that is whole in "
-            f"{directory}. Put a copy of one back there, or start anew with --overwrite."
-        )
-    return None
-
-
-def prune_checkpoints(directory: Path, keep: int, keep_update: int | None = None) -> None:
-    """Deletes all but the newest ``keep`` checkpoints and the one of ``keep_update``."""
-    spared = None if keep_update is None else checkpoint_path(directory, keep_update)
-    for path in list_checkpoints(directory)[:-keep]:
-        if path != spared:
-            shutil.rmtree(path)
-    for leftover in directory.glob(".staging-update-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    """Forces a file or a folder's entries to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        expected = _expected(folder)
+        for name, (size, sha256) in expected.items():
+            found = sum_of(folder / name)
+            if found.sha256 != sha256 or size not in (found.size, None):
+                length = "" if size in (found.size, None) else f"{found.size} bytes, not {size}; "
+                raise Unusable(
+                    f"{folder / name} is damaged: {length}its SHA-256 is {found.sha256[:12]}…, "
+                    f"{MANIFEST} expects {sha256[:12]}…"
+                )
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise Unusable(f"{folder} is not a complete checkpoint ({what})") from error
+    return list(expected)
+
+
+def load_verified(folder: Path) -> Snapshot:
+    """Reads a checkpoint that is whole.
+
+    Raises:
+        Unusable: It is missing, of another format, incomplete or damaged.
+    """
+    names = verify(folder)
+    try:
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            if name.endswith(".safetensors"):
+                tensors |= load_file(folder / name)
+        return Snapshot(tensors, json.loads((folder / STATE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, SafetensorError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise Unusable(f"{folder} cannot be read ({what})") from error
+
+
+def has_its_files(folder: Path) -> bool:
+    """Whether all files are there with their sizes; their content is not looked at."""
+    try:
+        return all(
+            (folder / name).stat().st_size == size or size is None
+            for name, (size, _) in _expected(folder).items()
+        )
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, Unusable):
+        return False
+
+
+# Writing ------------------------------------------------------------------------------------------
+
+
+def _checked(folder: Path, snapshot: Snapshot) -> bytes:
+    """Refuses numbers that are not finite; returns the state as JSON."""
+    kept = "No checkpoint was written of this state; the one before is untouched."
+    advice = "Resume from it with other rewards or settings of the optimizer, or start a new run."
+    for name, tensor in snapshot.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            count = int((~torch.isfinite(tensor)).sum())
+            raise NumericsError(
+                f"{folder.name}: {name} holds {count} of {tensor.numel()} numbers that are not "
+                f"finite: expected none. {kept} {advice}"
+            )
+    try:
+        return json.dumps(snapshot.state, indent=1, allow_nan=False).encode()
+    except ValueError as error:
+        raise NumericsError(
+            f"{folder.name}: its counters hold a number that is not finite ({error}): expected "
+            f"none. {kept} {advice}"
+        ) from error
+
+
+def _make_directory(directory: Path, disk: Disk) -> None:
+    """Makes the folder of the checkpoints, and forces its name to the disk."""
+    if not directory.is_dir():
+        directory.mkdir(parents=True)
+        disk.flush_folder(directory.parent)
+
+
+def _fill(staging: Path, tensors: dict[str, Tensor], state: bytes, disk: Disk) -> None:
+    """Writes all files, the manifest last."""
+    files: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        part = name.partition(".")[0]
+        files.setdefault(f"{part}.safetensors" if part in PARTS else OTHERS, {})[name] = tensor
+    written: dict[str, Written] = {}
+    for file in sorted(files):
+        written[file] = write_file(staging / file, safetensors_chunks(files[file]), disk)
+    middle = len(state) // 2
+    written[STATE] = write_file(staging / STATE, (state[:middle], state[middle:]), disk)
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "finite": True,
+        "files": {name: asdict(w) for name, w in written.items()},
+    }
+    crash_point("checkpoint.unsealed")
+    write_file(staging / MANIFEST, [json.dumps(manifest, indent=1).encode()], disk)
+    crash_point("checkpoint.sealed")
+
+
+def _give_name(staging: Path, folder: Path, disk: Disk) -> None:
+    """Renames a staged checkpoint; one of that name is found under another until then."""
+    aside = folder.with_name(f".replaced-{folder.name}")
+    replaces = folder.exists()
+    if replaces:
+        if aside.exists():
+            shutil.rmtree(aside)
+        disk.rename(folder, aside)
+        crash_point("checkpoint.moved_aside")
+    try:
+        disk.rename(staging, folder)
+    except OSError:
+        if replaces:
+            os.rename(aside, folder)
+        raise
+    crash_point("checkpoint.renamed")
+    disk.flush_folder(folder.parent)
+    if replaces:
+        shutil.rmtree(aside)
+
+
+# Reading ------------------------------------------------------------------------------------------
+
+
+def _expected(folder: Path) -> dict[str, tuple[int | None, str]]:
+    """Size (where it is known) and sum of each file, from the manifest."""
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    version = manifest["format_version"]
+    if version not in range(OLDEST_FORMAT, FORMAT_VERSION + 1):
+        raise OtherFormat(
+            f"{folder} has format {version}: expected {OLDEST_FORMAT} to {FORMAT_VERSION}"
+        )
+    expected: dict[str, tuple[int | None, str]]
+    if version == OLDEST_FORMAT:
+        expected = {name: (None, sha256) for name, sha256 in manifest["sha256"].items()}
+    else:
+        if manifest["finite"] is not True:
+            raise Unusable(f"{folder} does not say that its numbers are finite")
+        expected = {name: (f["size"], f["sha256"]) for name, f in manifest["files"].items()}
+    if unknown := sorted(expected.keys() - FILES):
+        raise Unusable(f"{folder} names a file that is no part of a checkpoint: {unknown[0]!r}")
+    if STATE not in expected:
+        raise Unusable(f"{folder} has no {STATE}")
+    return expected

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from instructrec.crash_points import crash_point
 from instructrec.errors import ConfigError, RewardError
 from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
@@ -244,6 +245,7 @@ class PPOLearner:
         if self._is_finite(norm) and self.may_step():
             with phase("optimizer"):
                 self.optimizer.step()
+            crash_point("update.stepped")
             self.scheduler.step()
             self.grad_norms.append(float(norm))
             self.steps_taken += 1

@@ -1,19 +1,20 @@
 """PPO for language-model policies, on rollouts of an instruction environment.
 
 One update, from top to bottom: collect a rollout, learn from it (`PPOLearner.update`), evaluate,
-keep a checkpoint, report.
+report, keep a checkpoint.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import CheckpointError, InstructRecError, NumericsError
 from instructrec.faults import Fault, heard_by
@@ -22,6 +23,7 @@ from instructrec.processes import agree_any, broadcast, on_main, together, world
 from instructrec.rl import reporting, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.monitors import Alarm, Monitors
@@ -71,6 +73,8 @@ class PPOTrainer(RolloutTrainer):
         self.env, self.hooks, self.checkpoint_dir = env, hooks, checkpoint_dir
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
+        self.resumed_from: Snapshot | None = None
+        """What the first update still has to put back."""
         self.monitors = Monitors(config)
         self.learner = learner(policy, config, seed=seed)
         self.speedometer = Speedometer(policy, self.learner.trunk, config)
@@ -99,6 +103,7 @@ class PPOTrainer(RolloutTrainer):
         """Collects a rollout and learns from it."""
         clock = Clock()
         self.fault_counts: Counter[str] = Counter()
+        training_state.restore_globals(self)
         with heard_by(self._count_fault):
             self._play_and_learn(indices, clock)
 
@@ -108,12 +113,14 @@ class PPOTrainer(RolloutTrainer):
     def _play_and_learn(self, indices: list[int], clock: Clock) -> None:
         self.policy.sync()
         self._collect_or_keep(indices)
+        self.progress.note_rollout(self.rollout)
         clock.lap("time/rollout_s")
         # The slowest process may be another one for each.
         clock.laps["time/score_s"] = min(self.rollout.scoring_s, clock.laps["time/rollout_s"])
         clock.laps["time/rollout_s"] -= clock.laps["time/score_s"]
         self.clock = clock
         stats = self.learner.update(self.rollout)
+        crash_point("update.learned")
         clock.laps |= {name: value for name, value in stats.items() if name.startswith("time/")}
         self.progress.update += 1
         self.stats = stats
@@ -124,13 +131,15 @@ class PPOTrainer(RolloutTrainer):
             self.policy.generator_state(),
             deepcopy(self.env.reward.state_dict()),
             deepcopy(self.prompt_filter.state_dict()) if self.prompt_filter else {},
+            global_states(),
         )
         try:
             self.collect(indices)
         except InstructRecError as error:
             # Several processes may have come to different places: they keep what there is.
             if self.progress.update and world_size() == 1 and not self._is_kept():
-                sampler, rewards, chosen = before
+                sampler, rewards, chosen, generators = before
+                set_global_states(generators)
                 self.policy.set_generator_state(sampler)
                 self.env.reward.load_state_dict(rewards)
                 if self.prompt_filter is not None:
@@ -171,7 +180,7 @@ class PPOTrainer(RolloutTrainer):
             self.prompt_filter.observe(chosen, self.rollout.totals.tolist())
 
     def end_update(self) -> bool:
-        """Evaluates, keeps a checkpoint, and reports; returns whether training stops here."""
+        """Evaluates, reports, and keeps a checkpoint; returns whether training stops here."""
         update, config = self.progress.update, self.config
         metrics = self.update_metrics()
         last = update == config.num_updates
@@ -193,10 +202,13 @@ class PPOTrainer(RolloutTrainer):
         is_best = self.progress.best_update == update
         ends = interrupted or pruned or early
         saving = last or ends or is_best or broken is not None
+        metrics["time/total_s"] = self.clock.total()
+        # First what happened, then the checkpoint: what is recorded behind one is done again, but
+        # nothing would write what is missing before one.
+        on_main(lambda: self._report(metrics, alarms))
+        crash_point("update.reported")
         if saving or (config.save_every and update % config.save_every == 0):
             self.keep_checkpoint()
-        metrics["time/total_s"] = self.clock.total()
-        on_main(lambda: self._report(metrics, alarms))
         if broken is not None:
             raise NumericsError(broken.message)
         if interrupted:
@@ -248,6 +260,7 @@ def train_ppo(
     on_warning: Callable[[str], None] = lambda _: None,
     should_prune: ShouldPrune = lambda update, metrics: False,
     learner: type[PPOLearner] = PPOLearner,
+    allow_change: Sequence[str] = (),
 ) -> TrainingResult:
     """Trains a policy with PPO.
 
@@ -272,6 +285,8 @@ def train_ppo(
         on_warning: Called with a sentence when something looks wrong.
         should_prune: Asked after each evaluation; True in any process ends the run there.
         learner: What learns; a subclass learns in another way from the same rollouts.
+        allow_change: What may differ from the checkpoint: settings (``ppo.learning_rate``),
+            ``data``, ``versions``.
 
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
@@ -282,11 +297,9 @@ def train_ppo(
         CheckpointError: A checkpoint cannot be read or written.
     """
     config = _resolved(policy, env, config)
-    resume = training_state.read(resume_from, config) if resume_from is not None else None
-    if resume is not None and resume.state["progress"]["update"] >= config.num_updates:
-        training_state.load_weights(policy, resume)
-        progress = Progress(**resume.state["progress"])
-        return training_state.conclude(policy, progress, "finished", checkpoint_dir)
+    resume = training_state.read(resume_from, config, env.task, allow_change)
+    if resume is not None and (ended := training_state.ended(resume, config)):
+        return training_state.take_result(policy, resume, ended, checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)
     own: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "resume": resume, "learner": learner}
     trainer = PPOTrainer(policy, env, config, seed=seed, hooks=hooks, **own)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from instructrec.errors import ConfigError
+
+if TYPE_CHECKING:
+    from instructrec.rl.rollout import Rollout
 
 OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
 """Receives the metrics of an update and its sample rows."""
@@ -44,6 +48,15 @@ class Progress:
     best_update: int = 0
     best_score: float | None = None
     evaluations_without_gain: int = 0
+    rollouts: str = ""
+    """SHA-256 over the tokens and rewards of all rollouts so far, each added to those before."""
+
+    def note_rollout(self, rollout: Rollout) -> None:
+        """Takes down what was sampled and what it earned."""
+        digest = hashlib.sha256(self.rollouts.encode())
+        for part in (rollout.prompt_ids, rollout.response_ids, rollout.turn_rewards):
+            digest.update(repr(part).encode())
+        self.rollouts = digest.hexdigest()
 
     def note_score(self, score: float) -> None:
         """Takes down the score of an evaluation of the current update (larger is better)."""

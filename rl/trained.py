@@ -28,6 +28,14 @@ def copy_into(module: nn.Module, saved: Mapping[str, Tensor]) -> None:
             f"the checkpoint and the run train different weights ({len(odd)} differ, for "
             f"example {odd[0]!r}). Continue with the policy and critic settings of the run."
         )
+    for name, parameter in trained.items():
+        given, expected = saved[name], parameter
+        if given.shape != expected.shape or given.dtype != expected.dtype:
+            raise CheckpointError(
+                f"the checkpoint has {name!r} as {given.dtype} of shape {tuple(given.shape)}: "
+                f"expected {expected.dtype} of shape {tuple(expected.shape)}. Continue with the "
+                "model, the vocabulary and the precision of the run."
+            )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(saved[name])

@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from instructrec import processes
+from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.rl import sharing
-from instructrec.rl.checkpoint import (
-    Snapshot,
-    checkpoint_path,
-    prune_checkpoints,
-    write_checkpoint,
-)
-from instructrec.rl.config import MAY_CHANGE, PPOConfig
+from instructrec.rl.checkpoint import Snapshot, checkpoint_path, update_of, write_checkpoint
+from instructrec.rl.checkpoint_keeping import prune_checkpoints
+from instructrec.rl.config import PPOConfig
+from instructrec.rl.global_generators import GLOBAL, global_states, set_global_states
+from instructrec.rl.resuming import check_compatible, versions
 from instructrec.rl.run_state import Progress, Stopped, TrainingResult
 from instructrec.rl.trained import copy_into
 
 if TYPE_CHECKING:
+    from instructrec.envs.tasks.base import Task
     from instructrec.rl.ppo import PPOTrainer
 
 _LEARNER = ("scheduler_step", "coefficients", "reuse")
 """Of the learner's state, what is no tensor."""
 _GENERATORS = ("sampler", "shuffler")
 """States of generators, of which each process has its own."""
-_STATE = ("progress", "config", "rewards", "monitors", "prompt_filter", *_LEARNER)
-"""What `capture` keeps beside the tensors, and `restore` needs."""
+_GLOBAL = "global_"
+"""What the names of Python's, NumPy's and torch's own generators begin with."""
 
 
 def capture(trainer: PPOTrainer) -> Snapshot:
@@ -51,10 +52,14 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()
         }
-    for number, generators in enumerate(processes.gather({key: own[key] for key in _GENERATORS})):
+    drawing = {key: own[key] for key in _GENERATORS}
+    drawing |= {_GLOBAL + name: state for name, state in global_states().items()}
+    for number, generators in enumerate(processes.gather(drawing)):
         tensors |= {_of(name, number): state for name, state in generators.items()}
     state = {
         "processes": processes.world_size(),
+        "versions": versions(),
+        "data": trainer.env.task.fingerprint,
         "progress": dataclasses.asdict(trainer.progress),
         "config": dataclasses.asdict(trainer.config),
         "rewards": trainer.env.reward.state_dict(),
@@ -65,14 +70,30 @@ def capture(trainer: PPOTrainer) -> Snapshot:
     return Snapshot(tensors, state)
 
 
-def read(folder: Path, config: PPOConfig) -> Snapshot:
+def read(
+    folder: Path | None, config: PPOConfig, task: Task, allow_change: Sequence[str] = ()
+) -> Snapshot | None:
     """Reads the checkpoint that a run of these settings goes on from.
+
+    Args:
+        folder: The checkpoint.
+        config: Settings of the run now.
+        task: Its instructions now.
+        allow_change: What may differ; see `check_compatible`.
 
     Raises:
         CheckpointError: It cannot be read, or belongs to another run.
     """
+    if folder is None:
+        return None
     snapshot = sharing.read_shared(folder)
-    check_compatible(snapshot, config)
+    check_compatible(snapshot.state, config, task, allow_change)
+    said = snapshot.state["progress"]["update"]
+    if said != update_of(folder):
+        raise CheckpointError(
+            f"{folder} holds the state after update {said}: expected that of its name. Give it "
+            "its name back."
+        )
     return snapshot
 
 
@@ -97,6 +118,21 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
     trainer.monitors.load_state_dict(state["monitors"])
     if trainer.prompt_filter is not None:
         trainer.prompt_filter.load_state_dict(state["prompt_filter"])
+    trainer.resumed_from = snapshot
+    crash_point("resume.restored")
+
+
+def restore_globals(trainer: PPOTrainer) -> None:
+    """Puts the global generators back, once: setting up the loop over updates has drawn of them."""
+    snapshot, trainer.resumed_from = trainer.resumed_from, None
+    if snapshot is not None:
+        _set_globals(snapshot)
+
+
+def _set_globals(snapshot: Snapshot) -> None:
+    saved = _under(f"generator.{_GLOBAL}", snapshot.tensors)
+    own = f".{processes.rank()}" if processes.rank() else ""
+    set_global_states({name: saved[name + own] for name in GLOBAL if name + own in saved})
 
 
 def save(trainer: PPOTrainer) -> None:
@@ -111,6 +147,26 @@ def save(trainer: PPOTrainer) -> None:
         prune_checkpoints(directory, trainer.config.keep_checkpoints, progress.best_update or None)
 
     processes.on_main(commit)
+
+
+def ended(snapshot: Snapshot, config: PPOConfig) -> Stopped | None:
+    """How the run of a checkpoint came to its end; None where updates are left to do."""
+    progress, patience = Progress(**snapshot.state["progress"]), config.early_stopping_patience
+    if progress.update >= config.num_updates:
+        return "finished"
+    if patience and progress.evaluations_without_gain >= patience:
+        return "early_stopping"
+    return None
+
+
+def take_result(
+    policy: CausalLMPolicy, snapshot: Snapshot, stopped: Stopped, checkpoint_dir: Path | None
+) -> TrainingResult:
+    """Leaves a policy as the run of a checkpoint left it, where no update is left to do."""
+    load_weights(policy, snapshot)
+    policy.set_generator_state(snapshot.tensors[_of("sampler", processes.rank())])
+    _set_globals(snapshot)
+    return conclude(policy, Progress(**snapshot.state["progress"]), stopped, checkpoint_dir)
 
 
 def conclude(
@@ -132,38 +188,6 @@ def load_weights(policy: CausalLMPolicy, snapshot: Snapshot) -> None:
     """
     copy_into(policy.model, _under("policy.", snapshot.tensors))
     policy.sync()
-
-
-def check_compatible(snapshot: Snapshot, config: PPOConfig) -> None:
-    """Refuses to continue a run with settings that would make it another run.
-
-    Raises:
-        CheckpointError: A setting differs that shapes an update, or the number of processes.
-    """
-    before, count = snapshot.state.get("processes", 1), processes.world_size()
-    if before != count:
-        raise CheckpointError(
-            f"the run was started with {before} process{'es' if before > 1 else ''} and this is "
-            f"{count}: each draws and shuffles by a generator of its own, so a resumed run keeps "
-            f"their number. Launch {before}, or start a new run from the policy of this one."
-        )
-    saved, now = snapshot.state.get("config", {}), dataclasses.asdict(config)
-    missing = [name for name in _STATE if name not in snapshot.state]
-    missing += [f"ppo.{name}" for name in now if name not in saved and name not in MAY_CHANGE]
-    if missing:
-        raise CheckpointError(
-            f"the checkpoint says nothing of {', '.join(missing)}: expected one that was written "
-            "by this version of instructrec. Continue the run with the version that began it, or "
-            "start a new run from its policy."
-        )
-    for name, value in now.items():
-        before = saved.get(name)
-        before = tuple(before) if isinstance(before, list) else before
-        if name not in MAY_CHANGE and before != value:
-            raise CheckpointError(
-                f"ppo.{name} = {value!r} but the run was started with {before!r}: a resumed run "
-                f"keeps its settings. Set ppo.{name} back, or start a new run."
-            )
 
 
 def _of(generator: str, number: int) -> str:

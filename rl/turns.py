@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
 
+from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.policies.base import Message, Policy, Prompt, Responses, StopReason, TokenPolicy
@@ -183,6 +184,7 @@ def play(policy: Policy, env: InstructionVectorEnv, sampling: Sampling, chunks: 
                 except NonFiniteLogitsError as error:
                     raise _named(error, env, part) from error
                 _record(policy, asked, responses)
+                crash_point("rollout.answered")
                 step = partial(_step, env, episodes, part)
                 steps.append((part, scorer.submit(step).result if chunks > 1 else step))
             start = time.perf_counter()
@@ -243,6 +245,7 @@ def _step(env: InstructionVectorEnv, episodes: list[Episode], going: list[int]) 
     ids = [e.last.ids if on else [] for e, on in zip(episodes, is_active, strict=True)]
     extras = {"completion_ids": ids} if any(ids) else None
     observations, rewards, terminated, truncated, info = env.step(texts, extras, active)
+    crash_point("rollout.scored")
     batch = env.last_batch
     assert batch is not None, "a step always scores"
     for row, i in enumerate(going):

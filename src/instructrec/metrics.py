@@ -336,6 +336,12 @@ METRICS: tuple[Metric, ...] = (
 """Every key and pattern."""
 
 
+def is_wall_clock(key: str) -> bool:
+    """Says whether a clock decides a metric, so that it differs between two equal runs."""
+    by_name = key.startswith(("time/", "speed/")) or key.endswith("/seconds")
+    return by_name or "_per_s" in key
+
+
 AXES = ("train/update", "sft/step", "rm/step")
 """What curves are drawn over: updates, or steps of training on given examples."""
 

@@ -99,6 +99,7 @@ class FakeLearner:
         should_stop: Callable[[], bool],
         on_warning: Callable[[str], None],
         should_prune: Callable[[int, dict[str, float]], bool],
+        allow_change: Sequence[str] = (),
     ) -> TrainingResult:
         assert env.num_envs == config.episodes_per_update
         self.env = env

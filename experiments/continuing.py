@@ -1,0 +1,106 @@
+"""Going on with a run: what must be as it was, and what the run folder says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from instructrec.crash_points import crash_point
+from instructrec.errors import ConfigError
+from instructrec.experiments import data_lock, telling
+from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
+from instructrec.experiments.jsonl import write_json
+from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.setup_run import Materials
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import list_checkpoints
+
+
+def check_flags(resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
+    """Refuses flags that exclude or need each other.
+
+    Raises:
+        ConfigError: They do.
+    """
+    if resume and overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    if allow_change and not resume:
+        raise ConfigError(
+            f"--allow_change {' '.join(allow_change)} says what may differ when a run goes on: "
+            "expected --resume beside it."
+        )
+
+
+def continued(
+    config: TrainConfig, resume: bool, allow_change: Sequence[str], say: telling.Say
+) -> tuple[TrainConfig, bool]:
+    """Holds the settings of a run against its folder; no folder, nothing to continue.
+
+    Args:
+        config: The run, resolved.
+        resume: Whether it was asked to go on.
+        allow_change: Keys that may differ.
+        say: Receives lines for people.
+
+    Returns:
+        The run with what it chose for itself at its start, and whether it goes on.
+
+    Raises:
+        ConfigError: A setting has changed that must not, or there are fewer updates than done.
+    """
+    if resume and not config.folder.exists():
+        say(f"nothing to resume in {config.folder}: starting from the beginning")
+        return config, False
+    if resume:
+        config = keep_chosen(config, config.folder)
+        refuse_changed(config, config.folder, allow_change)
+        saved = list_checkpoints(config.folder / "checkpoints")
+        done = update_of(saved[-1] if saved else None)
+        if config.ppo.num_updates < done:
+            raise ConfigError(
+                f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
+                "already. Give at least as many, or start another run."
+            )
+        if allow_change:
+            say(f"allowed to differ from here on: {', '.join(allow_change)}")
+    return config, resume
+
+
+def begin(
+    folder: RunFolder,
+    info: RunInfo,
+    config: TrainConfig,
+    materials: Materials,
+    *,
+    resume: bool,
+    overwrite: bool,
+    allow_change: Sequence[str],
+    command: Sequence[str] | None,
+) -> None:
+    """Makes a run folder, or opens it to go on.
+
+    Args:
+        folder: The folder.
+        info: What the run is.
+        config: The run.
+        materials: Its instructions.
+        resume: Go on with what is there.
+        overwrite: Delete what is there.
+        allow_change: What may differ where it goes on.
+        command: Command line, for the record.
+
+    Raises:
+        CheckpointError: The folder holds something else, or another run.
+    """
+    flags = {"resume": resume, "overwrite": overwrite}
+    RunFolder.create(folder.path, info, config.to_dict(), command=command, **flags)
+    note(folder, materials, allow_change)
+    crash_point("run.created")
+
+
+def note(folder: RunFolder, materials: Materials, allow_change: Sequence[str]) -> None:
+    """Writes down which data a run has, and what was allowed to change in its course."""
+    data_lock.note_data(folder, materials)
+    if allow_change:
+        record = folder.record()
+        record["allowed_changes"] = [*record.get("allowed_changes", []), *allow_change]
+        write_json(folder.path / "run.json", record)

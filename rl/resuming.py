@@ -1,0 +1,109 @@
+"""What must be as it was when a run goes on, and what may be allowed to differ."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from instructrec import processes
+from instructrec.errors import CheckpointError
+from instructrec.rl.config import MAY_CHANGE, PPOConfig
+
+if TYPE_CHECKING:
+    from instructrec.envs.tasks.base import Task
+
+_STATE = (
+    *("progress", "config", "rewards", "monitors", "prompt_filter"),
+    *("scheduler_step", "coefficients", "reuse"),
+)
+"""What every checkpoint holds beside the tensors."""
+_PACKAGES = (
+    *("instructrec", "torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "numpy"),
+)
+"""Packages whose version decides the numbers of a run."""
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that decide the numbers of a run."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:  # run from a checkout that was not installed
+            continue
+    return found
+
+
+def check_compatible(
+    state: Mapping[str, Any], config: PPOConfig, task: Task, allow_change: Collection[str] = ()
+) -> None:
+    """Refuses to continue a run with what would make it another run.
+
+    Args:
+        state: What the checkpoint says.
+        config: Settings now.
+        task: Instructions now.
+        allow_change: What may differ all the same: ``ppo.<setting>``, ``data``, ``versions``.
+
+    Raises:
+        CheckpointError: A setting differs that shapes an update, or the number of processes, the
+            instructions, or the version of a package.
+    """
+    _check_processes(state.get("processes", 1))
+    saved, now = state.get("config", {}), dataclasses.asdict(config)
+    missing = [name for name in _STATE if name not in state]
+    missing += [f"ppo.{name}" for name in now if name not in saved and name not in MAY_CHANGE]
+    if missing:
+        raise CheckpointError(
+            f"the checkpoint says nothing of {', '.join(missing)}: expected one that was written "
+            "by this version of instructrec. Continue the run with the version that began it, or "
+            "start a new run from its policy."
+        )
+    for name, value in now.items():
+        before = saved.get(name)
+        before = tuple(before) if isinstance(before, list) else before
+        if name not in MAY_CHANGE and before != value and f"ppo.{name}" not in allow_change:
+            raise CheckpointError(
+                f"ppo.{name} = {value!r} but the run was started with {before!r}: a resumed run "
+                f"keeps its settings. Set ppo.{name} back, start a new run, or go on all the same "
+                f"with --allow_change ppo.{name}."
+            )
+    if "data" in state and state["data"] != task.fingerprint and "data" not in allow_change:
+        raise CheckpointError(
+            f"the instructions of {task.name!r} ({task.split}) have the fingerprint "
+            f"{task.fingerprint[:12]}, but those that the run was started with had "
+            f"{state['data'][:12]}: a resumed run goes on with the same data. Put them back, start "
+            "a new run, or go on all the same with --allow_change data."
+        )
+    if "versions" not in allow_change:
+        _check_versions(state.get("versions"))
+
+
+def _check_processes(before: int) -> None:
+    count = processes.world_size()
+    if before != count:
+        raise CheckpointError(
+            f"the run was started with {before} process{'es' if before > 1 else ''} and this is "
+            f"{count}: each draws and shuffles by a generator of its own, so a resumed run keeps "
+            f"their number. Launch {before}, or start a new run from the policy of this one."
+        )
+
+
+def _check_versions(before: Mapping[str, str] | None) -> None:
+    """A format that kept no versions cannot be held against any."""
+    if before is None:
+        return
+    now = versions()
+    changed = [
+        f"{name} {before.get(name, 'missing')} -> {now.get(name, 'missing')}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if changed:
+        raise CheckpointError(
+            f"the run was started with other versions ({', '.join(changed)}), with which its "
+            "numbers may differ: expected the same. Install those, or go on all the same with "
+            "--allow_change versions."
+        )

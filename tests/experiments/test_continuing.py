@@ -1,0 +1,62 @@
+"""Going on with a run from the command line's side: flags, settings, data."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from instructrec.errors import ConfigError
+from instructrec.experiments import continuing
+from instructrec.experiments.cli import main
+from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig, refuse_changed
+from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.setup_run import Materials, make_materials
+
+
+def begun(folder: Path, size: int = 40) -> tuple[TrainConfig, RunFolder, Materials]:
+    config = TrainConfig(
+        name="run",
+        task=TaskConfig(name="parity", options={"size": size}),
+        output=OutputConfig(dir=str(folder)),
+    ).resolved()
+    info = RunInfo("train", "ppo", "v", 0, "tiny", "parity")
+    run = RunFolder.create(config.folder, info, config.to_dict(), overwrite=True)
+    materials = make_materials(config)
+    continuing.note(run, materials, [])
+    return config, run, materials
+
+
+def test_a_changed_setting_is_refused_unless_it_is_named(tmp_path: Path) -> None:
+    config, run, _ = begun(tmp_path)
+    changed = dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, gamma=0.5))
+    with pytest.raises(ConfigError, match=r"ppo\.gamma: 1\.0 -> 0\.5.*--allow_change KEY"):
+        refuse_changed(changed, run.path)
+    with pytest.raises(ConfigError, match=r"ppo\.gamma"):
+        refuse_changed(changed, run.path, ["ppo.cliprange"])
+    refuse_changed(changed, run.path, ["ppo.gamma"])
+
+
+def test_what_was_allowed_stands_in_the_record(tmp_path: Path) -> None:
+    config, run, materials = begun(tmp_path)
+    continuing.note(run, materials, ["ppo.gamma"])
+    continuing.note(run, materials, ["data"])
+    assert run.record()["allowed_changes"] == ["ppo.gamma", "data"]
+    said: list[str] = []
+    _, goes_on = continuing.continued(config, True, ["data"], said.append)
+    assert goes_on and said == ["allowed to differ from here on: data"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--allow_change", "data"], "expected --resume beside it"),
+        (["--resume", "--allow_change", "data", "--seeds", "1", "2"], "about one run"),
+    ],
+)
+def test_allowing_belongs_to_going_on_with_one_run(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "tiny_smoke", *flags]) == 2
+    assert message in capsys.readouterr().err
