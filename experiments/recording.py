@@ -20,6 +20,7 @@ from instructrec.experiments.tracking import Tracker, TrackingConfig, open_track
 from instructrec.experiments.tracking_threads import in_background
 from instructrec.faults import Fault, heard_by
 from instructrec.metrics import axis_value
+from instructrec.redaction import redacted
 from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
@@ -137,6 +138,7 @@ class Recorder:
 
     def on_warning(self, message: str) -> None:
         """Records what looked wrong in the update at hand."""
+        message = redacted(message)
         self._warnings.write({"update": self._update, "message": message})
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")

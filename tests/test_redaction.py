@@ -11,6 +11,7 @@ from instructrec.experiments.jsonl import dump_line, plain
 from instructrec.experiments.listing import inert
 from instructrec.experiments.machine import command_line
 from instructrec.experiments.progress import Progress
+from instructrec.faults import LONGEST, Fault
 from instructrec.redaction import is_named_secret, redacted, refuse_secrets
 from instructrec.rewards.parts import RewardSpec
 
@@ -125,3 +126,10 @@ def test_messages_neither_steer_the_terminal_nor_show_keys(monkeypatch, capsys) 
 def test_a_list_of_markdown_holds_no_links_images_html_or_code() -> None:
     hostile = "![x](http://t/x.png) <img src=http://t/y>\n\n# `head`"
     assert inert(hostile) == r"!\[x\](http://t/x.png) \<img src=http://t/y\> # \`head\`"
+
+
+def test_a_fault_is_redacted_before_it_is_cut(monkeypatch) -> None:
+    monkeypatch.setenv("MY_SERVICE_API_KEY", CANARY)
+    message = "x" * (LONGEST - 5) + CANARY
+    assert Fault("reward", "raised", "r", message).message == "x" * (LONGEST - 5) + "***"
+    assert Fault("reward", "raised", "r", "https://me:pw@h").message == "https://***@h"
