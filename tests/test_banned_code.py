@@ -106,13 +106,18 @@ def banned(tree: ast.AST) -> Iterator[tuple[str, str]]:
                 yield keyword.arg, BANNED_KEYWORDS[keyword.arg]
 
 
+def _meets(kind: ast.expr) -> bool:
+    """Whether a handler of this kind meets a RecursionError."""
+    names = {ast.unparse(node) for node in ast.walk(kind)}
+    return bool(names & {"RecursionError", "RuntimeError", "Exception", "BaseException"})
+
+
 def unguarded_json(tree: ast.AST) -> Iterator[int]:
     """Lines that parse JSON where a RecursionError, of deep nesting, is not expected."""
     guarded = {
         id(call)
         for block in ast.walk(tree)
-        if isinstance(block, ast.Try)
-        and any("RecursionError" in ast.unparse(h.type) for h in block.handlers if h.type)
+        if isinstance(block, ast.Try) and any(_meets(h.type) for h in block.handlers if h.type)
         for statement in block.body
         for call in ast.walk(statement)
     }
