@@ -260,7 +260,8 @@ def _critic(
 ) -> tuple[Critic | None, list[str]]:
     """The critic of the newest checkpoint, and notes for people."""
     from instructrec.policies.critic import make_critic
-    from instructrec.rl.checkpoint import latest_checkpoint, read_checkpoint, update_of
+    from instructrec.rl.checkpoint import read_checkpoint, update_of
+    from instructrec.rl.checkpoint_keeping import latest_checkpoint
     from instructrec.rl.trained import copy_into
 
     if settings.get("advantage") != "gae":

@@ -23,10 +23,10 @@ from instructrec.policies.quiet import without_wandb_note
 from instructrec.rl.checkpoint import (
     Snapshot,
     checkpoint_path,
-    prune_checkpoints,
     read_checkpoint,
     write_checkpoint,
 )
+from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.optim import go_to_step, learning_rate_factor
 from instructrec.rl.reward_config import MAY_CHANGE, FitConfig
 

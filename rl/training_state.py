@@ -70,8 +70,10 @@ def capture(trainer: PPOTrainer) -> Snapshot:
     return Snapshot(tensors, state)
 
 
-def read(folder: Path, config: PPOConfig, task: Task, allow_change: Sequence[str] = ()) -> Snapshot:
-    """Reads the checkpoint that a run of these settings goes on from.
+def read(
+    folder: Path | None, config: PPOConfig, task: Task, allow_change: Sequence[str] = ()
+) -> Snapshot | None:
+    """Reads the checkpoint that a run of these settings goes on from; None for none.
 
     Args:
         folder: The checkpoint.
