@@ -14,6 +14,7 @@ from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import command_line, preference_data, setup_run, telling
 from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.locks import held
 from instructrec.experiments.progress import Progress, format_duration
 from instructrec.experiments.recording import Recorder
 from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
@@ -100,20 +101,21 @@ def run_reward_training(
             return RewardOutcome(done, done.summary())
     items = _read(config)
     base = _base_of(config)
-    folder = RunFolder.create(
-        config.folder,
-        _info(config, base),
-        config.to_dict(),
-        resume=resume,
-        overwrite=overwrite,
-        command=None if command is None else ["instructrec", *command],
-    )
-    say(
-        f"training {config.algorithm} on {len(items[0])} pairs of {config.task.name}, "
-        f"{len(items[1])} held out; run folder {folder.path}"
-    )
-    with folder, StopRequest() as stop:
-        summary = _train(config, folder, base, items, stop, resume, say)
+    with held(config.folder, "reward-model"):
+        folder = RunFolder.create(
+            config.folder,
+            _info(config, base),
+            config.to_dict(),
+            resume=resume,
+            overwrite=overwrite,
+            command=None if command is None else ["instructrec", *command],
+        )
+        say(
+            f"training {config.algorithm} on {len(items[0])} pairs of {config.task.name}, "
+            f"{len(items[1])} held out; run folder {folder.path}"
+        )
+        with folder, StopRequest() as stop:
+            summary = _train(config, folder, base, items, stop, resume, say)
     return RewardOutcome(folder, summary)
 
 

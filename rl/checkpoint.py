@@ -11,6 +11,7 @@ Which checkpoints of a run are kept, and which one it goes on from, is said in
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from dataclasses import asdict, dataclass
@@ -176,7 +177,7 @@ def _checked(folder: Path, snapshot: Snapshot) -> bytes:
     kept = "No checkpoint was written of this state; the one before is untouched."
     advice = "Resume from it with other rewards or settings of the optimizer, or start a new run."
     for name, tensor in snapshot.tensors.items():
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if tensor.is_floating_point() and not is_finite(tensor):
             count = int((~torch.isfinite(tensor)).sum())
             raise NumericsError(
                 f"{folder.name}: {name} holds {count} of {tensor.numel()} numbers that are not "
@@ -189,6 +190,11 @@ def _checked(folder: Path, snapshot: Snapshot) -> bytes:
             f"{folder.name}: its counters hold a number that is not finite ({error}): expected "
             f"none. {kept} {advice}"
         ) from error
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether all numbers are; in one pass and without a copy, unlike ``isfinite().all()``."""
+    return not tensor.numel() or all(map(math.isfinite, map(float, torch.aminmax(tensor))))
 
 
 def _make_directory(directory: Path, disk: Disk) -> None:

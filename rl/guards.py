@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from instructrec.devices import is_out_of_memory, release_memory
 from instructrec.errors import NumericsError, PolicyError
 from instructrec.faults import Fault, note
+from instructrec.rl.checkpoint import is_finite
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def check_finite(weights: Mapping[str, Tensor], what: str) -> None:
         NumericsError: Names the first of them.
     """
     for name, weight in weights.items():
-        if not torch.isfinite(weight).all():
+        if not is_finite(weight):
             raise NumericsError(
                 f"{name} holds numbers that are not finite: expected finite weights, so {what}. "
                 "Go on from the newest checkpoint with --resume and a lower ppo.learning_rate in a "

@@ -73,7 +73,7 @@ def capture(trainer: PPOTrainer) -> Snapshot:
 def read(
     folder: Path | None, config: PPOConfig, task: Task, allow_change: Sequence[str] = ()
 ) -> Snapshot | None:
-    """Reads the checkpoint that a run of these settings goes on from.
+    """Reads the checkpoint that a run of these settings goes on from; None for none.
 
     Args:
         folder: The checkpoint.

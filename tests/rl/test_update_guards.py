@@ -14,7 +14,8 @@ from instructrec.errors import NumericsError, PolicyError, RewardError
 from instructrec.faults import heard_by
 from instructrec.policies.config import Sampling
 from instructrec.rl import PPOLearner, RaftLearner, rollout_of
-from instructrec.rl.checkpoint import latest_checkpoint, list_checkpoints, update_of
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import latest_checkpoint, list_checkpoints
 from instructrec.rl.losses import LossBatch, LossSettings, ppo_loss
 from instructrec.rl.optim import clip_gradients
 
