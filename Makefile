@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-all gpu-check benchmark kill-test docs lint format clean
+.PHONY: help setup quickstart test test-slow test-all gpu-check benchmark docs audit kill-test lint format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ kill-test: setup ## Kill short runs wherever they can die and compare what they 
 docs: setup ## Build the documentation as a site in build/docs and follow its links
 	@$(PIP) install -c constraints.txt -e '.[docs]'
 	@$(BIN)/python docs/build_site.py
+
+audit: ## List known vulnerabilities of the pinned dependencies (informs, fails nothing)
+	@$(PYTHON) -m venv --clear build/audit
+	@{ build/audit/bin/python -m pip --disable-pip-version-check --quiet install pip-audit && \
+	  build/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip; } \
+	  || echo "The list above, or the lack of a network, stops nothing."
 
 lint: setup ## Check style and types
 	@$(BIN)/ruff check .

@@ -165,7 +165,7 @@ def _built(use: Any, options: dict[str, Any]) -> Callable[..., Any]:
 def _read_entries(file: str) -> Mapping[str, str]:
     try:
         known = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"tool lookup cannot read {file}: {error}.") from error
     if not isinstance(known, dict):
         raise DataError(f"{file} holds a {type(known).__name__}; expected a JSON object.")

@@ -8,7 +8,7 @@ counts: the same instructions, rewards and way to answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -89,6 +89,37 @@ def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> l
                 Change(part, pair.mean_b, pair.mean_a, pair.low, pair.high, pair.p, pair.n)
             )
     return found
+
+
+def table(found: Sequence[Change]) -> str:
+    """The changes as a table of plain text, a line each."""
+    rows = [("score", "before", "after", "difference, 95 % interval", "verdict")]
+    for change in found:
+        difference = f"{change.after - change.before:+.3f}"
+        if math.isfinite(change.low) and math.isfinite(change.high):
+            difference += f" [{change.low:+.3f}, {change.high:+.3f}]"
+        means = (f"{change.before:.3f}", f"{change.after:.3f}")
+        rows.append((change.part, *means, difference, change.verdict))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    )
+
+
+def kept_in_words(name: str, found: Mapping[str, Any]) -> str:
+    """One sentence on an old task, from what the summary of the run says."""
+    if not found:
+        return f"old task {name}: no instruction was scored both before and after."
+    outcome = {"worse": "forgotten in part", "better": "better than before"}
+    told = outcome.get(found["verdict"], "no change that could not be chance")
+    interval = ""
+    if found["low"] is not None and found["high"] is not None:
+        interval = f", 95 % interval {found['low']:+.3f} to {found['high']:+.3f}"
+    return (
+        f"old task {name}: {told}: {found['before']:.3f} before, {found['after']:.3f} after "
+        f"({found['after'] - found['before']:+.3f}{interval}; {found['n']} instructions)."
+    )
 
 
 def find_before(run: RunFolder, after: Evaluation) -> Evaluation | None:
@@ -187,5 +218,4 @@ def _record(folder: Path) -> dict[str, Any]:
 
 
 def _summary(folder: Path) -> dict[str, Any]:
-    file = folder / "summary.json"
-    return read_json(file) if file.is_file() else {}
+    return RunFolder(folder).summary()

@@ -14,11 +14,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 import instructrec
 from instructrec import processes
 from instructrec.errors import ConfigError, InstructRecError, RunInterrupted, unknown_name
+from instructrec.redaction import redacted
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -76,6 +78,11 @@ COMMANDS = {
     "sft": Command(
         "Train on demonstrations (warm start).", *_in("run_commands", "sft"), takes_recipe=True
     ),
+    "dpo": Command(
+        "Train on preferences: pairs of a better and a worse response.",
+        *_in("run_commands", "dpo"),
+        takes_recipe=True,
+    ),
     "evaluate": Command(
         "Measure a policy on held-out instructions.", *_in("run_commands", "evaluate"), shared=True
     ),
@@ -86,6 +93,11 @@ COMMANDS = {
     ),
     "pairs": Command(
         "Make preference pairs of a policy's samples, ranked by a reward.", *_in("pairs_command")
+    ),
+    "pipeline": Command(
+        "SFT, preferences, a reward model, PPO against it, and what all that was worth.",
+        *_in("pipeline"),
+        takes_recipe=True,
     ),
     "compare": Command(
         "Which policy is better, by how much, and how sure is that?",
@@ -184,15 +196,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # what a locale cannot show is written as its number
             stream.reconfigure(errors="backslashreplace")
+    sys.excepthook = _show_traceback
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             _dispatch(rest)
     except InstructRecError as error:
         if debug:
-            traceback.print_exc()
+            _show_traceback(*sys.exc_info())
         kind = "interrupted" if isinstance(error, RunInterrupted) else "error"
-        print(f"instructrec: {kind}: {error}", file=sys.stderr)
+        print(f"instructrec: {kind}: {_for_people(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("instructrec: interrupted.", file=sys.stderr)
@@ -201,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:  # a full disk, a folder without permission
         if debug:
-            traceback.print_exc()
+            _show_traceback(*sys.exc_info())
         print(f"instructrec: error: {_of_the_system(error)}", file=sys.stderr)
         return 1
     return 0
@@ -214,7 +227,24 @@ def _of_the_system(error: OSError) -> str:
         advice = "free some space; `--resume` continues a training run from its newest checkpoint"
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         advice = "check the permissions; --output.dir puts runs elsewhere"
-    return f"{error}: {advice}."
+    return _for_people(f"{error}: {advice}.")
+
+
+def _for_people(message: object) -> str:
+    """A message without keys, in which nothing steers the terminal: it may quote a response."""
+    from instructrec.envs.tasks.rows import visible
+
+    return "\n".join(map(visible, redacted(str(message)).split("\n")))
+
+
+def _show_traceback(
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """Prints a traceback without keys: messages of other libraries may hold them."""
+    lines = traceback.format_exception(kind, error, trace)
+    print(_for_people("".join(lines)), end="", file=sys.stderr)
 
 
 def _show_warning(
@@ -226,7 +256,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Prints a warning as one line; where in the code it arose helps nobody at a terminal."""
-    print(f"instructrec: warning: {message}", file=file or sys.stderr)
+    print(f"instructrec: warning: {_for_people(message)}", file=file or sys.stderr)
 
 
 def wants_debug(arguments: Sequence[str]) -> tuple[list[str], bool]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import jsonargparse
 import yaml
 
 from instructrec.errors import ConfigError, did_you_mean, unknown_name
+from instructrec.experiments.yaml_files import limit_parser, read_yaml
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.trl_names import explain_trl_name
 
@@ -29,6 +31,7 @@ _UNKNOWN = (
 _REWARD_KEYS = tuple(field.name for field in dataclasses.fields(RewardSpec))
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
+limit_parser()
 
 
 def make_parser(prog: str, description: str) -> jsonargparse.ArgumentParser:
@@ -54,7 +57,13 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-COMMAND_OF = {"sft": "sft", "reward_model": "train-reward", "alignment": "train-reward"}
+COMMAND_OF = {
+    "sft": "sft",
+    "dpo": "dpo",
+    "pipeline": "pipeline",
+    "reward_model": "train-reward",
+    "alignment": "train-reward",
+}
 """Algorithm of a recipe -> the command that takes it; all others belong to train."""
 
 
@@ -85,7 +94,7 @@ def find_recipe(given: str) -> Path:
 
 def _check_yaml(path: Path) -> None:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = read_yaml(path)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split()).replace("<unicode string>", str(path))
         raise ConfigError(f"{path} is not valid YAML: {detail}.") from error
@@ -147,6 +156,7 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     # The right name in the wrong section (--learning_rate) is a closer guess than a similar word.
     leaf = key.rsplit(".", 1)[-1]
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
+    found.sort(key=lambda k: -difflib.SequenceMatcher(None, key, k).ratio())
     elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
     # In ppo, a setting of TRL means that one, also where another section has the same word.

@@ -15,16 +15,18 @@ from typing import Any, Literal
 
 from instructrec import processes
 from instructrec.errors import ConfigError
+from instructrec.experiments.eval_config import EvalConfig, check_draws
 from instructrec.experiments.playing import EnvName
-from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.yaml_files import read_config
 from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
+from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
-from instructrec.rl.config import MAY_CHANGE, PPOConfig, SFTConfig, check_raft
+from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE),
     *("tracking.", "output.", "eval.before"),
@@ -37,69 +39,15 @@ RESUMABLE_OF_REWARDS = (
 """Settings of a reward (in its long form) that may change, too: its scores stay the same."""
 
 
+_SECTIONS = ("ppo", "sft", "dpo")
+
+
 def _check_name(key: str, value: str | None) -> None:
     if value is not None and not FOLDER_NAME.fullmatch(value):
         raise ConfigError(
-            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because it "
-            "names a folder; the folder's place is output.dir."
+            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, at most 150, "
+            "because it names a folder; the folder's place is output.dir."
         )
-
-
-def _check_draws(prefix: str, samples: int, temperature: float, limit: int | None) -> None:
-    if limit is not None and limit < 1:
-        raise ConfigError(f"{prefix}limit = {limit}: expected at least 1.")
-    if samples < 1:
-        raise ConfigError(f"{prefix}samples = {samples}: expected at least 1.")
-    if temperature == 0 and samples > 1:
-        raise ConfigError(
-            f"{prefix}samples = {samples} with {prefix}temperature = 0: greedy decoding gives the "
-            f"same response every time; set {prefix}temperature above 0, or one sample."
-        )
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """How policies are evaluated: on the validation split in training, on the test split after."""
-
-    task: str | None = None
-    """Another task for the final evaluation; None takes the task of the training."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of that other task."""
-    limit: int | None = None
-    """Most instructions of the final evaluation; None takes the whole split."""
-    validation_limit: int = 128
-    """Most instructions of an evaluation during training (ppo.eval_every says how often)."""
-    before: bool = False
-    """Measure the start like the end, so that the end can say whether it is better."""
-    samples: int = 1
-    """Responses per instruction."""
-    temperature: float = 0.0
-    """Softmax temperature; 0 is greedy decoding."""
-    max_new_tokens: int | None = None
-    """Most tokens in one response; None takes ppo.response_length."""
-    top_p: float = 1.0
-    """Nucleus: smallest set of tokens with this much probability."""
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
-    batch_size: int = 64
-    """Responses decoded together."""
-    corpus_metrics: tuple[str, ...] = ()
-    """Metrics over all responses of the final evaluation: bleu, chrf, exact_match, rouge."""
-    corpus_references: str = "reference"
-    """Column with the expected answers of the corpus metrics, one text or several each."""
-
-    def __post_init__(self) -> None:
-        check_corpus_names(self.corpus_metrics)
-        _check_draws("eval.", self.samples, self.temperature, self.limit)
-        if self.validation_limit < 1:
-            raise ConfigError(
-                f"eval.validation_limit = {self.validation_limit}: expected at least 1."
-            )
-        if self.options and self.task is None:
-            raise ConfigError(
-                "eval.options were given without eval.task: options of the training task belong "
-                "under task.options."
-            )
 
 
 @dataclass(frozen=True)
@@ -129,8 +77,8 @@ class TrainConfig:
     """Name of the run folder; None is <variant>-s<seed>."""
     variant: str | None = None
     """What is compared: the same for all seeds of one setting; None is <algorithm>-<task>."""
-    algorithm: Literal["ppo", "raft", "sft"] = "ppo"
-    """ppo, raft (imitate the best of several responses), or sft (demonstrations)."""
+    algorithm: Literal["ppo", "raft", "sft", "dpo"] = "ppo"
+    """ppo, raft (imitate the best of several responses), sft (demonstrations), dpo (pairs)."""
     seed: int = 0
     """Seed of everything that is drawn."""
     task: TaskConfig = TaskConfig()
@@ -144,6 +92,8 @@ class TrainConfig:
     """Settings of PPO, and of raft."""
     sft: SFTConfig = SFTConfig()
     """Settings of supervised fine-tuning."""
+    dpo: DPOConfig = DPOConfig()
+    """Settings of direct preference optimisation."""
     eval: EvalConfig = EvalConfig()
     """Evaluation."""
     tracking: TrackingConfig = TrackingConfig()
@@ -156,17 +106,47 @@ class TrainConfig:
             _check_name(key, getattr(self, key))
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
-        if self.algorithm == "sft" and self.task.env == "refine":
+        if self.supervised is not None and self.task.env == "refine":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
                 "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
-        self._refuse_other_algorithm()
+        labels = self.algorithm == "sft" and self.sft.head == "labels"
+        if (self.algorithm == "dpo" or labels) and self.task.env != "instruction":
+            raise ConfigError(
+                f"task.env = {self.task.env!r} given, but algorithm = 'dpo' and sft.head = "
+                "'labels' learn from single answers: remove the key."
+            )
+        if self.policy.train == "head" and not labels:
+            raise ConfigError(
+                "policy.train = 'head': only a head of labels can train alone. Set algorithm: sft "
+                "with sft.head: labels, or policy.train to 'full', 'last_layers' or 'lora'."
+            )
+        for other in _SECTIONS:
+            if other != self.section:
+                self._refuse_section(other)
+        refuse_secrets(self.to_dict())
         if self.algorithm == "raft":
             check_raft(self.ppo)
 
-    def _refuse_other_algorithm(self) -> None:
-        other = "ppo" if self.algorithm == "sft" else "sft"
+    @property
+    def section(self) -> str:
+        """Where the settings of the algorithm stand."""
+        return "ppo" if self.algorithm == "raft" else self.algorithm
+
+    @property
+    def supervised(self) -> SFTConfig | DPOConfig | None:
+        """The settings of an algorithm that learns from given answers; None for the others."""
+        if self.algorithm == "dpo":
+            return self.dpo
+        return self.sft if self.algorithm == "sft" else None
+
+    @property
+    def steps(self) -> int:
+        """Most optimizer steps of supervised training, or updates."""
+        return self.ppo.num_updates if self.supervised is None else self.supervised.max_steps
+
+    def _refuse_section(self, other: str) -> None:
         section = getattr(self, other)
         changed = [
             f"{other}.{f.name}"
@@ -248,8 +228,7 @@ class TrainConfig:
         """Plain values for ``config.yaml``; settings of the algorithm not used are left out."""
         values = {f.name: _plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
         values["rewards"] = self.reward_value()
-        del values["ppo" if self.algorithm == "sft" else "sft"]
-        return values
+        return {k: v for k, v in values.items() if k == self.section or k not in _SECTIONS}
 
 
 def reward_value(rewards: Mapping[str, bool | float | str | RewardSpec]) -> dict[str, Any]:
@@ -291,8 +270,14 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Takes over what the run chose for itself at its start: the micro-batch size."""
+    """Takes over what the run chose at its start: the micro-batch size, the steps of its epochs."""
     saved = read_config(folder)
+    if config.supervised is not None and config.supervised.epochs is not None:
+        steps = (saved.get(config.section) or {}).get("max_steps", config.steps)
+        resolved: dict[str, Any] = {
+            config.section: dataclasses.replace(config.supervised, max_steps=steps)
+        }
+        return dataclasses.replace(config, **resolved)
     chosen = (saved.get("ppo") or {}).get("micro_batch_size")
     if config.ppo.micro_batch_size is not None or chosen is None:
         return config
@@ -394,7 +379,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         _check_name("name", self.name)
+        refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())
-        _check_draws("", self.samples, self.temperature, self.limit)
+        check_draws("", self.samples, self.temperature, self.limit)
         if self.max_turns is not None and self.max_turns < 1:
             raise ConfigError(f"max_turns = {self.max_turns}: expected 1 or more.")

@@ -33,6 +33,7 @@ FEATURES = {
     "trackio": "tracking.report_to: [trackio]",
     "sweep": "instructrec sweep",
     "ifeval": "language detection as in IFEval",
+    "code": "HumanEval, with which the sandbox for model-written code is tested",
     "label": "instructrec label at a terminal",
     "judge": "rewards by a language model behind a server",
     "maths": "rewards by mathematical equality",

@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING
 
 from instructrec.experiments import command_line
 from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.pipeline_config import PipelineConfig
 from instructrec.experiments.reward_model_config import RewardModelConfig
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
 SHELLS = ("bash", "zsh", "tcsh")
+CONFIGS = {"train": TrainConfig, "train-reward": RewardModelConfig, "pipeline": PipelineConfig}
+"""Command -> what its recipes hold."""
 
 
 def recipe_schema(command: str = "train") -> str:
     """The JSON schema of a recipe, with the help texts as descriptions.
 
     Args:
-        command: What takes the recipe: ``train`` (or sft), or ``train-reward``.
+        command: What takes the recipe: ``train`` (or sft), ``train-reward`` or ``pipeline``.
     """
     parser = command_line.make_parser("recipe", "A recipe of instructrec: one training run.")
-    parser.add_class_arguments(RewardModelConfig if command == "train-reward" else TrainConfig)
+    parser.add_class_arguments(CONFIGS[command])
     return parser.get_completion_script("jsonschema")
 
 
@@ -31,7 +34,7 @@ def build_schema(parser: ArgumentParser) -> None:
         "of",
         nargs="?",
         default="train",
-        choices=["train", "train-reward"],
+        choices=list(CONFIGS),
         help="The command that takes the recipe.",
     )
 

@@ -88,6 +88,8 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
             f"{policy!r} has no weights to look into: expected a run folder, a Hugging Face folder "
             "or hub id, or a model name."
         )
+    from instructrec.policies.labels import refuse_labels
+
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     asked = EvaluateConfig(
         task=config.task, split=config.split, temperature=config.temperature, device=config.device
@@ -100,6 +102,7 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
         )
     item, reward = _episode(plan, config)
     loaded: Any = evaluate_policy.load(policy, plan, asked)
+    refuse_labels(loaded, "an explanation of tokens")
     found = _explained(loaded, item, reward, plan, config, run)
     found = {"policy": policy, **found}
     _tell(found, config, say)

@@ -128,6 +128,8 @@ def _check_hub(repository: str) -> None:
 
 def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
     """Loads a policy as it was trained, on the CPU, and checks a run's weights."""
+    from instructrec.policies.labels import refuse_labels
+
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     before: dict[str, Any] = {} if run is None else run.config().get("policy", {})
     names = ("train", "num_layers", "system_prompt", "quantization")
@@ -139,6 +141,7 @@ def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
         **{name: before[name] for name in names if name in before},
     )
     loaded = setup_run.load(settings, 0, Sampling(temperature=0.0))
+    refuse_labels(loaded, "an export")
     if run is not None:
         verification.check_loaded(loaded.weights_hash(), run)
     return loaded, run

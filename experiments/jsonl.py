@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, DataError
+from instructrec.redaction import known_secrets, without
 
 Row = dict[str, Any]
 
@@ -22,23 +23,28 @@ def plain(value: Any) -> Any:
     """Returns ``value`` as JSON can hold it.
 
     NumPy and tensor scalars become Python numbers, tuples and sets become lists, numbers that are
-    not finite become None, anything else becomes its text.
+    not finite become None, anything else becomes its text. Texts lose the values of environment
+    variables that are keys, wherever they came from.
     """
+    return _plain(value, known_secrets())
+
+
+def _plain(value: Any, secrets: Sequence[str]) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return without(secrets, str(value))
     if isinstance(value, int):
         return int(value)
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): _plain(v, secrets) for k, v in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [plain(v) for v in value]
+        return [_plain(v, secrets) for v in value]
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, tensors
-        return plain(value.tolist())
-    return str(value)
+        return _plain(value.tolist(), secrets)
+    return without(secrets, str(value))
 
 
 def dump_line(row: Mapping[str, Any]) -> bytes:
@@ -83,7 +89,7 @@ def read_json(path: Path) -> Row:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last one: nested too deep
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path}: expected a JSON object, found {type(value).__name__}.")
@@ -164,7 +170,7 @@ def _parse(path: Path) -> tuple[list[Row], int]:
             row = json.loads(line) if line.strip() else None
             if row is not None and not isinstance(row, dict):
                 raise ValueError(f"expected a JSON object, found {type(row).__name__}")
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if not ended:
                 break
             excerpt = ascii(line[:80].decode("utf-8", "replace"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ def markdown_table(rows: Iterable[tuple[str, ...]]) -> str:
     cells = [[" ".join(cell.replace("|", "\\|").split()) for cell in row] for row in rows]
     head, *others = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([head, "|" + " --- |" * len(cells[0]), *others])
+
+
+def inert(text: str) -> str:
+    """Text for a list of Markdown: no links, images, HTML, code or second line."""
+    return re.sub(r"([\\`<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def first_line(thing: object) -> str:

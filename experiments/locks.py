@@ -103,7 +103,7 @@ def _holder(descriptor: int) -> str:
     try:
         who = json.loads(os.pread(descriptor, 4096, 0))
         return f" ({who['doing']}: {who['pid']} on {who['host']}, since {who['since']})"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 

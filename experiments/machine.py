@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import instructrec
+from instructrec.redaction import redacted_command
 
 _PACKAGES = (
     *("torch", "transformers", "tokenizers", "safetensors", "trl", "accelerate", "peft"),
     *("datasets", "gymnasium", "numpy", "scipy", "sacrebleu", "wandb"),
 )
-_SECRET = re.compile(r"(api[_-]?key|secret|password|passwd|(^|[._-])token)$", re.IGNORECASE)
 _TIMEOUT_S = 5.0
 
 
@@ -61,17 +61,7 @@ def git_commit() -> str | None:
 
 def command_line(argv: Sequence[str] | None = None) -> list[str]:
     """Returns the command line with the values of keys, tokens and passwords blanked out."""
-    arguments = list(sys.argv if argv is None else argv)
-    shown: list[str] = []
-    for previous, argument in zip(["", *arguments], arguments, strict=False):
-        name, equals, _ = argument.partition("=")
-        if equals and _SECRET.search(name):
-            shown.append(f"{name}=***")
-        elif previous.startswith("-") and "=" not in previous and _SECRET.search(previous):
-            shown.append("***")
-        else:
-            shown.append(argument)
-    return shown
+    return redacted_command(sys.argv if argv is None else argv)
 
 
 def _output(*command: str) -> str | None:

@@ -13,7 +13,7 @@ from instructrec.errors import InstructRecError
 from instructrec.experiments import report_text
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.jsonl import read_json, write_atomic
-from instructrec.experiments.listing import markdown_table
+from instructrec.experiments.listing import inert, markdown_table
 from instructrec.experiments.report import Reading, read_run, results_of
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.embedded import EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMBEDDED_NAME
@@ -21,6 +21,12 @@ from instructrec.policies.embedded import EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMB
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _GENERATIONS = 20
 """Most parents that are followed to the first model."""
+
+
+_LABELS = (
+    "The policy answers one of a few labels: a linear head in `label_head.safetensors` beside the "
+    "model. `instructrec evaluate` and `instructrec.policies.load_policy` read both."
+)
 
 
 @dataclass(frozen=True)
@@ -78,13 +84,13 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
     first, on_hub = first_model(reading.path, reading.record)
     name = str(results["name"])
     changed = [f"- {line}" for line in results["verdicts"]] or ["- not measured"]
-    task = results["task"]
+    task, labels = results["task"], "classes" in reading.summary
     blocks = [
         f"# {name}",
         f"A policy trained by instructrec with {results['algorithm']}, from `{first}`, to answer "
         f"the instructions of `{task}`. {_aim(results)}",
         "## How to load it",
-        _loading(weights, _prompt(reading)),
+        _loading(weights, _prompt(reading)) if not labels else _LABELS,
         "## Result on held-out instructions",
         "\n".join(changed),
         markdown_table(report_text.score_rows(results)) if results["scores"] else "",
@@ -180,6 +186,8 @@ def _front(name: str, model: str | None, weights: Weights, reading: Reading | No
 
 def _aim(results: dict[str, Any]) -> str:
     """What it was trained for."""
+    if results["job_type"] == "dpo":
+        return "It prefers what they prefer; rewards only measured it."
     if results["job_type"] == "sft":
         return "It imitates their demonstrations; rewards only measured it."
     weights = results["settings"]["rewards"]
@@ -247,9 +255,9 @@ def _limits(results: dict[str, Any]) -> list[str]:
         "and what the model could do before may have been lost.",
         "The intervals speak of other instructions, not of another seed: train more seeds to know.",
         "It learned to please what measures it. Read its responses before you rely on the numbers."
-        if results["job_type"] != "sft"
+        if results["job_type"] not in ("sft", "dpo")
         else "It learned to sound like its demonstrations. Read its responses, too.",
         "It was not made safe, truthful or fair by this training; the licence of the base model "
         "applies.",
     ]
-    return lines + [f"The run warned: {text}" for text in results["warnings"]]
+    return lines + [f"The run warned: {inert(text)}" for text in results["warnings"]]

@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from instructrec.errors import CheckpointError, TrackingError
 from instructrec.experiments.listing import table
-from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.runs_reading import size_of
 from instructrec.experiments.runs_table import human_bytes
+from instructrec.experiments.yaml_files import read_config
 
 _CONNECT_S = 10.0
 Send = Callable[[Sequence[Path]], None]

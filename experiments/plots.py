@@ -67,6 +67,48 @@ def learning_curve(
     return _save(figure, out)
 
 
+def two_rewards(
+    first: Sequence[tuple[float, float]],
+    second: Sequence[tuple[float, float]],
+    out: Path,
+    *,
+    names: tuple[str, str],
+    axis: str,
+    marks: Mapping[str, float] | None = None,
+    title: str = "",
+) -> Path:
+    """Draws two rewards of one run, each on a scale of its own, over what they share.
+
+    Args:
+        first: (x, y) of the reward on the left scale.
+        second: (x, y) of the one on the right scale.
+        out: PNG file; its folder is made when missing.
+        names: What the two are called.
+        axis: What x is.
+        marks: Name -> x of a vertical line.
+        title: Title of the picture.
+
+    Returns:
+        ``out``.
+    """
+    figure, axes = _sheet(8.0, 4.8)
+    other = axes.twinx()
+    drawn = []
+    for place, points, name, color in zip(
+        (axes, other), (first, second), names, (_EVAL, _TRAIN), strict=True
+    ):
+        line = [p[0] for p in points], [p[1] for p in points]
+        drawn += place.plot(*line, color=color, linewidth=2, marker="o", markersize=4, label=name)
+        place.set_ylabel(name, color=color)
+    for i, (name, x) in enumerate((marks or {}).items()):
+        color = _BASELINES[i % len(_BASELINES)]
+        drawn.append(axes.axvline(x, color=color, linestyle="--", label=name))
+    axes.set_xlabel(axis)
+    _frame(axes, title, grid="y")
+    axes.legend(handles=drawn, loc="best", frameon=False)
+    return _save(figure, out)
+
+
 def shares(values: Mapping[str, float], out: Path, *, title: str = "") -> Path:
     """Draws shares of a whole as horizontal bars, the largest at the top.
 

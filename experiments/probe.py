@@ -95,7 +95,7 @@ def run_probe(
         DataError: The task is too small for a rollout, or lacks the filter's column.
         RewardError: There is nothing to learn: no reward, or the same for every response.
     """
-    if config.algorithm == "sft":
+    if config.supervised is not None:
         raise ConfigError(
             f"algorithm = {config.algorithm!r}: the probe looks at the rewards of a PPO run; "
             "supervised fine-tuning needs none."

@@ -17,11 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from instructrec.metrics import axis_value
+from instructrec.redaction import redacted
 
 _FIELDS = (
     ("reward", "reward/total/mean", "{:.3f}"),
     ("loss", "sft/loss", "{:.3f}"),
     ("validation loss", "sft/val_loss", "{:.3f}"),
+    ("loss", "dpo/loss", "{:.3f}"),
+    ("told apart", "dpo/accuracy", "{:.2f}"),
+    ("validation loss", "dpo/val_loss", "{:.3f}"),
     ("loss", "rm/loss", "{:.3f}"),
     ("validation loss", "rm/val_loss", "{:.3f}"),
     ("validation accuracy", "rm/val_accuracy", "{:.3f}"),
@@ -128,8 +132,10 @@ class Progress:
 
     def note(self, text: str) -> None:
         """Prints one line, above the live display when there is one."""
+        from instructrec.experiments.env_commands import shown
+
         if not self.quiet:
-            self._print(text)
+            self._print(redacted(shown(text)))  # a warning may quote a response
 
     def line(self) -> str:
         """Returns the present state as one line."""

@@ -20,6 +20,7 @@ from instructrec.experiments.tracking import Tracker, TrackingConfig, open_track
 from instructrec.experiments.tracking_threads import in_background
 from instructrec.faults import Fault, heard_by
 from instructrec.metrics import axis_value
+from instructrec.redaction import redacted
 from instructrec.rl.checkpoint import update_of
 
 Show = Callable[[Mapping[str, Any]], None]
@@ -137,6 +138,7 @@ class Recorder:
 
     def on_warning(self, message: str) -> None:
         """Records what looked wrong in the update at hand."""
+        message = redacted(message)
         self._warnings.write({"update": self._update, "message": message})
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
@@ -281,11 +283,10 @@ def open_record(
         resumed_update = update_of(checkpoint) if checkpoint else -1
         _drop_evaluations(folder.path / "eval", resumed_update)
         say(f"resuming after update {update_of(checkpoint)}")
-    is_sft = config.algorithm == "sft"
     progress = Progress(
-        config.sft.max_steps if is_sft else config.ppo.num_updates,
+        config.steps,
         start=update_of(checkpoint),
-        unit="step" if is_sft else "update",
+        unit="update" if config.supervised is None else "step",
     )
     recorder = Recorder(
         config,

@@ -14,7 +14,7 @@ from typing import Any
 
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import before_after, report_page, telling
-from instructrec.experiments.before_after import Change
+from instructrec.experiments.before_after import Change, kept_in_words
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.fault_log import read_faults, summed
@@ -66,7 +66,7 @@ class Reading:
     @property
     def unit(self) -> str:
         """What its curves are over: ``update`` or ``step``."""
-        return "step" if self.record.get("job_type") == "sft" else "update"
+        return "step" if self.record.get("job_type") in ("sft", "dpo") else "update"
 
     @property
     def done(self) -> int:
@@ -231,8 +231,9 @@ def _seconds(record: Row) -> float | None:
 
 
 def _planned(reading: Reading) -> int | None:
-    section, key = ("sft", "max_steps") if reading.unit == "step" else ("ppo", "num_updates")
+    section = str(reading.record["job_type"]) if reading.unit == "step" else "ppo"
     settings = reading.config.get(section)
+    key = "max_steps" if reading.unit == "step" else "num_updates"
     return settings.get(key) if isinstance(settings, dict) else None
 
 
@@ -245,6 +246,7 @@ def _settings(reading: Reading) -> dict[str, Any]:
                 "learning_rate", "advantage", "critic", "kl_coef", "kl_penalty", "cliprange",
                 "response_length", "temperature", "prompt_filter"),
         "sft": ("demonstrations", "batch_size", "learning_rate"),
+        "dpo": ("pairs", "batch_size", "learning_rate", "beta"),
     }  # fmt: skip
     found: dict[str, Any] = {"rewards": _weights(reading.config.get("rewards"))}
     for section, keys in wanted.items():
@@ -293,13 +295,13 @@ def _families(reading: Reading) -> dict[str, dict[str, float]]:
 
 _COURSE = (
     *("reward/total/mean", "ppo/kl_ref", "ppo/entropy", "rollout/response_len"),
-    *("rollout/truncated_frac", "ppo/clip_frac", "sft/loss", "raft/loss"),
+    *("rollout/truncated_frac", "ppo/clip_frac", "sft/loss", "dpo/loss", "raft/loss"),
 )
 
 
 def _course(reading: Reading) -> dict[str, dict[str, float]]:
     """Key -> its first and its last value, and those of its evaluations during training."""
-    keys = [*_COURSE, "eval/total/mean", "sft/val_loss"]
+    keys = [*_COURSE, "eval/total/mean", "sft/val_loss", "dpo/val_loss", "dpo/val_accuracy"]
     keys += [f"reward/{name}/mean" for name in _weights(reading.config.get("rewards"))]
     found = {}
     for key in keys:
@@ -336,4 +338,5 @@ def _verdicts(reading: Reading) -> list[str]:
         found.append(reading.changes[0].in_words())
     elif record["job_type"] != "eval" and reading.evaluation is not None:
         found.append(telling.UNKNOWN_BEFORE)
-    return found
+    kept = reading.summary.get("kept") or {}
+    return found + [kept_in_words(name, of_it) for name, of_it in kept.items()]

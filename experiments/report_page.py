@@ -97,6 +97,8 @@ def _curves(reading: Reading) -> str:
         "Loss": [
             _line(rows, "sft/loss", "training"),
             _line(rows, "sft/val_loss", "validation", dots=True),
+            _line(rows, "dpo/loss", "training"),
+            _line(rows, "dpo/val_loss", "validation", dots=True),
             _line(rows, "raft/loss", "training"),
         ],
         "KL from the reference (nats a response)": [_line(rows, "ppo/kl_ref", "KL")],

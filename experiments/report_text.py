@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from instructrec.experiments.listing import markdown_table, table
+from instructrec.experiments.listing import inert, markdown_table, table
 from instructrec.experiments.progress import format_duration
 from instructrec.metrics import lookup
 
@@ -19,6 +19,9 @@ _LABELS = {
     "rollout/truncated_frac": "responses cut short",
     "sft/loss": "loss",
     "sft/val_loss": "validation loss",
+    "dpo/loss": "loss",
+    "dpo/val_loss": "validation loss",
+    "dpo/val_accuracy": "preferences told apart",
     "raft/loss": "loss",
 }
 
@@ -55,9 +58,12 @@ def to_markdown(results: dict[str, Any]) -> str:
         blocks += ["## How it went", markdown_table(course_rows(results))]
     blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
     if results["warnings"]:
-        blocks += ["## Warnings", "\n".join(f"- {text}" for text in results["warnings"])]
+        blocks += ["## Warnings", "\n".join(f"- {inert(text)}" for text in results["warnings"])]
     if results["faults"]:
-        blocks += ["## Faults", markdown_table(fault_rows(results))]
+        blocks += [
+            "## Faults",
+            markdown_table([tuple(map(inert, row)) for row in fault_rows(results)]),
+        ]
     blocks += (
         ["## Again", f"```console\n$ {command_of(results)}\n```"] if results["command"] else []
     )
@@ -70,7 +76,7 @@ def headline(results: dict[str, Any]) -> str:
     task, model = results["task"], results["base_model"]
     if results["job_type"] == "eval":
         return f"{results['name']}: an evaluation of {model} on {task}, {results['status']}"
-    unit = "steps" if results["job_type"] == "sft" else "updates"
+    unit = "steps" if results["job_type"] in ("sft", "dpo") else "updates"
     planned = results["planned"]
     of = f" of {planned}" if planned and planned != results["done"] else ""
     took = results["seconds"]

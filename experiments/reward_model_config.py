@@ -12,9 +12,10 @@ from instructrec.errors import ConfigError
 from instructrec.experiments.config import FOLDER_NAME, flatten
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.preference_data import PreferenceTask
-from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.yaml_files import read_config
 from instructrec.policies.config import PolicyConfig
+from instructrec.redaction import refuse_secrets
 from instructrec.rl.reward_config import MAY_CHANGE, AlignmentConfig, FitConfig, PreferenceConfig
 
 RESUMABLE = (*(f"fit.{name}" for name in MAY_CHANGE), "tracking.", "output.")
@@ -66,6 +67,7 @@ class RewardModelConfig:
     """Run folder."""
 
     def __post_init__(self) -> None:
+        refuse_secrets(dataclasses.asdict(self))
         for key in ("name", "variant"):
             value = getattr(self, key)
             if value is not None and not FOLDER_NAME.fullmatch(value):

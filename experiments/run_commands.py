@@ -67,13 +67,19 @@ def build_sft(parser: ArgumentParser) -> None:
     parser.set_defaults({"algorithm": "sft"})
 
 
+def build_dpo(parser: ArgumentParser) -> None:
+    """Arguments of ``dpo``: those of ``train``."""
+    build_train(parser)
+    parser.set_defaults({"algorithm": "dpo"})
+
+
 def run_train(values: Namespace, command: list[str]) -> None:
     """Trains; ``--sanity`` only overfits a few instructions."""
     config = command_line.as_dataclass(TrainConfig, values)
-    if command[:1] == ["sft"] and config.algorithm != "sft":
+    if command[0] in ("sft", "dpo") and config.algorithm != command[0]:
         raise ConfigError(
-            f"algorithm = {config.algorithm!r}: `instructrec sft` trains with algorithm sft; "
-            "use `instructrec train` for this recipe."
+            f"algorithm = {config.algorithm!r}: `instructrec {command[0]}` trains with algorithm "
+            f"{command[0]}; use `instructrec train` for this recipe."
         )
     if values.keep_going and not values.seeds:
         raise ConfigError("--keep_going is about several seeds: give --seeds, or leave it out.")
@@ -188,7 +194,7 @@ def run_quickstart(values: Namespace, command: list[str]) -> None:
     run_quickstart(command_line.as_dataclass(QuickstartConfig, values), command=command)
 
 
-run_sft = run_train
+run_sft = run_dpo = run_train
 
 
 def build_tasks(parser: ArgumentParser) -> None:

@@ -45,11 +45,14 @@ from instructrec.experiments.jsonl import (
     write_atomic,
     write_json,
 )
+from instructrec.experiments.yaml_files import read_config
 from instructrec.metrics import axis_value
+from instructrec.redaction import redacted
 
 __all__ = ["MetricsLog", "RunFolder", "RunInfo", "RunStatus", "read_metrics", "read_rows"]
 
 FORMAT_VERSION = 1
+_EVAL_FILE = re.compile(r"eval/[^/\x00]*")
 RunStatus = Literal["running", "finished", "failed", "interrupted"]
 
 
@@ -166,9 +169,17 @@ class RunFolder:
         return read_config(self.path)
 
     def summary(self) -> Row:
-        """Returns ``summary.json``, empty while the run has none."""
+        """Returns ``summary.json``, empty while the run has none.
+
+        Raises:
+            CheckpointError: It cannot be read, or names an evaluation outside the folder.
+        """
         file = self.path / "summary.json"
-        return read_json(file) if file.exists() else {}
+        summary = read_json(file) if file.exists() else {}
+        named = summary.get("eval_file", "eval/")
+        if not isinstance(named, str) or not _EVAL_FILE.fullmatch(named):
+            raise CheckpointError(f"{file}: eval_file = {named!r}: expected eval/ and a file name.")
+        return summary
 
     # Places ---------------------------------------------------------------------------------------
 
@@ -254,7 +265,7 @@ class RunFolder:
         elif isinstance(error, KeyboardInterrupt | RunInterrupted):
             self.finish("interrupted")
         else:
-            self.finish("failed", error=f"{type(error).__name__}: {error}")
+            self.finish("failed", error=redacted(f"{type(error).__name__}: {error}"))
 
     # Helpers --------------------------------------------------------------------------------------
 
@@ -277,6 +288,11 @@ class RunFolder:
 
     def _continued(self, info: RunInfo) -> Row:
         record = RunFolder.open(self.path).record()
+        if links := [p for p in self.path.rglob("*.json*") if p.is_symlink()]:
+            raise CheckpointError(
+                f"{links[0]} is a link: a run that goes on writes to files of its own, and this "
+                "one could lie anywhere. Put the file itself there, or start another run."
+            )
         now = asdict(info)
         changed = [f"{k}: {record.get(k)!r} -> {v!r}" for k, v in now.items() if record.get(k) != v]
         if changed:
@@ -288,31 +304,12 @@ class RunFolder:
         return record | {"resumed": [*record.get("resumed", []), _now()]}
 
 
-def read_config(folder: Path) -> Row:
-    """Returns the ``config.yaml`` of a run folder as plain values.
-
-    Raises:
-        CheckpointError: It is missing, or not what a run wrote.
-    """
-    file = folder / "config.yaml"
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"it holds a {type(values).__name__}, no settings")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise CheckpointError(
-            f"{file} cannot be read ({' '.join(str(error).split())}): expected the settings that "
-            "the run in this folder wrote at its start. Put the file back, or start under another "
-            "name."
-        ) from error
-    return values
-
-
 def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
     """Writes what every run folder has; a kill leaves the whole of a new one, or nothing there."""
     place = path if path.exists() else path.with_name(f".{path.name}.starting")
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(mode=0o700, exist_ok=True)  # private: whoever wants to share it, opens it
     except OSError as error:
         raise CheckpointError(
             f"the run folder {path} cannot be made ({error.strerror or error}): expected a place "

@@ -247,7 +247,7 @@ def _recorded(path: Path) -> int | None:
     for text in reversed(tail.split(b"\n")):
         try:
             row = json.loads(text)
-        except ValueError:  # torn, empty, or cut by the window
+        except (ValueError, RecursionError):  # torn, empty, or cut by the window
             continue
         if isinstance(row, Mapping):
             found = _number(next((row[k] for k in AXES if k in row), None))

@@ -138,10 +138,11 @@ def run_sanity(
         RewardError: The rewards say nothing: no two responses to an instruction got different
             ones, be they bad or at full marks.
     """
-    if config.algorithm == "sft":
+    if config.supervised is not None:
         raise ConfigError(
-            "algorithm = 'sft' with --sanity: the check looks whether the rewards can be learned, "
-            "and supervised fine-tuning has none. Leave --sanity out, or take a recipe of ppo."
+            f"algorithm = {config.algorithm!r} with --sanity: the check looks whether the rewards "
+            "can be learned, and supervised training has none. Leave --sanity out, or take a "
+            "recipe of ppo."
         )
     config = config.resolved()
     materials = setup_run.make_materials(config)

@@ -23,6 +23,7 @@ from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.jsonl import Row, dump_line, plain, read_json, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.row_stream import Layout, find_layout, stream_rows
+from instructrec.experiments.yaml_files import read_yaml
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.combine import CombinedReward, make_rewards
 from instructrec.rewards.registry import find_reward, read_as
@@ -189,7 +190,7 @@ def rewards_of(
             f"options were given (or a format), but those of {spec} stand in the file itself."
         )
     try:
-        value = yaml.safe_load(Path(spec).read_text(encoding="utf-8"))
+        value = read_yaml(Path(spec))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{spec} cannot be read as YAML: {error}.") from error
     if not isinstance(value, dict) or "rewards" not in value:

@@ -18,8 +18,9 @@ from instructrec.experiments.compare_stats import FEWEST_RUNS
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.contenders import read_policy
 from instructrec.experiments.listing import table
-from instructrec.experiments.runfolder import RunFolder, read_config
+from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.stats import Interval, SeedInterval, mean_interval, seeds_interval
+from instructrec.experiments.yaml_files import read_config
 
 if TYPE_CHECKING:
     from instructrec.experiments.train import Outcome
@@ -147,7 +148,7 @@ def is_done(config: TrainConfig) -> bool:
     config = keep_chosen(config, folder)
     refuse_changed(config, folder)
     updates = (read_config(folder).get("ppo") or {}).get("num_updates")
-    return config.algorithm == "sft" or updates == config.ppo.num_updates
+    return config.supervised is not None or updates == config.ppo.num_updates
 
 
 def for_one_seed(command: Sequence[str], seed: int) -> list[str]:

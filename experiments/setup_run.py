@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from instructrec import processes
 from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.vector import InstructionVectorEnv
@@ -17,7 +15,9 @@ from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments.command_line import RECIPES, command_of
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
+from instructrec.experiments.kept_tasks import KeptTask, read_kept
 from instructrec.experiments.runfolder import RunInfo
+from instructrec.experiments.yaml_files import read_yaml
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
@@ -45,6 +45,8 @@ class Materials:
     """Instructions of the final evaluation."""
     reward: CombinedReward
     """The rewards."""
+    kept: tuple[KeptTask, ...] = ()
+    """Old tasks on which is measured what was forgotten."""
 
 
 def make_materials(config: TrainConfig) -> Materials:
@@ -67,7 +69,7 @@ def make_materials(config: TrainConfig) -> Materials:
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(
         test.columns
     )
-    return Materials(train, validation, test, reward)
+    return Materials(train, validation, test, reward, read_kept(config.eval.keep_tasks))
 
 
 def training_env(config: TrainConfig, materials: Materials) -> InstructionVectorEnv:
@@ -161,7 +163,8 @@ def check_all_prompts(policy: Policy, materials: Materials, config: TrainConfig)
     Raises:
         DataError: See ``check_prompts``.
     """
-    measured = (materials.validation, materials.test)
+    kept = [each.task for each in materials.kept]
+    measured = (materials.validation, materials.test, *kept)
     check_prompts(policy, (materials.train,), config.ppo.response_length)
     check_prompts(policy, measured, config.eval_sampling.max_new_tokens)
 
@@ -202,7 +205,7 @@ def _is_place(model: str) -> bool:
 def _how_to_make(path: Path) -> str:
     """Names the shipped recipe whose run folder this would be."""
     for recipe in sorted(RECIPES.glob("*.yaml")):
-        settings = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        settings = read_yaml(recipe)
         variant, _, seed = path.name.rpartition("-s")
         if settings.get("variant") == variant and seed.isdigit():
             words = ["instructrec", command_of(settings), recipe.stem]

@@ -29,6 +29,7 @@ from instructrec.experiments.sweep_trials import (
     scores_of,
     suggest,
 )
+from instructrec.experiments.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from optuna import Study, Trial
@@ -239,7 +240,7 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
             "it, or choose another name."
         )
     elif there:
-        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        before = read_yaml(file)
         now = yaml.safe_load(yaml.safe_dump(spec.to_dict()))
         changed = [k for k in now if before.get(k) != now[k] and k != "trials"]
         if changed:

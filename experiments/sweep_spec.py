@@ -27,6 +27,7 @@ from instructrec import metrics
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.api import train_config
 from instructrec.experiments.config import FOLDER_NAME, TrainConfig
+from instructrec.experiments.yaml_files import read_yaml
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
 Scalar = bool | int | float | str | None
@@ -98,7 +99,7 @@ def read_spec(path: Path) -> SweepSpec:
             use; the message says which, and names the closest key.
     """
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(
@@ -262,22 +263,22 @@ def _check_metric(spec: SweepSpec, base: TrainConfig) -> None:
         known = ["total", *base.resolved().rewards]
         if reward not in known:
             raise ConfigError(f"sweep: metric: {unknown_name('reward', reward, known)}")
-    section = base.sft if base.algorithm == "sft" else base.ppo
-    if section.eval_every == 0:
-        name = "sft" if base.algorithm == "sft" else "ppo"
+    supervised, name = base.supervised, base.section
+    if (supervised or base.ppo).eval_every == 0:
         raise ConfigError(
             f"{name}.eval_every = 0: a sweep goes by {spec.metric}, measured on the validation "
             f"split in training. Set {name}.eval_every under settings."
         )
-    if base.algorithm != "sft":
+    if supervised is None:
         return
-    if prefix == "eval" and base.sft.best_by != "reward":
+    if prefix == "eval" and supervised.best_metric is None:
         raise ConfigError(
             f"sweep: metric = {spec.metric!r} is measured in supervised training only with "
-            "sft.best_by = 'reward': set that, or metric: sft/val_loss with direction: minimize."
+            f"{name}.best_by = 'reward': set that, or metric: {name}/val_loss with direction: "
+            "minimize."
         )
     if spec.pruner != "none":
         raise ConfigError(
             f"sweep: pruner = {spec.pruner!r}: supervised runs are not pruned. Set pruner: none; "
-            "sft.early_stopping_patience ends a run that no longer gets better."
+            f"{name}.early_stopping_patience ends a run that no longer gets better."
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrec import processes
-from instructrec.experiments import before_after
+from instructrec.experiments import before_after, classes
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
@@ -100,12 +100,11 @@ def _others() -> str:
 
 
 def _work(config: TrainConfig) -> str:
-    if config.algorithm == "sft":
-        sft = config.sft
-        return (
-            f"at most {sft.max_steps} steps of {sft.batch_size}, "
-            f"on {sft.demonstrations} demonstrations"
-        )
+    if config.supervised is not None:
+        given = f"{config.sft.demonstrations} demonstrations"
+        if config.algorithm == "dpo":
+            given = f"{config.dpo.pairs} pairs"
+        return f"at most {config.steps} steps of {config.supervised.batch_size}, on {given}"
     ppo = config.ppo
     return (
         f"{ppo.num_updates} updates of {ppo.episodes_per_update} episodes "
@@ -118,7 +117,7 @@ def conclude(
     config: TrainConfig, folder: RunFolder, summary: Mapping[str, Any], where: str, say: Say
 ) -> None:
     """Says how a run ended, in words, and where everything lies."""
-    unit = "steps" if config.algorithm == "sft" else "updates"
+    unit = "updates" if config.supervised is None else "steps"
     duration = format_duration(summary["train_s"])
     first = f"{config.algorithm} ran {summary['updates']} {unit} in {duration}"
     if summary["stopped"] == "early_stopping":
@@ -127,7 +126,9 @@ def conclude(
         first += ", and was pruned: others did better up to there"
     if summary["best_update"] != summary["updates"]:
         first += f"; the policy kept is that of number {summary['best_update']}"
-    lines = ["", first + ".", _better(folder)]
+    lines = ["", first + ".", *_better(folder), *_kept(summary)]
+    if "classes" in summary:
+        lines.append(classes.table(summary["classes"]))
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
     if "speed/limit_frac" in summary:
@@ -159,12 +160,22 @@ def conclude(
     say("\n".join(lines))
 
 
-def _better(folder: RunFolder) -> str:
+def _better(folder: RunFolder) -> list[str]:
     """Whether the policy is better than its start, where an evaluation of it can be found."""
     after = before_after.read_evaluation(folder.path)
     before = before_after.find_before(folder, after)
-    found = [] if before is None else before_after.changes(before, after, rewards=False)
-    return found[0].in_words() if found else UNKNOWN_BEFORE
+    found = [] if before is None else before_after.changes(before, after)
+    if not found:
+        return [UNKNOWN_BEFORE]
+    table = [before_after.table(found)] if len(found) > 2 else []  # the total, and what it is of
+    return [found[0].in_words(), *table]
+
+
+def _kept(summary: Mapping[str, Any]) -> list[str]:
+    """What became of old tasks."""
+    return [
+        before_after.kept_in_words(name, found) for name, found in summary.get("kept", {}).items()
+    ]
 
 
 def _critic(used: int, updates: int) -> str:

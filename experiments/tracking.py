@@ -18,6 +18,7 @@ import numpy as np
 
 from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
+from instructrec.redaction import redacted
 
 Level = Literal["warning", "error"]
 """How bad something is that an alert tells."""
@@ -236,7 +237,7 @@ def open_tracking(
 
 def reason(error: BaseException) -> str:
     """An exception in one short line."""
-    text = " ".join(str(error).split())
+    text = redacted(" ".join(str(error).split()))
     return f"{type(error).__name__}: {text[:200]}" if text else type(error).__name__
 
 

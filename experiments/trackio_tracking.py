@@ -27,6 +27,7 @@ from instructrec.experiments.tracking import (
     warn,
 )
 from instructrec.metrics import axis_value
+from instructrec.redaction import redacted
 
 _BINS = 32
 
@@ -75,7 +76,9 @@ class TrackioTracker:
         """Puts an alert on the dashboard."""
         levels = self._trackio.AlertLevel
         grave = levels.ERROR if level == "error" else levels.WARN
-        self._safely(lambda run: run.alert(title=title, text=text, level=grave, step=self._step))
+        self._safely(
+            lambda run: run.alert(title=title, text=redacted(text), level=grave, step=self._step)
+        )
 
     def use_policy(self, name: str) -> None:
         """Does nothing: Trackio links no runs."""

@@ -24,21 +24,23 @@ from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
     continuing,
     data_lock,
-    demonstrations,
     model_card,
     setup_run,
     telling,
     verification,
 )
+from instructrec.experiments.classes import class_report
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
+from instructrec.experiments.forgetting import forgotten, measure_kept
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
 from instructrec.experiments.staging import staged
+from instructrec.experiments.supervised_run import prepared, train_supervised
 from instructrec.rl.checkpoint import update_of
 from instructrec.rl.checkpoint_keeping import take_up
 from instructrec.rl.sharing import check_shares, check_stateless
@@ -120,8 +122,8 @@ def run_training(
         SystemExit: Either of them, in another process than the main one of several.
     """
     continuing.check_flags(resume, overwrite, allow_change)
-    if config.algorithm == "sft":
-        processes.refuse_several("supervised fine-tuning")
+    if config.supervised is not None:
+        processes.refuse_several("supervised training")
     with processes.joined(config.policy.device):
         say = say if processes.is_main() else telling.say_nothing
         # One process looks at the folder, before it is made.
@@ -152,9 +154,10 @@ def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -
     materials = setup_run.make_materials(config)
     if resume and "data" not in allow_change:
         data_lock.refuse_other_data(config.folder, materials)
-    if config.algorithm != "sft":
+    if config.supervised is None:
         check_shares(config.ppo)
-        check_stateless(materials.reward)
+        for reward in (materials.reward, *(kept.reward for kept in materials.kept)):
+            check_stateless(reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
     return materials
 
@@ -163,12 +166,17 @@ def _policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
 ) -> tuple[TrainConfig, CausalLMPolicy, RunInfo]:
     """Loads the policy; returns also the settings that depend on its device, and the run's name."""
+    from instructrec.policies.labels import refuse_labels
+
     model = setup_run.model_folder(config.policy.model)
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
     )
-    if config.algorithm != "sft":
+    if config.supervised is None:
+        refuse_labels(policy, f"algorithm {config.algorithm}")
         config = config.with_micro_batch_size(policy.device.type)
+    else:
+        config, policy = prepared(config, materials, policy)
     setup_run.check_all_prompts(policy, materials, config)
     info = _info(config, model)
     policy.name = setup_run.policy_name(info)
@@ -190,8 +198,14 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     with recorder:
         _measure_start(run)
         with progress:
-            if run.config.algorithm == "sft":
-                trained = _sft(run, recorder)
+            if run.config.supervised is not None:
+                trained = train_supervised(
+                    run.config,
+                    run.materials,
+                    run.policy,
+                    recorder,
+                    lambda step: _evaluate(run, "validation", step)[0],
+                )
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
@@ -201,12 +215,17 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
 
 
 def _measure_start(run: _Run) -> None:
-    """Evaluates the start on the test split where that is asked for; training draws as without."""
+    """Evaluates the start where that is asked for; training draws as without."""
+    if not run.config.eval.before and not run.materials.kept:
+        return
+    state = run.policy.generator_state()
     if run.config.eval.before:
         run.say("evaluating the start on the test split ...")
-        state = run.policy.generator_state()
         _evaluate(run, "test", 0)
-        run.policy.set_generator_state(state)
+    for kept in run.materials.kept:
+        run.say(f"evaluating the start on {kept.name} ...")
+        measure_kept(kept, run.policy, run.config, run.folder, 0)
+    run.policy.set_generator_state(state)
 
 
 def _ppo(
@@ -270,38 +289,6 @@ def _seen(run: _Run) -> dict[str, Any]:
     return found
 
 
-def _sft(run: _Run, recorder: Recorder) -> dict[str, Any]:
-    from instructrec.rl.sft import Demonstration, run_sft
-
-    config, episodes = run.config.sft, run.config.task.episodes
-    train, validation = run.materials.train, run.materials.validation
-    taken = demonstrations.chosen(train, config.demonstrations, run.config.seed)
-    watched = config.validation_demonstrations if config.eval_every else 0
-    result = run_sft(
-        run.policy,
-        [Demonstration(*e) for e in demonstrations.examples(train, taken, episodes)],
-        [
-            Demonstration(*e)
-            for e in demonstrations.examples(
-                validation, demonstrations.chosen(validation, watched, 0), episodes
-            )
-        ],
-        config,
-        seed=run.config.seed,
-        on_step=recorder.on_step,
-        evaluate=lambda step: _evaluate(run, "validation", step)[0],
-    )
-    recorder.flush_step()
-    return {
-        "updates": result.steps,
-        "best_update": result.best_step,
-        "best_score": result.best_score,
-        "stopped": "finished" if result.steps == config.max_steps else "early_stopping",
-        "demonstrations": [train[i].id for i in taken],
-        "loss": result.loss,
-    }
-
-
 def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> dict[str, Any]:
     """Final evaluation by all processes; export and summary by the main one."""
     start = time.perf_counter()
@@ -319,6 +306,8 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
     summary = {
         **metrics,
         **trained,
+        **forgotten(run.materials.kept, run.policy, run.config, run.folder, best),
+        **class_report(run.policy, file),
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
         "policy_hash": policy_hash,
@@ -376,7 +365,7 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
 def _info(config: TrainConfig, model: str) -> RunInfo:
     parent = Path(model).parent if Path(model).name == "policy" else None
     return RunInfo(
-        job_type="sft" if config.algorithm == "sft" else "train",
+        job_type="train" if config.supervised is None else config.algorithm,
         algorithm=config.algorithm,
         variant=config.resolved_variant,
         seed=config.seed,

@@ -25,6 +25,7 @@ from instructrec.experiments.tracking import (
     reason,
     warn,
 )
+from instructrec.redaction import redacted
 
 _INIT_TIMEOUT_S = 30
 _FLUSH_S = 5
@@ -34,10 +35,13 @@ _TITLE_CHARS = 60
 _INCREMENTS = 25
 """Each increment of a table names all before it, so a long run sends them ever more rarely: every
 update at first, every second one after so many increments, every third after twice as many."""
+_BY_STEP = ("sft", "dpo")
+"""Metrics that are logged by optimizer steps, not by updates."""
 _BEST = {
     "eval/total/mean": "max,last",
     "reward/total/mean": "max,last",
     "sft/val_loss": "min,last",
+    "dpo/val_loss": "min,last",
     "ppo/kl_ref": "max,last",
 }
 """Numbers whose best or worst is shown in the table of runs, beside the latest."""
@@ -88,7 +92,7 @@ class WandbTracker:
         # W&B holds back alerts with one title for a while; each of ours comes once.
         self._safely(
             lambda run: run.alert(
-                title=title[:_TITLE_CHARS], text=text, level=grave, wait_duration=0.001
+                title=title[:_TITLE_CHARS], text=redacted(text), level=grave, wait_duration=0.001
             )
         )
 
@@ -216,11 +220,12 @@ def open_wandb(
     run.define_metric("train/update")
     run.define_metric("sft/step")
     run.define_metric("*", step_metric="train/update")
-    run.define_metric("sft/*", step_metric="sft/step")
+    for name in _BY_STEP:
+        run.define_metric(f"{name}/*", step_metric="sft/step")
     run.define_metric("rm/step")
     run.define_metric("rm/*", step_metric="rm/step")
     for key, shown in _BEST.items():
-        axis = "sft/step" if key.startswith("sft/") else "train/update"
+        axis = "sft/step" if key.split("/")[0] in _BY_STEP else "train/update"
         run.define_metric(key, step_metric=axis, summary=shown)
     return WandbTracker(wandb, run, mode), keyless or problem
 

@@ -53,7 +53,7 @@ def load_policy(
     model = choose_trained_weights(loaded, config, seed)
     quantized.settle(model, compute_dtype)
     model = model.to(device).eval()
-    return CausalLMPolicy(
+    policy = CausalLMPolicy(
         model,
         loaded.tokenizer,
         config=config,
@@ -63,6 +63,9 @@ def load_policy(
         continues_adapter=config.train == "lora" and loaded.adapter is not None,
         rounded_base=loaded.rounded,
     )
+    from instructrec.policies.labels import with_saved_head
+
+    return with_saved_head(policy, config.model)
 
 
 class CausalLMPolicy:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -58,6 +59,9 @@ class ChatEncoder:
     message gets one, even when it is empty: some templates otherwise put in a text of their own.
     A template that refuses system messages (decided once, here) gets none.
 
+    The text of messages cannot begin or end a turn: where it contains one of the tokenizer's
+    special tokens, written out, a space is put behind the token's first character.
+
     Args:
         tokenizer: A prepared tokenizer.
         system_prompt: Text of the system message.
@@ -71,6 +75,8 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._system: list[dict[str, str]] = [{"role": "system", "content": system_prompt}]
         self._max_length = max_length
+        special = [re.escape(token) for token in _special_tokens(tokenizer)]
+        self._special = re.compile("|".join(special)) if special else None
         user = {"role": "user", "content": "question"}
         try:
             rendered = self._render([[*self._system, user]])[0]
@@ -147,7 +153,7 @@ class ChatEncoder:
             PolicyError: The template writes earlier turns otherwise than it showed them when they
                 were answered, so that no conversation can go on behind its tokens.
         """
-        ids = self._continuation(self._opening, _PROBES[0], message)
+        ids = self._continuation(self._opening, _PROBES[0], self._inert(message))
         return ids[1:] if ids[0] == end_token else ids
 
     @cached_property
@@ -189,14 +195,35 @@ class ChatEncoder:
 
     def _conversation(self, prompt: Prompt) -> list[dict[str, str]]:
         if isinstance(prompt, str):
-            return [*self._system, {"role": "user", "content": prompt}]
-        messages = [dict(message) for message in prompt]
+            return [*self._system, {"role": "user", "content": self._inert(prompt)}]
+        messages = [self._inert_message(message) for message in prompt]
         if not messages:
             raise PolicyError("a prompt is an empty conversation: expected at least one message.")
         has_system = messages[0].get("role") == "system"
         return messages if has_system else [*self._system, *messages]
 
+    def _inert_message(self, message: Mapping[str, Any]) -> dict[str, Any]:
+        content = message.get("content")
+        return (
+            {**message, "content": self._inert(content)}
+            if isinstance(content, str)
+            else {**message}
+        )
+
+    def _inert(self, text: str) -> str:
+        """Text that is read as text: only the template begins and ends turns."""
+        if self._special is None:
+            return text
+        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
     def _render(self, conversations: list[list[dict[str, str]]]) -> list[str]:
         return self._tokenizer.apply_chat_template(
             conversations, tokenize=False, add_generation_prompt=True
         )
+
+
+def _special_tokens(tokenizer: Any) -> list[str]:
+    """Tokens that are more than text, the longest first; one character alone is only text."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    names = {*tokenizer.all_special_tokens, *added}
+    return sorted((name for name in names if len(name) > 1), key=len, reverse=True)

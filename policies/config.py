@@ -35,8 +35,9 @@ class PolicyConfig:
     """Compute precision; auto takes bfloat16 where the hardware has it. Weights stay float32."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps, ..."""
-    train: Literal["full", "last_layers", "lora"] = "full"
-    """Which weights train: all, the last num_layers, or low-rank adapters."""
+    train: Literal["full", "last_layers", "lora", "head"] = "full"
+    """Which weights train: all, the last num_layers, low-rank adapters, or (with sft.head: labels)
+    nothing but the head."""
     num_layers: int = 15
     """Trained layers (counted from the end) when train is last_layers."""
     lora: LoraSettings = LoraSettings()

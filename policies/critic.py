@@ -160,7 +160,7 @@ def _load_critic(source: str) -> SeparateCritic:
             if not names[0].endswith("ForSequenceClassification") or config.num_labels != 1:
                 raise _NoRewardModel
             model = AutoModelForSequenceClassification.from_pretrained(
-                source, dtype=torch.float32, trust_remote_code=False
+                source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
             )
     except (_NoRewardModel, OSError, ValueError):
         backbone = load_source(source).model.base_model

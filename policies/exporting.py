@@ -75,8 +75,11 @@ def write_int8(source: Path, folder: Path) -> None:
 
     with quiet_transformers():
         model: Any = AutoModelForCausalLM.from_pretrained(
-            source, dtype="auto", quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
+            source,
+            dtype="auto",
+            quantization_config=TorchAoConfig(Int8WeightOnlyConfig()),
+            trust_remote_code=False,
         )
         model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
     let_others_read(folder)

@@ -17,6 +17,7 @@ from instructrec.policies.architecture import check_architecture, check_complete
 from instructrec.policies.chat import prepare_tokenizer
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 from instructrec.policies.quiet import quiet_transformers
+from instructrec.policies.template_trial import try_template
 from instructrec.policies.tiny import TINY_NAMES, make_tiny_model, make_tiny_tokenizer
 
 KNOWN_NAMES = (EMBEDDED_NAME, *TINY_NAMES)
@@ -108,8 +109,12 @@ def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Lo
     An adapter that was trained on a base in 4 bits gets that base: rounded, and in float32 again
     where it is not to stay in 4 bits.
     """
-    settings = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    base_name = settings.get("base_model_name_or_path")
+    file = folder / "adapter_config.json"
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+        base_name = settings.get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise PolicyError(f"{file} cannot be read: {error!r}. Expected a JSON object.") from error
     if not base_name:
         raise PolicyError(
             f"the adapter in {name!r} does not say which model it belongs on: "
@@ -146,6 +151,11 @@ def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
     """
     from peft import PeftModel
 
+    if not (folder / "adapter_model.safetensors").is_file():  # peft would read a pickle instead
+        raise PolicyError(
+            f"the adapter in {folder} has no adapter_model.safetensors: expected its weights in "
+            "that file. Save it again with a current version of peft."
+        )
     try:
         with torch.random.fork_rng(devices=[]):
             return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
@@ -164,7 +174,9 @@ def _load_model(path: str, name: str, revision: str | None, *, base: str, quanti
             check_architecture(config, name)
             _switch_dropout_off(config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            options |= {"config": config, "output_loading_info": True}
+            if tokenizer.chat_template is not None and name != EMBEDDED_NAME:
+                try_template(tokenizer, name)
+            options |= {"config": config, "output_loading_info": True, "use_safetensors": True}
             if quantize:
                 options |= quantized.loading_options()
             loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)

@@ -19,7 +19,7 @@ from transformers import DynamicCache
 
 from instructrec.policies.kv_cache import join_at_right, new_cache, select_rows
 from instructrec.policies.tape import StateProbe, Tape
-from instructrec.policies.trunk import base_causal_lm
+from instructrec.policies.trunk import Trunk, base_causal_lm
 
 SHORTEST_SHARED_PREFIX = 4
 """A shorter common opening is not worth a pass of its own."""
@@ -236,3 +236,16 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
     first, last = min(map(list, prompts)), max(map(list, prompts))
     limit = min(map(len, prompts)) - 1
     return next((i for i in range(limit) if first[i] != last[i]), limit)
+
+
+def shared_columns(trunk: Trunk, ids_BL: Tensor, most: int) -> int:
+    """First columns that are the same in all rows and are worth to be run once.
+
+    Args:
+        trunk: What runs them.
+        ids_BL: Token ids, padded on the right.
+        most: Columns that may be shared at the most.
+    """
+    same_L = (ids_BL[:, :most] == ids_BL[:1, :most]).all(0)
+    shared = int(same_L.long().cumprod(0).sum())
+    return shared if trunk.can_share and shared >= SHORTEST_SHARED_PREFIX else 0

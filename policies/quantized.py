@@ -139,7 +139,7 @@ def is_marked(folder: Path) -> bool:
         return False
     try:
         given = json.loads(file.read_text(encoding="utf-8"))["base"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         expected = json.dumps({"base": NF4})
         raise PolicyError(f"{file} cannot be read: {error!r}. Expected {expected}.") from error
     if given != NF4:

@@ -160,7 +160,7 @@ class ReplayPolicy:
         where = f"{self.file}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: not JSON ({error}): {line[:80]!r}.") from error
         if not isinstance(row, dict) or not isinstance(row.get("response"), str):
             raise DataError(

@@ -1,4 +1,4 @@
-"""Which weights of a model train: all of them, its last layers, or low-rank adapters."""
+"""Which weights of a model train: all of them, its last layers, low-rank adapters, or none."""
 
 from __future__ import annotations
 

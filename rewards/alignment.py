@@ -60,7 +60,7 @@ class AlignmentSettings:
             if values["format_version"] != 1:
                 raise ValueError(f"format_version is {values['format_version']}, expected 1")
             return cls(**values)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"{who}: {folder!r} is no alignment model ({type(error).__name__}: {error}): "
                 f"expected a folder with {ALIGNMENT_FILE}, as `instructrec train-reward` with "

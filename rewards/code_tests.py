@@ -191,7 +191,7 @@ def _prepared(tester: SandboxProcess, preamble: str, function: str) -> tuple[str
 def _parsed(text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text)

@@ -165,7 +165,7 @@ def _parsed(value: Any, index: int) -> list[Any] | None:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(
                 f"reward 'constraints': sample {index} holds {value[:80]!r}, which is no JSON: "
                 f"{error}. Expected a list."

@@ -195,7 +195,7 @@ def _normalisation(
         try:
             values = json.loads(file.read_text(encoding="utf-8"))
             mean, std = float(values["mean"]), float(values["std"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise ConfigError(
                 f"reward 'learned': normalise = true needs {file} with a mean and a std "
                 f"({type(error).__name__}: {error}). Write it by record_normalisation of "

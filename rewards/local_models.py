@@ -215,9 +215,13 @@ def _load(
     import transformers
 
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(reward.path)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(reward.path, trust_remote_code=False)
         model, report = getattr(transformers, auto_class).from_pretrained(
-            reward.path, dtype=torch.float32, output_loading_info=True
+            reward.path,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
+            use_safetensors=True,
         )
     except Exception as error:
         raise PolicyError(

@@ -78,7 +78,7 @@ def read_graph(text: str) -> Graph:
         nodes = [graph.goal, *graph.successors]
         if all(isinstance(n, str) and len(n) == 1 for n in nodes) and graph.most_nodes > 1:
             return graph
-    except (TypeError, ValueError, AttributeError):
+    except (TypeError, ValueError, AttributeError, RecursionError):
         pass
     raise DataError(f"graph = {str(text)[:80]!r}: expected {_EXPECTED}.")
 

@@ -8,15 +8,18 @@ if not __name__.startswith("instructrec."):
 from instructrec.lazy import lazy_exports
 
 _exports = {
+    "DPOConfig": "instructrec.rl.config",
     "PPOConfig": "instructrec.rl.config",
     "PPOLearner": "instructrec.rl.learner",
     "PPOTrainer": "instructrec.rl.ppo",
     "RaftLearner": "instructrec.rl.raft",
+    "Pair": "instructrec.rl.dpo",
     "Rollout": "instructrec.rl.rollout",
     "SFTConfig": "instructrec.rl.config",
     "Demonstration": "instructrec.rl.sft",
     "TrainingResult": "instructrec.rl.run_state",
     "rollout_of": "instructrec.rl.given",
+    "run_dpo": "instructrec.rl.dpo",
     "run_sft": "instructrec.rl.sft",
     "train_ppo": "instructrec.rl.ppo",
     "train_raft": "instructrec.rl.raft",

@@ -12,12 +12,9 @@ from typing import Any, Literal
 
 from instructrec.errors import ConfigError, DataError
 from instructrec.rl.config_rules import complaints, wrong_choices
-
-
-def _require(condition: bool, field: str, given: object, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{field} = {given!r}: expected {expected}.")
-
+from instructrec.rl.config_rules import require as _require
+from instructrec.rl.supervised_config import DPOConfig as DPOConfig
+from instructrec.rl.supervised_config import SFTConfig as SFTConfig
 
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
@@ -334,49 +331,3 @@ def raft_settings(config: PPOConfig, num_generations: int) -> PPOConfig:
     defaults = {f.name: f.default for f in fields(config) if f.name in _PPO_ONLY}
     usable: dict[str, Any] = {**defaults, "kl_coef": 0.0, "kl_target": None}
     return replace(config, **usable, num_generations=num_generations)
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """Supervised fine-tuning on demonstrations (loss on the responses only)."""
-
-    demonstrations: int = 50
-    """Demonstrations taken from the training split (all of them when there are fewer)."""
-    max_steps: int = 20
-    """Optimizer steps; 0 trains on nothing and keeps the weights."""
-    batch_size: int = 16
-    """Demonstrations behind one optimizer step."""
-    micro_batch_size: int | None = None
-    """Demonstrations in one forward/backward; None takes the whole batch."""
-    learning_rate: float = 1e-4
-    """Peak learning rate."""
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Shape of the learning rate after the warm-up."""
-    warmup_steps: int = 0
-    """Optimizer steps over which the learning rate rises from 0."""
-    weight_decay: float = 0.0
-    """AdamW weight decay."""
-    max_grad_norm: float = 1.0
-    """Gradient clipping by L2 norm."""
-    validation_demonstrations: int = 50
-    """Demonstrations of the validation split on which the loss is watched."""
-    eval_every: int = 0
-    """Steps between two validations; 0 never validates and keeps the last weights."""
-    best_by: Literal["loss", "reward"] = "loss"
-    """What validations go by: loss on validation demonstrations, or mean reward of responses."""
-    early_stopping_patience: int = 0
-    """Validations without improvement after which training stops; 0 never stops early."""
-
-    def __post_init__(self) -> None:
-        for complaint in wrong_choices(self, "sft"):
-            raise ConfigError(complaint)
-        _require(self.demonstrations >= 1, "sft.demonstrations", self.demonstrations, "at least 1")
-        _require(self.batch_size >= 1, "sft.batch_size", self.batch_size, "at least 1")
-        _require(self.max_steps >= 0, "sft.max_steps", self.max_steps, "0 or more")
-        _require(self.learning_rate > 0, "sft.learning_rate", self.learning_rate, "more than 0")
-        _require(
-            self.early_stopping_patience == 0 or self.eval_every > 0,
-            "sft.early_stopping_patience",
-            self.early_stopping_patience,
-            "0, or sft.eval_every above 0 as well",
-        )

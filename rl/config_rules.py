@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
-from instructrec.errors import unknown_name
+from instructrec.errors import ConfigError, unknown_name
 
 if TYPE_CHECKING:
-    from instructrec.rl.config import PPOConfig, SFTConfig
+    from instructrec.rl.config import PPOConfig
+    from instructrec.rl.supervised_config import SupervisedConfig
 
 _WITH = {
     "prompt_filter_floor": ("prompt_filter", "a filter, e.g. ppo.prompt_filter = 'id'"),
@@ -38,13 +39,23 @@ OF_THE_CRITIC = (
 its explained variance is known, which is why its learning rate and weight are not among them."""
 
 
+def require(condition: bool, field: str, given: object, expected: str) -> None:
+    """Refuses the value of a setting.
+
+    Raises:
+        ConfigError: The condition does not hold.
+    """
+    if not condition:
+        raise ConfigError(f"{field} = {given!r}: expected {expected}.")
+
+
 def complaints(config: PPOConfig) -> Iterator[str]:
     """Yields a sentence about every combination that does not make sense."""
     yield from _useless(config)
     yield from _impossible(config)
 
 
-def wrong_choices(config: PPOConfig | SFTConfig, section: str) -> Iterator[str]:
+def wrong_choices(config: PPOConfig | SupervisedConfig, section: str) -> Iterator[str]:
     """Yields a sentence about every field whose value is not one of its choices.
 
     The command line refuses such a value by itself. From Python nothing would, and the code that

@@ -30,6 +30,7 @@ from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
 from instructrec.rl.run_state import (
+    Chooses,
     Clock,
     Hooks,
     OnUpdate,
@@ -252,7 +253,7 @@ def train_ppo(
     seed: int,
     on_update: OnUpdate,
     evaluate: Callable[[], dict[str, float]] | None = None,
-    best_metric: str = "eval/total/mean",
+    best_metric: Chooses = "eval/total/mean",
     checkpoint_dir: Path | None = None,
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -276,7 +277,8 @@ def train_ppo(
         on_update: Called after each update.
         evaluate: Scores the current policy; called every ``config.eval_every`` updates and after
             the last one, in every process; what it returns in the main one counts.
-        best_metric: The evaluation's key that chooses the best update (larger is better).
+        best_metric: The evaluation's key that chooses the best update (larger is better), or a
+            function of all metrics of an evaluated update.
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True in any process ends the run behind a checkpoint.

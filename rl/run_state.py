@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +21,9 @@ Stopped = Literal["finished", "early_stopping", "pruned", "interrupted"]
 
 ShouldPrune = Callable[[int, dict[str, float]], bool]
 """Receives the update and metrics of an evaluation; says whether the run is not worth going on."""
+
+Chooses = str | Callable[[Mapping[str, float]], float]
+"""What makes one update better than another: a metric, or a function of all of an update's."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class Hooks:
 
     on_update: OnUpdate
     evaluate: Callable[[], dict[str, float]] | None
-    best_metric: str
+    best_metric: Chooses
     should_stop: Callable[[], bool]
     on_warning: Callable[[str], None] = lambda _: None
     should_prune: ShouldPrune = lambda update, metrics: False
@@ -81,6 +84,8 @@ class Hooks:
         Raises:
             ConfigError: The evaluation does not report it.
         """
+        if not isinstance(self.best_metric, str):
+            return self.best_metric(metrics)
         score = metrics.get(self.best_metric)
         if score is None:
             raise ConfigError(

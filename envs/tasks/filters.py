@@ -142,7 +142,7 @@ def token_counter(spec: str) -> Callable[[str], int]:
 
     folder = model_folder(spec)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         first = str(error).strip().partition("\n")[0]
         raise ConfigError(

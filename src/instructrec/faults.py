@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from instructrec.redaction import redacted
+
 Boundary = Literal["reward", "numerics", "memory", "run"]
 """Where a fault arose; ``run`` is what ended a run."""
 
@@ -37,8 +39,10 @@ class Fault:
     """The first of the instructions that it concerns, by id."""
 
     def __post_init__(self) -> None:
-        if len(self.message) > LONGEST:
-            object.__setattr__(self, "message", self.message[: LONGEST - 1] + "…")
+        message = redacted(self.message)  # whole: half a key would not be known
+        if len(message) > LONGEST:
+            message = message[: LONGEST - 1] + "…"
+        object.__setattr__(self, "message", message)
 
 
 Listener = Callable[[Fault], None]

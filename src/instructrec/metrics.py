@@ -195,11 +195,30 @@ METRICS: tuple[Metric, ...] = (
         "nats/token",
         "Negative log-likelihood of the kept responses, mean over the update's steps.",
     ),
-    Metric("sft/step", "steps", "Optimizer steps of supervised fine-tuning finished."),
-    Metric("sft/loss", "nats/token", "Cross-entropy of the demonstrations' response tokens."),
+    Metric("sft/step", "steps", "Optimizer steps of supervised training (sft, dpo) finished."),
+    Metric("sft/loss", "nats/token", "Cross-entropy of the response tokens, or of the labels."),
     Metric("sft/val_loss", "nats/token", "The same on the validation demonstrations."),
-    Metric("sft/lr", "1", "Learning rate of supervised fine-tuning."),
-    Metric("sft/grad_norm", "1", "L2 norm of the gradient before clipping."),
+    Metric("sft/accuracy", "1", "Share of the demonstrations whose label a head of labels gives."),
+    Metric("sft/val_accuracy", "1", "The same on the validation demonstrations."),
+    Metric("sft/lr", "1", "Learning rate of supervised training (sft, dpo)."),
+    Metric("sft/grad_norm", "1", "L2 norm of its gradient before clipping."),
+    Metric("dpo/loss", "nats/pair", "Negative log-likelihood of the preferences."),
+    Metric("dpo/val_loss", "nats/pair", "The same on the validation pairs."),
+    Metric(
+        "dpo/accuracy",
+        "1",
+        "Share of the pairs whose chosen response has the larger implicit reward: beta times what "
+        "its log-probability gained since the start. It says nothing before the first step.",
+    ),
+    Metric("dpo/val_accuracy", "1", "The same on the validation pairs."),
+    Metric("dpo/margin", "nats", "Implicit reward of the chosen less that of the rejected, mean."),
+    Metric("dpo/val_margin", "nats", "The same on the validation pairs."),
+    Metric(
+        "dpo/chosen_reward",
+        "nats",
+        "Mean implicit reward of the chosen responses: below 0 where they became less likely.",
+    ),
+    Metric("dpo/val_chosen_reward", "nats", "The same on the validation pairs."),
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
     Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
@@ -363,12 +382,12 @@ def markdown_page() -> str:
         "# Metrics\n\n"
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
-        "`train/update` as the axis (`sft/step` for `sft/…`, `rm/step` for `rm/…`). In a name,\n"
-        "`<reward>` stands for the name of a reward, or `total` for their weighted sum (a reward\n"
-        "inside another is called `outer.inner`), `<reason>` for a way to fail, `<metric>` for a\n"
-        "value of a corpus metric, `<task>` for a task of a mixture, `<kind>` for a way to\n"
-        "reword. At the end of a run, `final/<key>` in the summary of the W&B run holds the\n"
-        "numbers of `summary.json`.\n\n"
+        "`train/update` as the axis (`sft/step` for `sft/…` and `dpo/…`, `rm/step` for\n"
+        "`rm/…`). In a name, `<reward>` stands for the name of a reward, or `total` for their\n"
+        "weighted sum (one inside another is called `outer.inner`), `<reason>` for a way to\n"
+        "fail, `<metric>` for a value of a corpus metric, `<task>` for a task of a mixture,\n"
+        "`<kind>` for a way to reword. At the end of a run, `final/<key>` in the summary of the\n"
+        "W&B run holds the numbers of `summary.json`.\n\n"
         "This page is generated: `python -m instructrec.metrics > docs/metrics.md`.\n\n"
         + markdown_table()
     )

@@ -26,8 +26,8 @@ from instructrec.experiments.config import (
     keep_chosen,
     refuse_changed,
 )
+from instructrec.experiments.editor_commands import CONFIGS
 from instructrec.experiments.quickstart_config import QuickstartConfig
-from instructrec.experiments.reward_model_config import RewardModelConfig
 from instructrec.rewards import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 
@@ -166,8 +166,7 @@ def test_every_recipe_is_a_valid_configuration_of_its_own_variant() -> None:
         assert all(f"# {word}:" in text for word in ("Question", "Command", "Cost", "Look at"))
         parser = make_parser("test", "")
         parser.add_argument("--config", action="config")
-        of_rewards = command_of(yaml.safe_load(text)) == "train-reward"
-        kind = RewardModelConfig if of_rewards else TrainConfig
+        kind = CONFIGS.get(command_of(yaml.safe_load(text)), TrainConfig)
         parser.add_class_arguments(kind)
         config = as_dataclass(kind, parse(parser, ["--config", str(path)]))
         variants.add(config.variant)

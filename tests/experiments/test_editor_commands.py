@@ -30,10 +30,14 @@ def complaints(validator: jsonschema.Draft202012Validator, text: str) -> str:
 
 
 def test_every_shipped_recipe_fits_the_schema(validator: jsonschema.Draft202012Validator) -> None:
-    others = jsonschema.Draft202012Validator(json.loads(recipe_schema("train-reward")))
+    others, pipelines = (
+        jsonschema.Draft202012Validator(json.loads(recipe_schema(name)))
+        for name in ("train-reward", "pipeline")
+    )
+    by_command = {"train-reward": others, "pipeline": pipelines}
     for path in RECIPES.glob("*.yaml"):
         text = path.read_text(encoding="utf-8")
-        of_its_command = others if command_of(yaml.safe_load(text)) == "train-reward" else validator
+        of_its_command = by_command.get(command_of(yaml.safe_load(text)), validator)
         assert complaints(of_its_command, text) == "", path.name
     assert complaints(validator, "algorithm: alignment") != ""
     assert complaints(others, "algorithm: ppo") != ""

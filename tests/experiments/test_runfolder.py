@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,10 @@ from instructrec.experiments.machine import command_line
 from instructrec.experiments.runfolder import (
     RunFolder,
     RunInfo,
-    read_config,
     read_metrics,
     read_rows,
 )
+from instructrec.experiments.yaml_files import read_config
 
 INFO = RunInfo(
     job_type="train",
@@ -250,3 +251,39 @@ def test_secrets_on_the_command_line_are_not_recorded():
         *("--judge.api_key=***", "--judge.api-key", "***", "--hub_token", "***"),
         *("--ppo.max_new_tokens", "64", "--password=***", "tokenizer=x"),
     ]
+
+
+def test_a_new_run_folder_is_private_and_may_be_opened(tmp_path):
+    before = os.umask(0o022)
+    try:
+        run = RunFolder.create(tmp_path / "runs" / "a", INFO, CONFIG)
+        assert run.path.stat().st_mode & 0o777 == 0o700
+        run.path.chmod(0o750)
+        run.finish("interrupted")
+        RunFolder.create(run.path, INFO, CONFIG, resume=True)
+        assert run.path.stat().st_mode & 0o777 == 0o750
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "run.json", "eval/t-test-greedy-1.jsonl"])
+def test_a_run_whose_files_are_links_is_not_continued(tmp_path, name):
+    run = RunFolder.create(tmp_path / "run", INFO, CONFIG)
+    run.finish("interrupted")
+    target, link = tmp_path / "elsewhere.jsonl", run.path / name
+    link.parent.mkdir(exist_ok=True)
+    target.write_bytes(link.read_bytes() if link.exists() else b'{"mine": 1}\n')
+    content = target.read_bytes()
+    link.unlink(missing_ok=True)
+    link.symlink_to(target)
+    with pytest.raises(CheckpointError, match="is a link"):
+        RunFolder.create(run.path, INFO, CONFIG, resume=True)
+    assert target.read_bytes() == content
+
+
+@pytest.mark.parametrize("named", ["../../secret.jsonl", "/etc/passwd", "eval/../../x", 3])
+def test_an_evaluation_outside_the_folder_is_not_read(tmp_path, named):
+    run = RunFolder.create(tmp_path / "run", INFO, CONFIG)
+    run.finish("finished", {"eval_file": named})
+    with pytest.raises(CheckpointError, match="eval_file"):
+        run.summary()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ def folder_with_config(tmp_path: Path, **config: Any) -> Path:
     (tmp_path / "config.json").write_text(json.dumps(config))
     make_tiny_tokenizer().save_pretrained(tmp_path)
     return tmp_path
+
+
+def safetensors_header(entries: dict[str, Any]) -> bytes:
+    text = json.dumps(entries).encode()
+    return len(text).to_bytes(8, "little") + text
 
 
 def test_a_misspelt_name_gets_a_suggestion() -> None:
@@ -88,6 +94,66 @@ def test_damaged_weights_are_an_error_that_names_the_folder(tmp_path: Path) -> N
     load("tiny").save(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"not weights")
     with pytest.raises(PolicyError, match=rf"cannot load the model in {tmp_path}"):
+        load(tmp_path)
+
+
+class Bomb:
+    """Pickled, it writes a file when it is read."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "training_args.bin", "optimizer.pt"])
+def test_pickles_in_a_model_folder_are_never_read(tmp_path: Path, name: str) -> None:
+    proof, folder = tmp_path / "was_read", tmp_path / "model"
+    load("tiny").save(folder)
+    (folder / name).write_bytes(pickle.dumps(Bomb(proof)))
+    load(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(PolicyError, match="safetensors"):
+        load(folder)
+    assert not proof.exists()
+    pickle.loads((folder / name).read_bytes())
+    assert proof.exists(), "the bomb is none"
+
+
+def test_a_pickled_adapter_is_never_read(tmp_path: Path) -> None:
+    proof, folder = tmp_path / "was_read", tmp_path / "adapter"
+    tiny = PolicyConfig(model="tiny", train="lora", dtype="float32", device="cpu")
+    load_policy(tiny).save(folder)
+    (folder / "adapter_model.safetensors").unlink()
+    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Bomb(proof)))
+    with pytest.raises(PolicyError, match=r"no adapter_model\.safetensors"):
+        load(folder)
+    assert not proof.exists()
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        (2**40).to_bytes(8, "little") + b"{",
+        (2**63).to_bytes(8, "little"),
+        (2).to_bytes(8, "little") + b"[[",
+        safetensors_header({"w": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 4]}}),
+        safetensors_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**40]}}),
+        safetensors_header({"w": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}),
+    ],
+)
+def test_weights_whose_header_lies_are_refused(tmp_path: Path, header: bytes) -> None:
+    load("tiny").save(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(header + b"\0" * 4)
+    with pytest.raises(PolicyError, match="cannot load the model"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "{", "[1]", "\x00"])
+def test_a_damaged_adapter_is_an_error_that_names_the_file(tmp_path: Path, text: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(PolicyError, match=r"adapter_config\.json cannot be read"):
         load(tmp_path)
 
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from instructrec.errors import ConfigError
-from instructrec.rl.config import PPOConfig, SFTConfig
+from instructrec.rl.config import DPOConfig, PPOConfig, SFTConfig
 from instructrec.rl.optim import make_optimizer
 
 CHOICES = [
     (kind, name)
-    for kind in (PPOConfig, SFTConfig)
+    for kind in (PPOConfig, SFTConfig, DPOConfig)
     for name, hint in get_type_hints(kind).items()
     if get_origin(hint) is Literal
 ]
@@ -29,7 +29,7 @@ def test_a_choice_of_another_name_is_refused_with_the_known_ones(kind, name):
 
 def test_every_field_with_choices_is_among_these():
     names = {name for _, name in CHOICES}
-    assert names >= {"lr_schedule", "on_length", "advantage", "kl_penalty", "critic", "best_by"}
+    assert names >= {"lr_schedule", "on_length", "advantage", "kl_penalty", "critic", "head"}
 
 
 @pytest.mark.parametrize(

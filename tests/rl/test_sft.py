@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from instructrec.errors import DataError
+from instructrec.errors import ConfigError, DataError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import SFTConfig
@@ -151,3 +151,37 @@ def test_neither_loss_nor_step_depends_on_the_micro_batch():
         assert loss == pytest.approx(runs[0][0], rel=1e-5)
         for name, weight in weights.items():
             torch.testing.assert_close(weight, runs[0][1][name], atol=2e-5, rtol=1e-4)
+
+
+def test_epochs_take_the_place_of_steps():
+    config = dataclasses.replace(FAST, epochs=2.5, batch_size=4)
+    result, _ = run(make_policy(), config)
+    assert result.steps == 5  # two and a half times eight, by four
+    with pytest.raises(ConfigError, match=r"sft\.epochs = 0: expected more than 0"):
+        SFTConfig(epochs=0)
+
+
+def test_dropout_changes_what_is_learned_but_no_answer():
+    plain, dropped = make_policy(), make_policy()
+    run(plain, dataclasses.replace(FAST, max_steps=3))
+    run(dropped, dataclasses.replace(FAST, max_steps=3, dropout=0.3))
+    assert plain.weights_hash() != dropped.weights_hash()
+    sampling = Sampling(max_new_tokens=8, temperature=0)
+    answers = [dropped.respond(["name a"], sampling=sampling) for _ in range(2)]
+    assert answers[0].texts == answers[1].texts
+    with pytest.raises(ConfigError, match=r"sft\.dropout = 1"):
+        SFTConfig(dropout=1)
+
+
+def test_training_goes_by_the_reward_that_is_named():
+    scores = {0: 0.2, 2: 0.8, 4: 0.5}
+    config = SFTConfig(max_steps=4, batch_size=4, eval_every=2, best_by="eval/chrf/mean")
+    told = {"seed": 0, "on_step": lambda step: None}
+    measured = {"evaluate": lambda step: {"eval/chrf/mean": scores[step], "eval/total/mean": -step}}
+    result = run_sft(make_policy(), DEMONSTRATIONS, DEMONSTRATIONS, config, **told, **measured)
+    assert (result.best_step, result.best_score) == (2, 0.8)
+    other = dataclasses.replace(config, best_by="eval/bleu/mean")
+    with pytest.raises(DataError, match="no such number; expected one of eval/chrf/mean"):
+        run_sft(make_policy(), DEMONSTRATIONS, DEMONSTRATIONS, other, **told, **measured)
+    with pytest.raises(ConfigError, match=r"sft\.best_by = 'sft/loss'"):
+        SFTConfig(best_by="sft/loss")

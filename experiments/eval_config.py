@@ -1,0 +1,74 @@
+"""How the policy of a training run is evaluated: plain frozen dataclasses, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from instructrec.errors import ConfigError
+from instructrec.rewards.hf_metric import check_corpus_names
+
+
+def check_draws(prefix: str, samples: int, temperature: float, limit: int | None) -> None:
+    """Refuses numbers of responses that make no sense.
+
+    Raises:
+        ConfigError: A number is too small, or several greedy samples are asked for.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"{prefix}limit = {limit}: expected at least 1.")
+    if samples < 1:
+        raise ConfigError(f"{prefix}samples = {samples}: expected at least 1.")
+    if temperature == 0 and samples > 1:
+        raise ConfigError(
+            f"{prefix}samples = {samples} with {prefix}temperature = 0: greedy decoding gives the "
+            f"same response every time; set {prefix}temperature above 0, or one sample."
+        )
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """How policies are evaluated: on the validation split in training, on the test split after."""
+
+    task: str | None = None
+    """Another task for the final evaluation; None takes the task of the training."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of that other task."""
+    limit: int | None = None
+    """Most instructions of the final evaluation; None takes the whole split."""
+    validation_limit: int = 128
+    """Most instructions of an evaluation during training (ppo.eval_every says how often)."""
+    before: bool = False
+    """Measure the start like the end, so that the end can say whether it is better."""
+    keep_tasks: tuple[str, ...] = ()
+    """Old tasks, data files or run folders that are measured before and after, to see what was
+    forgotten; a run folder stands for its task, options and rewards."""
+    samples: int = 1
+    """Responses per instruction."""
+    temperature: float = 0.0
+    """Softmax temperature; 0 is greedy decoding."""
+    max_new_tokens: int | None = None
+    """Most tokens in one response; None takes ppo.response_length."""
+    top_p: float = 1.0
+    """Nucleus: smallest set of tokens with this much probability."""
+    top_k: int = 0
+    """Keep the k likeliest tokens; 0 keeps all."""
+    batch_size: int = 64
+    """Responses decoded together."""
+    corpus_metrics: tuple[str, ...] = ()
+    """Metrics over all responses of the final evaluation: bleu, chrf, exact_match, rouge."""
+    corpus_references: str = "reference"
+    """Column with the expected answers of the corpus metrics, one text or several each."""
+
+    def __post_init__(self) -> None:
+        check_corpus_names(self.corpus_metrics)
+        check_draws("eval.", self.samples, self.temperature, self.limit)
+        if self.validation_limit < 1:
+            raise ConfigError(
+                f"eval.validation_limit = {self.validation_limit}: expected at least 1."
+            )
+        if self.options and self.task is None:
+            raise ConfigError(
+                "eval.options were given without eval.task: options of the training task belong "
+                "under task.options."
+            )

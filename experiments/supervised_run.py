@@ -1,0 +1,179 @@
+"""The part of a training run that learns from given answers: demonstrations, or pairs of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from instructrec.envs.tasks.base import Task
+from instructrec.errors import DataError
+from instructrec.experiments import demonstrations
+from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.recording import Recorder
+from instructrec.experiments.setup_run import Materials
+
+if TYPE_CHECKING:
+    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.rl.supervised import SFTResult
+
+Triple = tuple[Any, str, str]
+"""Prompt, the better response, the other one."""
+
+
+def prepared(
+    config: TrainConfig, materials: Materials, policy: CausalLMPolicy
+) -> tuple[TrainConfig, CausalLMPolicy]:
+    """The same run with the steps that its epochs come to, and the policy with the head it needs.
+
+    Raises:
+        DataError: An instruction has no answer, or no pair of answers, to learn from; or the
+            answers are no labels.
+        PolicyError: The policy answers labels, and is to learn to write.
+    """
+    from instructrec.policies.labels import refuse_labels
+
+    settings, taken = config.supervised, _taken(config, materials.train)
+    assert settings is not None, "prepared() is for supervised training"
+    if config.algorithm == "dpo":
+        rows: Sequence[Any] = pairs(materials.train, taken)
+    else:
+        rows = demonstrations.examples(materials.train, taken, config.task.episodes)
+    if config.algorithm == "sft" and config.sft.head == "labels":
+        policy = _with_labels(policy, [response for _, response in rows])
+    else:
+        refuse_labels(policy, f"algorithm {config.algorithm}")
+    resolved: dict[str, Any] = {config.section: settings.with_steps(len(rows))}
+    return dataclasses.replace(config, **resolved), policy
+
+
+def _with_labels(policy: CausalLMPolicy, answers: Sequence[str]) -> CausalLMPolicy:
+    """The policy with a head for the answers; one that has a head keeps it."""
+    from instructrec.policies.labels import LabelPolicy
+
+    labels = sorted(set(answers))
+    if len(labels) < 2 or (len(labels) == len(answers) and len(labels) > 2):
+        raise DataError(
+            f"{len(answers)} demonstrations have {len(labels)} different answers "
+            f"({', '.join(map(repr, labels[:3]))}, ...): expected labels, 2 or more, that come "
+            "again. Take more sft.demonstrations, or set sft.head: text."
+        )
+    if isinstance(policy, LabelPolicy):
+        if unknown := sorted(set(labels) - set(policy.labels)):
+            raise DataError(
+                f"the policy answers {', '.join(map(repr, policy.labels))}, and the demonstrations "
+                f"have {', '.join(map(repr, unknown))} as well: expected the labels that it has. "
+                "Begin from the model that it was trained from."
+            )
+        return policy
+    return LabelPolicy(policy, labels)
+
+
+def train_supervised(
+    config: TrainConfig,
+    materials: Materials,
+    policy: CausalLMPolicy,
+    recorder: Recorder,
+    evaluate: Callable[[int], dict[str, float]],
+) -> dict[str, Any]:
+    """Trains on the task's demonstrations or pairs.
+
+    Args:
+        config: The run.
+        materials: Its tasks.
+        policy: What trains, in place.
+        recorder: Receives the steps.
+        evaluate: Measures responses on the validation split after a step.
+
+    Returns:
+        What the summary says of the training.
+
+    Raises:
+        ConfigError: Dropout is asked of a model that has none.
+        DataError: There is nothing to validate on although it was asked for.
+    """
+    taken = _taken(config, materials.train)
+    learn = _dpo if config.algorithm == "dpo" else _sft
+    result = learn(config, materials, policy, taken, recorder, evaluate)
+    recorder.flush_step()
+    return {
+        "updates": result.steps,
+        "best_update": result.best_step,
+        "best_score": result.best_score,
+        "stopped": "finished" if result.steps == config.steps else "early_stopping",
+        "demonstrations": [materials.train[i].id for i in taken],
+        "loss": result.loss,
+    }
+
+
+def pairs(task: Task, indices: list[int]) -> list[Triple]:
+    """Reads pairs of responses: the better one is the reference, the other the column `rejected`.
+
+    Raises:
+        DataError: An instruction has no pair.
+    """
+    found = []
+    for item in (task[i] for i in indices):
+        rejected = item.columns.get("rejected")
+        if not isinstance(rejected, str):
+            raise DataError(
+                f"instruction {item.id!r} has the rejected response {rejected!r}: dpo learns from "
+                "rows of prompt, chosen and rejected, such as `instructrec label` writes."
+            )
+        found.append((item.prompt, demonstrations.answer(item), rejected))
+    return found
+
+
+def _taken(config: TrainConfig, train: Task) -> list[int]:
+    number = config.dpo.pairs if config.algorithm == "dpo" else config.sft.demonstrations
+    return demonstrations.chosen(train, number, config.seed)
+
+
+def _dpo(
+    config: TrainConfig,
+    materials: Materials,
+    policy: CausalLMPolicy,
+    taken: list[int],
+    recorder: Recorder,
+    evaluate: Callable[[int], dict[str, float]],
+) -> SFTResult:
+    from instructrec.rl.dpo import Pair, run_dpo
+
+    watched = config.dpo.validation_pairs if config.dpo.eval_every else 0
+    validation = materials.validation
+    return run_dpo(
+        policy,
+        [Pair(*pair) for pair in pairs(materials.train, taken)],
+        [Pair(*pair) for pair in pairs(validation, demonstrations.chosen(validation, watched, 0))],
+        config.dpo,
+        seed=config.seed,
+        on_step=recorder.on_step,
+        evaluate=evaluate,
+    )
+
+
+def _sft(
+    config: TrainConfig,
+    materials: Materials,
+    policy: CausalLMPolicy,
+    taken: list[int],
+    recorder: Recorder,
+    evaluate: Callable[[int], dict[str, float]],
+) -> SFTResult:
+    from instructrec.policies.labels import LabelPolicy
+    from instructrec.rl.labels import run_labels
+    from instructrec.rl.sft import Demonstration, run_sft
+
+    episodes, validation = config.task.episodes, materials.validation
+    watched = config.sft.validation_demonstrations if config.sft.eval_every else 0
+    chosen = demonstrations.chosen(validation, watched, 0)
+    given = [Demonstration(*e) for e in demonstrations.examples(materials.train, taken, episodes)]
+    watch = [Demonstration(*e) for e in demonstrations.examples(validation, chosen, episodes)]
+    told: dict[str, Any] = {
+        "seed": config.seed,
+        "on_step": recorder.on_step,
+        "evaluate": evaluate,
+    }
+    if isinstance(policy, LabelPolicy):
+        return run_labels(policy, given, watch, config.sft, **told)
+    return run_sft(policy, given, watch, config.sft, **told)
