@@ -134,10 +134,13 @@ class Runner:
             out = os.open("out.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             os.dup2(out, 1)
             os.dup2(out, 2)
+            # Whoever runs us may have put something else in their place, as pytest does.
+            sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
             if crash_at:
                 os.environ[VARIABLE] = crash_at
             code = main(self._words(arguments))
             sys.stdout.flush()
+            sys.stderr.flush()
         finally:
             os._exit(code)
 
