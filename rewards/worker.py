@@ -133,7 +133,7 @@ def _answer(reward: BoundReward, message: bytes) -> dict[str, Any]:
         result = reward.raw(prompts, completions, columns)
     except (ConfigError, DataError, PolicyError) as error:
         return _fatal(error)
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         return {"raised": explain_error(error, reward)}
     try:
         scores = check_scores(reward.__name__, result, len(completions))

@@ -29,6 +29,12 @@ def reward() -> BoundReward:
     return make_reward("code_execution", run_model_code=True, timeout_s=1.0, bubblewrap="never")
 
 
+@pytest.fixture(scope="module")
+def patient() -> BoundReward:
+    """The reward with limits that a right program keeps on a busy machine, too."""
+    return make_reward("code_execution", run_model_code=True, bubblewrap="never")
+
+
 def score(reward: BoundReward, programs: list[str], **columns: Any) -> list[float | None]:
     """Scores programs that should double a number."""
     columns = columns or {"cases": [CASES] * len(programs)}
@@ -49,16 +55,20 @@ def test_forgeries_score_nothing_and_right_programs_all(reward: BoundReward) -> 
 
 
 @pytest.mark.slow
-def test_forgeries_score_nothing_against_test_code_either(reward: BoundReward) -> None:
+def test_forgeries_score_nothing_against_test_code_either(
+    reward: BoundReward, patient: BoundReward
+) -> None:
     check = "def check(f):\n" + "".join(
         f"    assert f({case['args'][0]}) == {case['expected']}\n" for case in CASES
     )
     lenient = {"float", "bool"}  # 6.0 == 6 to Python
-    programs = {**FORGERIES, **BENIGN}
-    columns = {"tests": [check] * len(programs), "function": ["double"] * len(programs)}
-    scores = dict(zip(programs, score(reward, [*programs.values()], **columns), strict=True))
-    assert {n for n in FORGERIES if scores[n] == 1.0} <= lenient
-    assert [n for n in BENIGN if scores[n] != 1.0] == []
+
+    def scores(reward: BoundReward, programs: dict[str, str]) -> dict[str, float | None]:
+        columns = {"tests": [check] * len(programs), "function": ["double"] * len(programs)}
+        return dict(zip(programs, score(reward, [*programs.values()], **columns), strict=True))
+
+    assert {n for n, s in scores(reward, FORGERIES).items() if s == 1.0} <= lenient
+    assert [n for n, s in scores(patient, BENIGN).items() if s != 1.0] == []
 
 
 def test_all_or_a_share_of_the_tests_counts(reward: BoundReward) -> None:

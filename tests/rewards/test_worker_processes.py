@@ -103,7 +103,7 @@ def test_each_failure_has_its_status_and_the_next_question_is_answered(start, go
     assert late == (Status.TIMEOUT, "no answer within 2 s")
     assert dead == (Status.WORKER_DIED, "its process ended with exit status 0 and no scores")
     assert wrong == (Status.RAISED, "ValueError: no good")
-    assert left == (Status.RAISED, "SystemExit: 3")
+    assert left == (Status.WORKER_DIED, "its process ended with exit status 3 and no scores")
     assert "set format: chat for this reward" in chat[1]
     assert (well, text) == (0.0, 1.0)
     first, second = ask(workers, ("pid", 0), ("pid", 0))
