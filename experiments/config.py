@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from instructrec import processes
 from instructrec.errors import ConfigError
+from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.eval_config import EvalConfig, check_draws
 from instructrec.experiments.playing import EnvName
 from instructrec.experiments.task_config import TaskConfig
@@ -258,17 +259,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys: ``{"ppo": {"lam": 1}}`` -> ``{"ppo.lam": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
     """Takes over what the run chose at its start: the micro-batch size, the steps of its epochs."""
     saved = read_config(folder)
@@ -302,11 +292,7 @@ def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[s
     rate = "ppo.critic_learning_rate"
     if before.get(rate) is not None and rate in now:  # its default was once written as a number
         now[rate] = config.ppo.critic_rate
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not _may_change(key) and key not in allow_change
-    ]
+    changed = changes(before, now, lambda key: _may_change(key) or key in allow_change)
     if changed:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
@@ -321,7 +307,7 @@ def _may_change(key: str) -> bool:
     group, _, rest = key.partition(".")
     if group == "rewards" and rest.partition(".")[2] in RESUMABLE_OF_REWARDS:
         return True
-    return any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
+    return is_among(key, RESUMABLE)
 
 
 @dataclass(frozen=True)

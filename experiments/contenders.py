@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import DataError
-from instructrec.experiments.config import flatten
+from instructrec.experiments.changed_settings import flatten
 from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.runfolder import RunFolder, read_metrics

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError
+from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.config import (
     FOLDER_NAME,
     EvalConfig,
     OutputConfig,
     TaskConfig,
     TrainConfig,
-    flatten,
     reward_value,
 )
 from instructrec.experiments.jsonl import plain
@@ -333,12 +333,7 @@ def refuse_changed(config: PipelineConfig) -> None:
     unused = [key for key, made in _UNTIL.items() if not any(config.folder.glob(made))]
     may_change = (*_RESUMABLE, *unused)
     before, now = flatten(read_config(config.folder)), flatten(config.to_dict())
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-        and not any(key.startswith(k) if k.endswith(".") else key == k for k in may_change)
-    ]
+    changed = changes(before, now, lambda key: is_among(key, may_change))
     if changed:
         raise ConfigError(
             f"{config.folder} was started with other settings ({'; '.join(changed)}). Go on with "

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrec.errors import ConfigError
-from instructrec.experiments.config import FOLDER_NAME, flatten
+from instructrec.experiments.changed_settings import changes, flatten, is_among
+from instructrec.experiments.config import FOLDER_NAME
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.preference_data import PreferenceTask
 from instructrec.experiments.tracking import TrackingConfig
@@ -153,12 +154,7 @@ def refuse_changed(config: RewardModelConfig, folder: Path) -> None:
         ConfigError: A key differs that would make it another run.
     """
     before, now = flatten(read_config(folder)), flatten(config.resolved().to_dict())
-    changed = [
-        f"{key}: {before.get(key)!r} -> {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key)
-        and not any(key.startswith(k) if k.endswith(".") else key == k for k in RESUMABLE)
-    ]
+    changed = changes(before, now, lambda key: is_among(key, RESUMABLE))
     if changed:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class SFTResult:
     """Best validation: loss or the metric of ``best_by``, None when nothing was validated."""
 
 
-class Objective:
+class Objective(ABC):
     """What training minimises.
 
     Args:
@@ -73,10 +74,11 @@ class Objective:
         self.trunk = Trunk(policy.model)
         self._noted: dict[str, list[float]] = {}
 
+    @abstractmethod
     def collate(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         """Makes a batch. A tensor ``labels`` lets ``loss`` know how many count in the step."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, inputs: dict[str, Tensor], count: Tensor | int | None) -> Tensor:
         """The loss of a (micro-)batch.
 
@@ -85,7 +87,6 @@ class Objective:
             count: Labels that are not `IGNORED` in all micro-batches of the step, by which the
                 loss is divided; None where ``collate`` gives no labels, and the loss is a mean.
         """
-        raise NotImplementedError
 
     def note(self, name: str, values: Tensor) -> None:
         """Remembers values of the batch, whose mean is logged with the loss."""

@@ -23,8 +23,9 @@ import numpy as np
 
 from instructrec.errors import DataError, InstructRecError
 from instructrec.experiments import command_line
+from instructrec.experiments.changed_settings import flatten
 from instructrec.experiments.cli import command_parser
-from instructrec.experiments.config import TrainConfig, flatten
+from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.evaluation import cluster_of, load_evaluation
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.progress import format_duration
