@@ -16,10 +16,11 @@ continues where it stopped. Settings of ``instructrec train`` may follow and hol
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+
+from instructrec.experiments.child_runs import Run, run_in_a_process
 
 START = "runs/short-answers-sft-s{seed}"
 GROUP = ["--ppo.num_generations", "4"]
@@ -34,15 +35,6 @@ ARMS = {
     ],
 }
 """What each arm runs, beside its name, seeds and start."""
-
-Run = Callable[[list[str]], int]
-"""Runs ``instructrec`` with arguments; returns its exit code."""
-
-
-def run_in_a_process(arguments: list[str]) -> int:
-    """Runs ``instructrec`` in a process of its own, which gives all of its memory back."""
-    command = [sys.executable, "-m", "instructrec.experiments.cli", *arguments]
-    return subprocess.run(command, check=False).returncode
 
 
 def training(arm: str, seeds: Sequence[int], start: str, more: Sequence[str] = ()) -> list[str]:

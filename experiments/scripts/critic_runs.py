@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from instructrec.errors import InstructRecError
 from instructrec.experiments import telling
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.child_runs import Run, is_finished, run_in_a_process
 
 RECIPES = {"instruction": "short_answers", "refine": "refine"}
 """The recipe of each environment."""
@@ -29,15 +28,6 @@ GROUP = 4
 """Answers to one instruction that rloo compares."""
 ARMS = {"gae": [], "batch_mean": [], "rloo": ["--ppo.num_generations", str(GROUP)]}
 """What a baseline needs beside its name."""
-
-Run = Callable[[list[str]], int]
-"""Runs ``instructrec`` with arguments; returns its exit code."""
-
-
-def run_in_a_process(arguments: list[str]) -> int:
-    """Runs ``instructrec`` in a process of its own, which gives all of its memory back."""
-    command = [sys.executable, "-m", "instructrec.experiments.cli", *arguments]
-    return subprocess.run(command, check=False).returncode
 
 
 def command(env: str, arm: str, seed: int, start: str, folder: Path) -> list[str]:
@@ -100,12 +90,6 @@ def launch(
             return code
         shutil.rmtree(path / "checkpoints", ignore_errors=True)
     return 0
-
-
-def is_finished(path: Path) -> bool:
-    """Whether a run was trained and measured to its end."""
-    is_run = (path / "run.json").exists()
-    return is_run and RunFolder.open(path).record()["status"] == "finished"
 
 
 def main(
