@@ -28,6 +28,11 @@ _UNKNOWN = (
     re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'"),
     re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
 )
+_REPLACED = {
+    "ppo.stop_on": "each monitor has a rule of its own: ppo.monitors.NAME.action = 'stop'",
+    "ppo.stop_after": "each monitor has a rule of its own: ppo.monitors.NAME.patience",
+}
+"""Keys that are gone, and what says the same now."""
 _REWARD_KEYS = tuple(field.name for field in dataclasses.fields(RewardSpec))
 
 jsonargparse.set_parsing_settings(docstring_parse_attribute_docstrings=True)
@@ -153,11 +158,13 @@ def explain(message: str, keys: Sequence[str]) -> str:
 
 
 def _explain_unknown(key: str, keys: Sequence[str]) -> str:
+    if key in _REPLACED:
+        return f"unknown key {key!r}: {_REPLACED[key]}."
     # The right name in the wrong section (--learning_rate) is a closer guess than a similar word.
     leaf = key.rsplit(".", 1)[-1]
     found = [k for k in keys if "." in k and k.rsplit(".", 1)[-1] == leaf]
     found.sort(key=lambda k: -difflib.SequenceMatcher(None, key, k).ratio())
-    elsewhere = f" Did you mean {' or '.join(map(repr, found))}?"
+    elsewhere = f" Did you mean {' or '.join(map(repr, found[:3]))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
     # In ppo, a setting of TRL means that one, also where another section has the same word.
     if (not found or key.startswith("ppo.")) and (known := explain_trl_name(leaf)):

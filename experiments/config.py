@@ -29,8 +29,8 @@ from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, c
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
-    *(f"ppo.{name}" for name in MAY_CHANGE),
-    *("tracking.", "output.", "eval.before"),
+    *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
+    *("ppo.monitors.", "tracking.", "output.", "eval.before"),
     *("eval.corpus_metrics", "eval.corpus_references"),
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError, HangError, RunInterrupted
@@ -22,6 +22,9 @@ from instructrec.faults import Fault, heard_by
 from instructrec.metrics import axis_value
 from instructrec.redaction import redacted
 from instructrec.rl.checkpoint import update_of
+
+if TYPE_CHECKING:
+    from instructrec.rl.monitors import Alarm
 
 Show = Callable[[Mapping[str, Any]], None]
 """Shows the metrics of an update or step to people."""
@@ -138,8 +141,17 @@ class Recorder:
 
     def on_warning(self, message: str) -> None:
         """Records what looked wrong in the update at hand."""
+        self._warned(message)
+
+    def on_alarm(self, alarm: Alarm) -> None:
+        """Records what a monitor saw in the update at hand, what it did, and what shows it."""
+        told = {"monitor": alarm.name, "action": alarm.action, "effect": alarm.effect}
+        samples = list(alarm.samples[: self._config.samples_kept])
+        self._warned(alarm.message, **told, samples=samples)
+
+    def _warned(self, message: str, **more: Any) -> None:
         message = redacted(message)
-        self._warnings.write({"update": self._update, "message": message})
+        self._warnings.write({"update": self._update, "message": message, **more})
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
 

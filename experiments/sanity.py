@@ -26,7 +26,7 @@ from instructrec.experiments.progress import format_duration
 from instructrec.rewards.combine import CombinedReward
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.config_rules import OF_THE_CRITIC
-from instructrec.rl.monitors import ENTROPY_COLLAPSE, ENTROPY_EXPLOSION, LARGE_STEP
+from instructrec.rl.monitor_config import MonitorsConfig
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -45,11 +45,13 @@ FASTER = 2.0
 """Learning rate, in multiples of the recipe's."""
 NEARLY = 0.95
 """Share of the best reward that counts as learned."""
+_LIMITS = MonitorsConfig()
+"""Where the monitors of a run see trouble."""
 _HOLDS_BACK = (
     *("micro_batch_size", "lr_schedule", "warmup_steps", "target_kl", "prompt_filter"),
     *("curriculum", "curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
     *("prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon", "eval_every", "save_every"),
-    "early_stopping_patience",
+    *("early_stopping_patience", "monitors"),
 )
 """Settings that are put to their defaults: they would slow a policy down, or do nothing here."""
 
@@ -268,7 +270,7 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
     course = f"the reward went from {first:.3f} to {last:.3f} of {now.best:.3f}"
     if not _any_spread(looks):
         return _without_spread(looks, ppo, failed, last)
-    if now.entropy > max(ENTROPY_EXPLOSION * looks[0].entropy, UNCERTAIN):
+    if now.entropy > max(_LIMITS.entropy_explosion.limit * looks[0].entropy, UNCERTAIN):
         return ConfigError(
             f"{failed}{course}, while the entropy rose from {looks[0].entropy:.3f} to "
             f"{now.entropy:.3f} nats per token: the policy fell apart. Lower ppo.entropy_coef or "
@@ -281,7 +283,7 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
             "Raise it, or set ppo.stop_strings."
         )
     if last < first - 0.05 * room:
-        too_far = max(look.step for look in looks) > LARGE_STEP
+        too_far = max(look.step for look in looks) > _LIMITS.large_step.limit
         why = (
             f"single updates moved the policy by up to {max(look.step for look in looks):.2f} nats "
             "per token: lower ppo.learning_rate"
@@ -290,7 +292,7 @@ def likely_cause(looks: Sequence[Look], ppo: PPOConfig) -> InstructRecError:
             "reward gives the same response the same score every time"
         )
         return ConfigError(f"{failed}{course}: it fell. Likely cause: {why}.")
-    if now.entropy < ENTROPY_COLLAPSE * looks[0].entropy:
+    if now.entropy < _LIMITS.entropy_collapse.limit * looks[0].entropy:
         return ConfigError(
             f"{failed}{course}, and the entropy collapsed from {looks[0].entropy:.3f} to "
             f"{now.entropy:.3f} nats per token: the policy settled on responses that are not the "

@@ -21,6 +21,7 @@ from instructrec.experiments.yaml_files import read_yaml
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
+from instructrec.rl.monitor_config import check_gold
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -64,6 +65,7 @@ def make_materials(config: TrainConfig) -> Materials:
     else:
         test = _make_split(config.eval.task, task.test_split, config.eval.options, "eval.options")
     reward = make_rewards(config.resolved().reward_value())
+    check_gold(config.ppo.monitors, reward.names)
     for each in (train, validation, test):
         reward.check_columns([*each.columns, *task.episodes.told])
     CorpusMetrics(config.eval.corpus_metrics, config.eval.corpus_references).check_columns(

@@ -259,7 +259,7 @@ def _ppo(
             checkpoint_dir=run.folder.checkpoints,
             resume_from=checkpoint,
             should_stop=lambda: run.stop.requested,
-            on_warning=recorder.on_warning if recorder else telling.say_nothing,
+            on_alarm=recorder.on_alarm if recorder else lambda alarm: None,
             should_prune=run.should_prune,
             allow_change=run.allow_change,
         )

@@ -16,6 +16,10 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 
+OUTLYING = 3.0
+"""Standard deviations from the mean of known scores beyond which a score is out of distribution."""
+
+
 class Status(StrEnum):
     """What happened to one sample under one reward."""
 
@@ -136,8 +140,10 @@ class RewardBatch:
     """(B,) float64: the weighted sum of normalised scores; None where nothing is normalised."""
     flags: dict[str, dict[str, list[bool]]] = field(default_factory=dict)
     """What else is known of the samples, by component and then by flag: ``cache_hit`` (the score
-    came from the component's cache) and ``truncated`` (its model read the text only in part). A
-    component without cache or without such a limit lacks the flag."""
+    came from the component's cache), ``truncated`` (its model read the text only in part) and
+    ``ood`` (out of distribution: the score is more than ``OUTLYING`` standard deviations from the
+    mean that its model had on responses it knows). A component to which a flag does not apply
+    lacks it."""
     recorded: tuple[str, ...] = ()
     """Components of weight 0 beside others: they may fail without costing the sample its total."""
 

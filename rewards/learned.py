@@ -64,6 +64,10 @@ class LearnedReward(ModelReward):
         super().__init__(path, batch_size, max_length, device)
         self.label = label
         self.mean, self.std = _normalisation(self.path, normalise, mean, std)
+        known = (mean, std) if mean is not None and std is not None else recorded(self.path)
+        self.known_scores = known and ((known[0] - self.mean) / self.std, known[1] / self.std)
+        """Mean and standard deviation of its scores on responses that it knows; None where they
+        were not recorded."""
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
@@ -185,17 +189,36 @@ def record_normalisation(path: str | Path, scores: Sequence[float]) -> tuple[flo
     return mean, std
 
 
+def recorded(path: str) -> tuple[float, float] | None:
+    """Mean and standard deviation that were recorded beside a model; None where none can be read.
+
+    Args:
+        path: Its folder.
+    """
+    try:
+        return _recorded(path)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _recorded(path: str) -> tuple[float, float]:
+    values = json.loads((Path(path) / NORMALISATION_FILE).read_text(encoding="utf-8"))
+    mean, std = float(values["mean"]), float(values["std"])
+    if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
+        raise ValueError(f"mean {mean} and std {std}: expected finite numbers, std above 0")
+    return mean, std
+
+
 def _normalisation(
-    path: str, recorded: bool, mean: float | None, std: float | None
+    path: str, wanted: bool, mean: float | None, std: float | None
 ) -> tuple[float, float]:
-    if recorded and (mean is not None or std is not None):
+    if wanted and (mean is not None or std is not None):
         raise ConfigError("reward 'learned': give normalise, or mean and std, and not both.")
-    if recorded:
-        file = Path(path) / NORMALISATION_FILE
+    if wanted:
         try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-            mean, std = float(values["mean"]), float(values["std"])
+            return _recorded(path)
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            file = Path(path) / NORMALISATION_FILE
             raise ConfigError(
                 f"reward 'learned': normalise = true needs {file} with a mean and a std "
                 f"({type(error).__name__}: {error}). Write it by record_normalisation of "

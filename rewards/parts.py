@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from instructrec.errors import ConfigError, RewardError, did_you_mean
+from instructrec.rewards.base import OUTLYING
 from instructrec.rewards.cache import ScoreCache
 from instructrec.rewards.calling import BoundReward
 from instructrec.rewards.isolation import Workers, WorkerSettings
@@ -111,6 +112,11 @@ class Part:
                 f"its on_error is raise. First: {scored.status[first]}: {scored.messages[first]}. "
                 "Mend the reward, or set on_error: mask to leave such responses out."
             )
+        known = getattr(self.reward.function, "known_scores", None)
+        if known is not None:
+            mean, std = known
+            distance = np.abs(scored.scores - mean)  # NaN where there is no score
+            scored.flags["ood"] = (distance > OUTLYING * std).tolist()
         return scored
 
     def _call(

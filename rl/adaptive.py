@@ -1,9 +1,12 @@
-"""Coefficients that follow a target from update to update."""
+"""Coefficients that change from update to update: towards a target, or by a monitor."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from instructrec.rl.config import PPOConfig
 
 
 @dataclass
@@ -35,3 +38,45 @@ class AdaptiveCoefficient:
         sign = -1.0 if self.is_bonus else 1.0
         self.coef *= 1.0 + sign * error * min(episodes / self.horizon, 1.0)
         self.coef = min(self.coef, self.most)
+
+
+class Coefficients:
+    """What of the settings changes as a policy learns: the weights of KL and bonus, and a factor.
+
+    Args:
+        config: Where they start.
+    """
+
+    def __init__(self, config: PPOConfig) -> None:
+        self.kl = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
+        """Weight of the KL to the reference."""
+        self.entropy = AdaptiveCoefficient(
+            config.entropy_coef,
+            config.entropy_target,
+            is_bonus=True,
+            most=config.entropy_coef_max if config.entropy_target else math.inf,
+        )
+        """Weight of the entropy bonus."""
+        self.rate = 1.0
+        """Factor of the policy's learning rate."""
+        self._learning_rate = config.learning_rate
+
+    @property
+    def learning_rate(self) -> float:
+        """Peak learning rate of the policy."""
+        return self._learning_rate * self.rate
+
+    def observe(self, metrics: Mapping[str, float], episodes: int) -> None:
+        """Steers the weights of the next update by the metrics of one of that many episodes."""
+        if "ppo/kl_ref" in metrics:
+            self.kl.observe(metrics["ppo/kl_ref"], episodes)
+        self.entropy.observe(metrics["ppo/entropy"], episodes)
+
+    def state_dict(self) -> dict[str, float]:
+        """Their values."""
+        return {"kl": self.kl.coef, "entropy": self.entropy.coef, "rate": self.rate}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Puts back what ``state_dict`` returned."""
+        self.kl.coef, self.entropy.coef = state["kl"], state["entropy"]
+        self.rate = state.get("rate", 1.0)  # earlier checkpoints have none

@@ -13,13 +13,14 @@ from typing import Any, Literal
 from instructrec.errors import ConfigError, DataError
 from instructrec.rl.config_rules import complaints, wrong_choices
 from instructrec.rl.config_rules import require as _require
+from instructrec.rl.monitor_config import MonitorsConfig
 from instructrec.rl.supervised_config import DPOConfig as DPOConfig
 from instructrec.rl.supervised_config import SFTConfig as SFTConfig
 
 _COUNTS = (
     *("num_updates", "episodes_per_update", "num_generations", "num_ppo_epochs"),
     *("num_mini_batches", "response_length", "keep_checkpoints", "kl_horizon"),
-    *("rollout_chunks", "curriculum_window", "max_bad_steps", "stop_after"),
+    *("rollout_chunks", "curriculum_window", "max_bad_steps"),
 )
 _POSITIVE = (
     *("learning_rate", "critic_learning_rate", "temperature", "max_grad_norm", "max_drift"),
@@ -37,10 +38,11 @@ RATE_OF_A_HEAD = 1e-3
 MAY_CHANGE = (
     *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
     *("max_error_frac", "max_error_batches", "max_reward", "max_drift", "max_bad_steps"),
-    *("stop_on", "stop_after"),
+    "monitors",
 )
 """Settings that may differ when a run is continued: they do not change what an update does, but for
-the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number."""
+the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number. Of
+``monitors``, the rules that steer may not."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,8 @@ class PPOConfig:
     """Stop when a reward is larger than this in absolute value."""
     max_bad_steps: int = 3
     """Stop at this many steps in a row whose loss or gradient is not finite; each is left out."""
-    stop_on: tuple[str, ...] = ()
-    """Monitors whose trouble ends the run, e.g. far_from_reference, entropy, length."""
-    stop_after: int = 3
-    """Updates in a row with such trouble after which it ends."""
+    monitors: MonitorsConfig = MonitorsConfig()
+    """What is watched after every update, and what happens when a number looks wrong."""
     eval_every: int = 0
     """Updates between two evaluations on the validation split; 0 evaluates at the end only."""
     early_stopping_patience: int = 0
@@ -330,4 +330,5 @@ def raft_settings(config: PPOConfig, num_generations: int) -> PPOConfig:
     """The same number of rollouts for rejection sampling; what it cannot use is at its default."""
     defaults = {f.name: f.default for f in fields(config) if f.name in _PPO_ONLY}
     usable: dict[str, Any] = {**defaults, "kl_coef": 0.0, "kl_target": None}
+    usable["monitors"] = config.monitors.without_reference()
     return replace(config, **usable, num_generations=num_generations)

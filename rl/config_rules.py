@@ -7,6 +7,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
 
 from instructrec.errors import ConfigError, unknown_name
+from instructrec.rl.monitor_config import monitor_complaints
 
 if TYPE_CHECKING:
     from instructrec.rl.config import PPOConfig
@@ -21,15 +22,8 @@ _WITH = {
     "kl_horizon": ("kl_target", "a target, e.g. ppo.kl_target = 6"),
     "entropy_coef_max": ("entropy_target", "a target, e.g. ppo.entropy_target = 0.4"),
     "early_stopping_patience": ("eval_every", "ppo.eval_every above 0"),
-    "stop_after": ("stop_on", "a monitor, e.g. ppo.stop_on = ['far_from_reference']"),
 }
 """Settings that do something only where the second one is set."""
-
-MONITORS = (
-    *("large_step", "far_from_reference", "entropy", "length", "cut_responses", "left_out"),
-    *("drift", "idle_critic", "no_spread", "no_variance", "nothing_kept"),
-)
-"""Names that ``ppo.stop_on`` may hold: what ``instructrec.rl.monitors`` watches."""
 
 OF_THE_CRITIC = (
     *("critic", "critic_model", "critic_detach", "critic_warmup_updates", "cliprange_value"),
@@ -53,6 +47,7 @@ def complaints(config: PPOConfig) -> Iterator[str]:
     """Yields a sentence about every combination that does not make sense."""
     yield from _useless(config)
     yield from _impossible(config)
+    yield from monitor_complaints(config)
 
 
 def wrong_choices(config: PPOConfig | SupervisedConfig, section: str) -> Iterator[str]:
@@ -107,9 +102,6 @@ def _useless(config: PPOConfig) -> Iterator[str]:
 
 
 def _impossible(config: PPOConfig) -> Iterator[str]:
-    for name in config.stop_on:
-        if name not in MONITORS:
-            yield f"ppo.stop_on: {unknown_name('monitor', name, MONITORS)}"
     if config.critic_warmup_updates >= config.num_updates:
         yield (
             f"ppo.critic_warmup_updates = {config.critic_warmup_updates} of ppo.num_updates = "

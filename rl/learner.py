@@ -7,7 +7,6 @@ not known here: ``PPOTrainer`` runs on this step, and so can a loop of one's own
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -24,7 +23,7 @@ from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
 from instructrec.processes import together, world_size
 from instructrec.rl import reporting
-from instructrec.rl.adaptive import AdaptiveCoefficient
+from instructrec.rl.adaptive import Coefficients
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
@@ -95,13 +94,7 @@ class PPOLearner:
         self.memory = MemoryGuard(self.config.micro_batch_size)
         self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
-        self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
-        self.entropy_weight = AdaptiveCoefficient(
-            config.entropy_coef,
-            config.entropy_target,
-            is_bonus=True,
-            most=config.entropy_coef_max if config.entropy_target else math.inf,
-        )
+        self.coefficients = Coefficients(config)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
         """Learns from a rollout.
@@ -157,8 +150,8 @@ class PPOLearner:
     def estimate(self) -> dict[str, float]:
         """Fills in what the loss needs of the rollout; returns the metrics of this step."""
         return {
-            **estimate_advantages(self.experience, self.config, self.kl_weight.coef),
-            **reporting.kl_metrics(self.experience, self.kl_weight.coef),
+            **estimate_advantages(self.experience, self.config, self.coefficients.kl.coef),
+            **reporting.kl_metrics(self.experience, self.coefficients.kl.coef),
         }
 
     def weighted_tokens(self) -> float:
@@ -336,7 +329,7 @@ class PPOLearner:
             "critic": trained_of(self.critic),
             "optimizer": self.optimizer.state_dict()["state"],
             "scheduler_step": self.scheduler.last_epoch,
-            "coefficients": {"kl": self.kl_weight.coef, "entropy": self.entropy_weight.coef},
+            "coefficients": self.coefficients.state_dict(),
             "reuse": self.reuse.state_dict(),
             "sampler": self.policy.generator_state(),
             "shuffler": self.shuffler.get_state(),
@@ -355,10 +348,9 @@ class PPOLearner:
         copy_into(self.critic, state["critic"])
         self.policy.sync()
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state["optimizer"]})
-        go_to_step(self.scheduler, state["scheduler_step"])
+        self.coefficients.load_state_dict(state["coefficients"])
+        go_to_step(self.scheduler, state["scheduler_step"], self.coefficients.learning_rate)
         self.updates = state["updates"]
-        self.kl_weight.coef = state["coefficients"]["kl"]
-        self.entropy_weight.coef = state["coefficients"]["entropy"]
         self.reuse.load_state_dict(state["reuse"])
         self.policy.set_generator_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
@@ -373,8 +365,8 @@ class PPOLearner:
             cliprange_value=config.cliprange_value,
             vf_coef=config.vf_coef,
             dual_clip=config.dual_clip,
-            entropy_coef=self.entropy_weight.coef,
-            kl_coef=self.kl_weight.coef if config.kl_penalty == "loss" else 0.0,
+            entropy_coef=self.coefficients.entropy.coef,
+            kl_coef=self.coefficients.kl.coef if config.kl_penalty == "loss" else 0.0,
         )
 
     def _metrics(self) -> dict[str, float]:
@@ -384,7 +376,7 @@ class PPOLearner:
             **self.reuse.end(),
             "faults/numerics": float(self.guard.left_out),
             "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,
-            "ppo/entropy_coef": self.entropy_weight.coef,
+            "ppo/entropy_coef": self.coefficients.entropy.coef,
             "ppo/lr": float(self.optimizer.param_groups[0]["lr"]),
             "ppo/grad_norm": reporting.mean_or_zero(self.grad_norms),
         }
@@ -393,7 +385,4 @@ class PPOLearner:
         """Steers the coefficients of the next update, once the policy moves."""
         if self.updates <= self.config.critic_warmup_updates:
             return
-        episodes = self.config.episodes_per_update
-        if "ppo/kl_ref" in metrics:
-            self.kl_weight.observe(metrics["ppo/kl_ref"], episodes)
-        self.entropy_weight.observe(metrics["ppo/entropy"], episodes)
+        self.coefficients.observe(metrics, self.config.episodes_per_update)

@@ -48,9 +48,19 @@ def make_scheduler(
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor(alone), factor(0)])
 
 
-def go_to_step(scheduler: torch.optim.lr_scheduler.LambdaLR, step: int) -> None:
-    """Puts a schedule, and the learning rates that it has set, where they were after a step."""
+def go_to_step(
+    scheduler: torch.optim.lr_scheduler.LambdaLR, step: int, rate: float | None = None
+) -> None:
+    """Puts a schedule, and the learning rates that it has set, where they are after a step.
+
+    Args:
+        scheduler: The schedule of every group.
+        step: Optimizer steps taken.
+        rate: Peak learning rate of the first group; None for the one that it has.
+    """
     scheduler.load_state_dict({**scheduler.state_dict(), "last_epoch": step})
+    if rate is not None:
+        scheduler.base_lrs[0] = rate
     groups = scheduler.optimizer.param_groups
     for group, base, factor in zip(groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True):
         group["lr"] = base * factor(step)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,13 @@ from instructrec.errors import CheckpointError, InstructRecError, NumericsError
 from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.processes import agree_any, broadcast, on_main, together, world_size
-from instructrec.rl import reporting, training_state
+from instructrec.rl import evidence, reporting, steering, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
+from instructrec.rl.monitor_config import check_gold
 from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
@@ -33,6 +35,7 @@ from instructrec.rl.run_state import (
     Chooses,
     Clock,
     Hooks,
+    OnAlarm,
     OnUpdate,
     Progress,
     ShouldPrune,
@@ -195,9 +198,10 @@ class PPOTrainer(RolloutTrainer):
             pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
-        alarms = self.monitors.check(metrics)
+        alarms = [steering.act(alarm, self.learner) for alarm in self.monitors.check(metrics)]
+        metrics["monitors/ringing"] = float(len(self.monitors.ringing))
         if self.learner.guard.gave_up:
-            alarms.append(Alarm("numerics", self.learner.guard.diagnosis, stops=True))
+            alarms.append(Alarm("numerics", self.learner.guard.diagnosis, "stop"))
         broken = next((alarm for alarm in alarms if alarm.stops), None)
         is_best = self.progress.best_update == update
         ends = interrupted or pruned or early
@@ -240,9 +244,11 @@ class PPOTrainer(RolloutTrainer):
     def _report(self, metrics: dict[str, float], alarms: list[Alarm]) -> None:
         numbers = reporting.episode_numbers(self.learner.experience)
         rows = self.rollout.rows(self.progress.update)
-        self.hooks.on_update(metrics, [a | b for a, b in zip(rows, numbers, strict=True)])
+        rows = [a | b for a, b in zip(rows, numbers, strict=True)]
+        self.hooks.on_update(metrics, rows)
         for alarm in alarms:
-            self.hooks.on_warning(alarm.message)
+            shown = evidence.rows_that_show(alarm.name, self.rollout, rows, self.config.monitors)
+            self.hooks.on_alarm(replace(alarm, samples=shown))
 
 
 def train_ppo(
@@ -257,7 +263,7 @@ def train_ppo(
     checkpoint_dir: Path | None = None,
     resume_from: Path | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-    on_warning: Callable[[str], None] = lambda _: None,
+    on_alarm: OnAlarm = lambda _: None,
     should_prune: ShouldPrune = lambda update, metrics: False,
     learner: type[PPOLearner] = PPOLearner,
     allow_change: Sequence[str] = (),
@@ -282,7 +288,7 @@ def train_ppo(
         checkpoint_dir: Where checkpoints go; None keeps none.
         resume_from: Checkpoint folder to continue from.
         should_stop: Asked after each update; True in any process ends the run behind a checkpoint.
-        on_warning: Called with a sentence when something looks wrong.
+        on_alarm: Called when a monitor sees that something looks wrong, after ``on_update``.
         should_prune: Asked after each evaluation; True in any process ends the run there.
         learner: What learns; a subclass learns in another way from the same rollouts.
         allow_change: What may differ from the checkpoint: settings (``ppo.learning_rate``),
@@ -300,7 +306,7 @@ def train_ppo(
     resume = training_state.read(resume_from, config, env.task, allow_change)
     if resume is not None and (ended := training_state.ended(resume, config)):
         return training_state.take_result(policy, resume, ended, checkpoint_dir)
-    hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)
+    hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_alarm, should_prune)
     own: dict[str, Any] = {"checkpoint_dir": checkpoint_dir, "resume": resume, "learner": learner}
     trainer = PPOTrainer(policy, env, config, seed=seed, hooks=hooks, **own)
     trainer.train()
@@ -313,4 +319,5 @@ def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConf
     check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
+    check_gold(config.monitors, env.reward.names)
     return config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())

@@ -67,7 +67,34 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
         "rollout/response_len": float(np.mean(lengths)),
         "rollout/unfinished_frac": float(np.mean(rollout.unfinished)),
         "rollout/turns": float(np.mean(turns)),
+        "rollout/repetition": float(np.mean(repetitions(rollout))),
+        "rollout/top_response_frac": top_response(rollout)[1] / len(rollout),
     } | {f"rollout/{name}": float(np.mean([c[name] for c in rollout.counts])) for name in counted}
+
+
+def repetitions(rollout: Rollout) -> list[float]:
+    """Of each episode, the share of the policy's runs of four tokens that repeat an earlier one.
+
+    0 for fewer than four tokens. Source: seq-rep-4 of Welleck et al. 2019, section 6,
+    https://arxiv.org/abs/1908.04319.
+    """
+    found = []
+    for ids, mask in zip(rollout.response_ids, rollout.action_mask, strict=True):
+        runs = list(zip(*(ids[i:] for i in range(_RUN)), strict=False))
+        if not all(mask):  # an environment wrote in between
+            own = zip(*(mask[i:] for i in range(_RUN)), strict=False)
+            runs = [run for run, policys in zip(runs, own, strict=True) if all(policys)]
+        found.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
+    return found
+
+
+_RUN = 4
+"""Tokens in a run."""
+
+
+def top_response(rollout: Rollout) -> tuple[str, int]:
+    """The most frequent (last) response, without white space around it, and how often it came."""
+    return Counter(text.strip() for text in rollout.texts).most_common(1)[0]
 
 
 def reward_metrics(rollout: Rollout, weights: Mapping[str, float]) -> dict[str, float]:

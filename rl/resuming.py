@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from instructrec import processes
 from instructrec.errors import CheckpointError
 from instructrec.rl.config import MAY_CHANGE, PPOConfig
+from instructrec.rl.monitor_config import read_monitors
 
 if TYPE_CHECKING:
     from instructrec.envs.tasks.base import Task
@@ -70,6 +71,7 @@ def check_compatible(
                 f"keeps its settings. Set ppo.{name} back, start a new run, or go on all the same "
                 f"with --allow_change ppo.{name}."
             )
+    _check_monitors(saved.get("monitors") or {}, config, allow_change)
     if "data" in state and state["data"] != task.fingerprint and "data" not in allow_change:
         raise CheckpointError(
             f"the instructions of {task.name!r} ({task.split}) have the fingerprint "
@@ -79,6 +81,20 @@ def check_compatible(
         )
     if "versions" not in allow_change:
         _check_versions(state.get("versions"))
+
+
+def _check_monitors(
+    saved: Mapping[str, Any], config: PPOConfig, allow_change: Collection[str]
+) -> None:
+    """Who is warned or stops may change; who changes the learning rate or the KL may not."""
+    before, now = read_monitors(saved).steering(), config.monitors.steering()
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    if changed and "ppo.monitors" not in allow_change:
+        raise CheckpointError(
+            f"ppo.monitors.{changed[0]} = {now.get(changed[0])} but the run was started with "
+            f"{before.get(changed[0])}: it changes updates, and a resumed run keeps such settings. "
+            "Set it back, start a new run, or go on all the same with --allow_change ppo.monitors."
+        )
 
 
 def _check_processes(before: int) -> None:

@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from instructrec.errors import ConfigError
 
 if TYPE_CHECKING:
+    from instructrec.rl.monitors import Alarm
     from instructrec.rl.rollout import Rollout
 
 OnUpdate = Callable[[dict[str, float], list[dict[str, Any]]], None]
 """Receives the metrics of an update and its sample rows."""
+
+OnAlarm = Callable[["Alarm"], None]
+"""Receives what a monitor saw, and what was done about it."""
 
 Stopped = Literal["finished", "early_stopping", "pruned", "interrupted"]
 """Why a training call ended; ``pruned`` by whoever compares it with others as it goes on."""
@@ -75,7 +79,7 @@ class Hooks:
     evaluate: Callable[[], dict[str, float]] | None
     best_metric: Chooses
     should_stop: Callable[[], bool]
-    on_warning: Callable[[str], None] = lambda _: None
+    on_alarm: OnAlarm = lambda _: None
     should_prune: ShouldPrune = lambda update, metrics: False
 
     def score(self, metrics: dict[str, float]) -> float:

@@ -62,6 +62,16 @@ METRICS: tuple[Metric, ...] = (
         "of theirs was cut by its length where on_length is mask.",
     ),
     Metric(
+        "rollout/repetition",
+        "1",
+        "Share of a response's runs of four tokens that repeat an earlier one of it, mean.",
+    ),
+    Metric(
+        "rollout/top_response_frac",
+        "1",
+        "Share of the (last) responses that are the most frequent one, over all instructions.",
+    ),
+    Metric(
         "rollout/zero_variance_frac",
         "1",
         "Share of the prompts whose responses all got the same reward (with num_generations of 2 "
@@ -127,6 +137,12 @@ METRICS: tuple[Metric, ...] = (
         "Share of the episodes whose (last) response the reward's model read only in part, because "
         "the text is longer than its max_length; absent for rewards without such a limit.",
     ),
+    Metric(
+        "reward/<reward>/ood_frac",
+        "1",
+        "Share of the episodes whose score is more than 3 standard deviations from the mean that "
+        "the reward's model had on responses it knows; absent where that was not recorded.",
+    ),
     Metric("reward/<reward>/seconds", "s", "Wall time of the reward in this update."),
     Metric("reward/<reward>/weight", "1", "Factor of the reward in the total of this update."),
     Metric(
@@ -189,6 +205,7 @@ METRICS: tuple[Metric, ...] = (
         "steps",
         "Optimizer steps left out because loss or gradient was not finite.",
     ),
+    Metric("monitors/ringing", "monitors", "Monitors that see trouble in this update."),
     Metric("faults/memory", "faults", "Times that work was halved because the memory was full."),
     Metric(
         "raft/loss",
