@@ -49,6 +49,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
         f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
         bullets(results["verdicts"], "verdicts"),
         section("Warnings", bullets(results["warnings"], "notes")),
+        section("Monitors", _monitors(results)),
         section("Faults", _plain_table(faults) if results["faults"] else ""),
         section("Result on held-out instructions", _result(results, scores)),
         section("By family", _plain_table(families) if results["families"] else ""),
@@ -68,6 +69,30 @@ def page(results: dict[str, Any], reading: Reading) -> str:
 def _plain_table(rows: Sequence[tuple[str, ...]]) -> str:
     head, *lines = rows
     return table(head, [[text(cell) for cell in line] for line in lines])
+
+
+def _monitors(results: dict[str, Any]) -> str:
+    """What monitors saw and did, and the responses that show it."""
+    if not results["monitors"]:
+        return ""
+    lines = [
+        [
+            text(report_text.shown_by(alarm)),
+            long(render_prompt(row.get("prompt", ""))),
+            long(row.get("response", "")),
+            _score(row.get("total")),
+            _parts(row),
+        ]
+        for alarm in results["monitors"]
+        for row in alarm["samples"]
+    ]
+    head = ["shows", "instruction", "response", "score", "parts"]
+    shown = "<h3>Responses that show it</h3>" + table(head, lines, "samples") if lines else ""
+    return _plain_table(report_text.monitor_rows(results)) + shown
+
+
+def _parts(row: Row) -> str:
+    return text(", ".join(f"{k} {_score(v)}" for k, v in row.get("parts", {}).items()))
 
 
 def _result(results: dict[str, Any], scores: Sequence[tuple[str, ...]]) -> str:
@@ -208,7 +233,7 @@ def _rollouts(reading: Reading) -> str:
             long(render_prompt(row.get("prompt", ""))),
             long(row.get("response", "")),
             _score(row.get("total")),
-            text(", ".join(f"{k} {_score(v)}" for k, v in row.get("parts", {}).items())),
+            _parts(row),
             text(row.get("stop_reason") or "-"),
         ]
         for stage, found in chosen.items()

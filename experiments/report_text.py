@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from instructrec.envs.tasks.base import render_prompt
+from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import inert, markdown_table, table
 from instructrec.experiments.progress import format_duration
 from instructrec.metrics import lookup
@@ -26,6 +28,10 @@ _LABELS = {
 }
 
 
+_SHOWN = 300
+"""Characters of a response in a table of Markdown."""
+
+
 def to_text(results: dict[str, Any]) -> str:
     """The report for a terminal."""
     blocks = [
@@ -35,6 +41,7 @@ def to_text(results: dict[str, Any]) -> str:
         table(course_rows(results)) if results["course"] else "",
         "\n".join(time_lines(results)),
         "\n".join(f"warning: {text}" for text in results["warnings"]),
+        table(monitor_rows(results)) if results["monitors"] else "",
         table(fault_rows(results)) if results["faults"] else "",
         f"again  {command_of(results)}" if results["command"] else "",
     ]
@@ -59,6 +66,8 @@ def to_markdown(results: dict[str, Any]) -> str:
     blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
     if results["warnings"]:
         blocks += ["## Warnings", "\n".join(f"- {inert(text)}" for text in results["warnings"])]
+    if results["monitors"]:
+        blocks += ["## Monitors", *_monitors_in_markdown(results)]
     if results["faults"]:
         blocks += [
             "## Faults",
@@ -152,6 +161,39 @@ def fault_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         kind = f"{fault['boundary']}: {fault['kind']}"
         rows.append((kind, str(fault["name"]), str(fault["count"]), when, fault["message"]))
     return rows
+
+
+def monitor_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """What monitors saw, when, and what they did about it."""
+    rows: list[tuple[str, ...]] = [("monitor", "update", "action", "what it saw")]
+    for alarm in results["monitors"]:
+        done = ": ".join(filter(None, (alarm["action"], alarm["effect"])))
+        rows.append((alarm["monitor"], str(alarm.get("update", "?")), done, alarm["message"]))
+    return rows
+
+
+def shown_by(alarm: Row) -> str:
+    """Says which alarm some responses belong to."""
+    return f"{alarm['monitor']}, update {alarm.get('update', '?')}"
+
+
+def _monitors_in_markdown(results: dict[str, Any]) -> list[str]:
+    """The alarms, and behind them the responses that show each."""
+    blocks = [markdown_table([tuple(map(inert, row)) for row in monitor_rows(results)])]
+    for alarm in results["monitors"]:
+        if alarm["samples"]:
+            rows = [("instruction", "response", "score"), *map(_sample_cells, alarm["samples"])]
+            cells = [tuple(inert(cell) for cell in row) for row in rows]
+            blocks += [f"Responses that show it ({shown_by(alarm)}):", markdown_table(cells)]
+    return blocks
+
+
+def _sample_cells(row: Row) -> tuple[str, str, str]:
+    response = " ".join(str(row.get("response", "")).split())
+    if len(response) > _SHOWN:
+        response = response[: _SHOWN - 1] + "…"
+    prompt = " ".join(render_prompt(row.get("prompt", "")).split())
+    return prompt, response, _number(row.get("total"))
 
 
 def time_lines(results: dict[str, Any]) -> list[str]:

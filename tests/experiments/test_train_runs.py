@@ -31,6 +31,7 @@ from instructrec.policies.base import Prompt, Responses, StopReason
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path, read_checkpoint, write_checkpoint
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.monitors import Alarm
 from instructrec.rl.run_state import TrainingResult
 
 
@@ -97,7 +98,7 @@ class FakeLearner:
         checkpoint_dir: Path,
         resume_from: Path | None,
         should_stop: Callable[[], bool],
-        on_warning: Callable[[str], None],
+        on_alarm: Callable[[Alarm], None],
         should_prune: Callable[[int, dict[str, float]], bool],
         allow_change: Sequence[str] = (),
     ) -> TrainingResult:
@@ -120,7 +121,8 @@ class FakeLearner:
             write_checkpoint(checkpoint_path(checkpoint_dir, done), Snapshot({}, {"update": done}))
             on_update(metrics, [{"update": done, "id": str(i)} for i in range(3)])
             if done == 2:
-                on_warning("something looks wrong.")
+                rows = [{"id": str(i), "response": "yes"} for i in range(3)]
+                on_alarm(Alarm("repetition", "something looks wrong.", samples=rows))
         return TrainingResult(done, done, None, "interrupted" if stopped else "finished")
 
 
@@ -369,8 +371,11 @@ def test_scripted_policies_bound_the_score(tmp_path: Path, policy: str, score: f
 
 def test_what_looked_wrong_is_kept_beside_the_numbers(tmp_path: Path) -> None:
     outcome = train(small(tmp_path))
-    expected = [{"update": 2, "message": "something looks wrong."}]
-    assert read_rows(outcome.folder.path / "warnings.jsonl") == expected
+    (row,) = read_rows(outcome.folder.path / "warnings.jsonl")
+    shown = row.pop("samples")  # as many as the sample log keeps of an update
+    assert [sample["id"] for sample in shown] == ["0", "1"]
+    told = {"monitor": "repetition", "action": "warn", "effect": ""}
+    assert row == {"update": 2, "message": "something looks wrong.", **told}
 
 
 def test_the_task_says_how_many_tries_the_learner_gets(tmp_path: Path) -> None:

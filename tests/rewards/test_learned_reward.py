@@ -172,6 +172,32 @@ def test_the_samples_whose_text_was_cut_are_known_by_component(llama):
     assert batch.flags == {name: {"truncated": [True, False]} for name in ("model", "whole.in")}
 
 
+@pytest.mark.parametrize("options", [{}, {"normalise": True}, {"mean": 1.0, "std": 2.0}])
+@pytest.mark.parametrize("more", [{}, {"isolation": "worker"}, {"cache": "scores.db"}])
+def test_scores_far_from_those_that_were_recorded_are_flagged(tmp_path, monkeypatch, options, more):
+    monkeypatch.chdir(tmp_path)
+    folder = save_llama(tmp_path / "model")
+    raw = make_reward("learned", path=str(folder), device="cpu")(PROMPTS, COMPLETIONS)
+    order = sorted(range(4), key=lambda i: raw[i])
+    near, far = raw[order[0]], raw[order[-1]]  # known: scores around the lowest of the four
+    half = (far - near) / 8  # the highest is 8 of these away
+    known = {"mean": near, "std": half} if "mean" in options else {}
+    record_normalisation(folder, [near - half, near + half])
+    spec = {"use": "learned", "options": {"path": str(folder), "device": "cpu"}, **more}
+    spec["options"] |= options | known
+    rewards = make_rewards({"model": spec})
+    for _ in range(2):  # the second time, a cache knows all of them
+        flags = rewards.score(PROMPTS, COMPLETIONS, {}).flags["model"]["ood"]
+        assert flags == [score - near > 3 * half for score in raw]
+        assert flags[order[-1]] and not flags[order[0]]
+    rewards.close()
+
+
+def test_without_recorded_scores_nothing_is_known_to_be_far_from_them(llama):
+    rewards = make_rewards({"model": {"use": "learned", "options": {"path": str(llama)}}})
+    assert rewards.score(PROMPTS, COMPLETIONS, {}).flags == {"model": {"truncated": [False] * 4}}
+
+
 def test_an_encoder_reads_a_text_pair(tmp_path):
     torch.manual_seed(0)
     config = BertConfig(

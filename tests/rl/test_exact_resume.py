@@ -17,6 +17,7 @@ from instructrec.rewards.combine import make_rewards
 from instructrec.rl.checkpoint import checkpoint_path, read_checkpoint
 from instructrec.rl.checkpoint_keeping import list_checkpoints
 from instructrec.rl.global_generators import global_states, set_global_states
+from instructrec.rl.monitor_config import MonitorRule, MonitorsConfig
 from instructrec.rl.ppo import train_ppo
 
 UPDATES = 3
@@ -44,6 +45,7 @@ def settings(toy):
         **{"num_ppo_epochs": 1, "kl_coef": 0.05, "kl_target": 0.001, "kl_horizon": 50},
         **{"curriculum": "level", "curriculum_pass": 0.3, "curriculum_window": 4},
         **{"curriculum_raise": 0.5, "save_every": 1, "keep_checkpoints": 9},
+        monitors=MonitorsConfig(large_step=MonitorRule(0.0, "lower_lr", patience=2)),
     )
 
 
@@ -89,6 +91,7 @@ def test_a_run_resumed_from_any_update_ends_as_the_whole_one(levelled, tmp_path,
     whole, log, _ = train(levelled, how, turns, tmp_path / "whole")
     assert list(whole) == [f"update-{k:06d}" for k in range(1, UPDATES + 1)]
     state = read_checkpoint(tmp_path / "whole" / "update-000003").state
+    assert state["coefficients"]["rate"] == 0.5  # from the second update on
     assert state["coefficients"]["kl"] != 0.05 and state["prompt_filter"]["position"] > 0
     assert bool(state["rewards"]) == (turns == 1)
     for k in range(1, UPDATES):

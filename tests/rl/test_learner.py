@@ -82,7 +82,7 @@ def test_a_learner_goes_on_from_its_state_bit_for_bit(toy, tmp_path, changes):
     other.load_state_dict(torch.load(tmp_path / "state.pt"))
     run(again, other, 2)
     assert again.weights_hash() == policy.weights_hash()
-    assert other.updates == 4 and other.kl_weight.coef == learner.kl_weight.coef
+    assert other.updates == 4 and other.coefficients.kl.coef == learner.coefficients.kl.coef
     for ours, theirs in zip(other.critic.parameters(), learner.critic.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 

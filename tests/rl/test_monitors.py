@@ -1,13 +1,14 @@
-"""Each monitor speaks when it should, once, and says what to do."""
+"""Each monitor speaks when it should, once, says what to do, and does what its rule says."""
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 
-from instructrec.errors import ConfigError
 from instructrec.rl.config import PPOConfig
-from instructrec.rl.config_rules import MONITORS
-from instructrec.rl.monitors import PATIENCE, Monitors
+from instructrec.rl.monitor_config import MonitorRule, MonitorsConfig
+from instructrec.rl.monitors import MONITORS, Monitors
 
 HEALTHY = {
     "ppo/approx_kl": 0.01,
@@ -17,15 +18,23 @@ HEALTHY = {
     "ppo/drift_mean": 0.01,
     "reward/total/mean": 0.4,
     "reward/total/std": 0.3,
+    "reward/learned/ood_frac": 0.01,
     "rollout/response_len": 5.0,
     "rollout/truncated_frac": 0.1,
     "rollout/masked_frac": 0.0,
+    "rollout/repetition": 0.05,
+    "rollout/top_response_frac": 0.3,
     "rollout/zero_variance_frac": 0.4,
 }
+GROWING = {"ppo/kl_ref": 30.0, "rollout/response_len": 200.0}
 
 
 def names(alarms):
     return [alarm.name for alarm in alarms]
+
+
+def ruled(**rules):
+    return PPOConfig(monitors=MonitorsConfig(**rules))
 
 
 @pytest.mark.parametrize(
@@ -34,25 +43,77 @@ def names(alarms):
         ({"ppo/approx_kl": 0.3}, "large_step", "ppo.target_kl"),
         ({"ppo/kl_ref": 4.0}, "far_from_reference", "ppo.kl_coef"),
         ({"ppo/kl_ref": -4.0}, "far_from_reference", "ppo/drift_mean"),
-        ({"ppo/entropy": 0.01}, "entropy", "ppo.entropy_coef"),
-        ({"ppo/entropy": 3.0}, "entropy", "ppo.learning_rate"),
-        ({"rollout/response_len": 11.0}, "length", "length reward"),
-        ({"rollout/response_len": 1.0}, "length", "pays for brevity"),
+        ({"ppo/entropy": 0.01}, "entropy_collapse", "ppo.entropy_coef"),
+        ({"ppo/entropy": 3.0}, "entropy_explosion", "ppo.learning_rate"),
+        ({"rollout/response_len": 11.0}, "length_growth", "length reward"),
+        ({"rollout/response_len": 1.0}, "length_collapse", "pays for brevity"),
+        ({"rollout/repetition": 0.4}, "repetition", "ppo.kl_coef"),
+        ({"rollout/top_response_frac": 0.9}, "identical_answers", "ppo.entropy_coef"),
+        ({"reward/learned/ood_frac": 0.2}, "reward_ood", "train the reward model on"),
         ({"rollout/truncated_frac": 0.9}, "cut_responses", "ppo.response_length"),
         ({"rollout/masked_frac": 0.7}, "left_out", "error_frac"),
         ({"ppo/drift_mean": 0.1}, "drift", "policy.dtype"),
         ({"rollout/zero_variance_frac": 0.95}, "no_variance", "ppo.num_generations"),
+        ({"raft/kept_frac": 0.0}, "nothing_kept", "ppo.temperature"),
     ],
 )
 def test_a_monitor_speaks_once_until_its_trouble_is_over(trouble, name, remedy):
     monitors = Monitors(PPOConfig())
     assert monitors.check(HEALTHY) == []
     alarms = monitors.check(HEALTHY | trouble)
-    assert names(alarms) == [name]
-    assert remedy in alarms[0].message and not alarms[0].stops
+    assert names(alarms) == [name] == monitors.ringing
+    assert remedy in alarms[0].message and alarms[0].action == "warn"
     assert monitors.check(HEALTHY | trouble) == []
-    assert monitors.check(HEALTHY) == []
+    assert monitors.check(HEALTHY) == [] == monitors.ringing
     assert names(monitors.check(HEALTHY | trouble)) == [name]
+
+
+def test_a_budget_of_kl_is_over_the_whole_response():
+    monitors = Monitors(PPOConfig(response_length=200))
+    monitors.check(HEALTHY | {"rollout/response_len": 200.0})
+    assert names(monitors.check(HEALTHY | GROWING)) == ["kl_budget"]  # 0.15 nats per token is little
+    assert Monitors(ruled(kl_budget=MonitorRule(40.0))).check(HEALTHY | GROWING) == []
+
+
+def gold_run(pairs, gold="gold", std=0.4, also=()):
+    """Metrics of updates with these means of the total and of gold."""
+    keys = ("reward/total/mean", f"reward/{gold}/mean", f"reward/{gold}/std")
+    return [HEALTHY | dict(also) | dict(zip(keys, (*pair, std), strict=True)) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("totals", "golds", "rings"),
+    [
+        ([0.1 * i for i in range(20)], [min(i, 8) * 0.1 for i in range(20)], False),
+        ([0.1 * i for i in range(20)], [0.1 * (8 - abs(8 - i)) for i in range(20)], True),
+        ([0.0] * 20, [0.1 * (8 - abs(8 - i)) for i in range(20)], False),
+        ([0.1 * i for i in range(20)], [0.5 + 0.05 * (-1) ** i for i in range(20)], False),
+        ([0.1 * i for i in range(20)], [0.5] * 20, False),
+    ],
+    ids=["both rise", "gold falls", "neither is exploited", "noise", "gold is flat"],
+)
+def test_a_proxy_that_rises_while_gold_falls_is_told(totals, golds, rings):
+    monitors = Monitors(PPOConfig())
+    run = gold_run(zip(totals, golds, strict=True))
+    alarms = [alarm for metrics in run for alarm in monitors.check(metrics)]
+    assert names(alarms) == (["proxy_gold_gap"] if rings else [])
+    assert all("'gold' fell from 0.6" in alarm.message for alarm in alarms)
+
+
+def test_gold_has_the_name_that_the_settings_give_it_and_may_be_missing():
+    falling = [(0.1 * i, 0.1 * (8 - abs(8 - i))) for i in range(20)]
+    for gold, expected in (("gold", []), ("judge", ["proxy_gold_gap"])):
+        monitors = Monitors(ruled(gold=gold))
+        found = [monitors.check(metrics) for metrics in gold_run(falling, "judge")]
+        assert [name for alarms in found for name in names(alarms)] == expected
+
+
+def test_a_gold_reward_that_is_never_anything_else_again_is_told():
+    run = gold_run([(0.1 * i, 1.0 if i < 6 else 0.0) for i in range(14)], std=0.0)
+    monitors = Monitors(PPOConfig())
+    assert [name for metrics in run for name in names(monitors.check(metrics))] == [
+        "proxy_gold_gap"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -64,10 +125,10 @@ def test_a_monitor_speaks_once_until_its_trouble_is_over(trouble, name, remedy):
 )
 def test_a_lasting_trouble_is_reported_after_some_updates_in_a_row(trouble, name, remedy):
     monitors = Monitors(PPOConfig())
-    for _ in range(PATIENCE - 1):
+    for _ in range(9):
         assert monitors.check(HEALTHY | trouble) == []
     assert monitors.check(HEALTHY) == []
-    for _ in range(PATIENCE - 1):
+    for _ in range(9):
         assert monitors.check(HEALTHY | trouble) == []
     alarms = monitors.check(HEALTHY | trouble)
     assert names(alarms) == [name]
@@ -76,7 +137,7 @@ def test_a_lasting_trouble_is_reported_after_some_updates_in_a_row(trouble, name
 
 def test_an_idle_critic_is_no_trouble_where_none_is_wanted():
     monitors = Monitors(PPOConfig(advantage="batch_mean"))
-    for _ in range(PATIENCE + 1):
+    for _ in range(12):
         assert monitors.check(HEALTHY | {"ppo/critic_used": 0.0}) == []
 
 
@@ -91,34 +152,78 @@ def test_a_sampler_that_is_not_the_policy_stops_the_run(drift):
 @pytest.mark.parametrize(
     ("trouble", "name"),
     [
-        ({"ppo/kl_ref": 400.0}, "far_from_reference"),
-        ({"ppo/kl_ref": float("nan")}, "far_from_reference"),
-        ({"ppo/entropy": 0.01}, "entropy"),
-        ({"rollout/response_len": 11.0}, "length"),
+        ({"ppo/kl_ref": 15.0}, "far_from_reference"),
+        ({"ppo/entropy": 0.01}, "entropy_collapse"),
+        ({"rollout/response_len": 11.0}, "length_growth"),
+        ({"rollout/repetition": 1.0}, "repetition"),
     ],
 )
 def test_a_trouble_that_shall_end_the_run_ends_it_once_it_lasts(trouble, name):
-    monitors = Monitors(PPOConfig(stop_on=(name,), stop_after=3))
+    rule = MonitorRule(action="stop", patience=3)
+    monitors = Monitors(ruled(**{name: rule}))
     monitors.check(HEALTHY)
     for pause in (HEALTHY, HEALTHY | trouble):  # two in a row are none too many
+        actions = []
         for metrics in (HEALTHY | trouble, HEALTHY | trouble, pause):
-            last = monitors.check(metrics)
-            stopping = [alarm for alarm in last if alarm.stops]
-            assert names(stopping) == ([name] if metrics is pause is not HEALTHY else [])
-    assert f"ppo.stop_on holds '{name}'" in stopping[0].message
-    resumed = Monitors(PPOConfig(stop_on=(name,), stop_after=4))
+            alarms = monitors.check(metrics)
+            actions += [alarm.action for alarm in alarms]
+        assert actions == (["warn"] if pause is HEALTHY else ["warn", "stop"])
+    assert f"ppo.monitors.{name}.action is 'stop'" in alarms[0].message and alarms[0].stops
+    resumed = Monitors(ruled(**{name: replace(rule, patience=4)}))
     resumed.load_state_dict(monitors.state_dict())
-    assert any(alarm.stops for alarm in resumed.check(HEALTHY | trouble))
+    assert [alarm.action for alarm in resumed.check(HEALTHY | trouble)] == ["stop"]
 
 
-def test_every_monitor_may_end_a_run_and_no_other_name():
-    from instructrec.rl import monitors
+@pytest.mark.parametrize("action", ["lower_lr", "raise_kl"])
+def test_steering_is_asked_for_again_while_the_trouble_lasts(action):
+    monitors = Monitors(ruled(large_step=MonitorRule(action=action, patience=2)))
+    asked = []
+    for _ in range(5):
+        asked.append([alarm.action for alarm in monitors.check(HEALTHY | {"ppo/approx_kl": 0.3})])
+    assert asked == [["warn"], [action], [], [action], []]
 
-    assert set(MONITORS) == set(monitors._MONITORS)
-    with pytest.raises(ConfigError, match=r"ppo.stop_on: unknown monitor 'entropie'.*'entropy'"):
-        PPOConfig(stop_on=("entropie",))
-    with pytest.raises(ConfigError, match=r"ppo.stop_after = 5 has no effect without ppo.stop_on"):
-        PPOConfig(stop_after=5)
+
+def test_a_rule_of_no_patience_acts_at_once_and_does_not_warn_beside():
+    monitors = Monitors(ruled(large_step=MonitorRule(action="lower_lr", patience=1)))
+    found = [monitors.check(HEALTHY | {"ppo/approx_kl": 0.3}) for _ in range(2)]
+    assert [[alarm.action for alarm in alarms] for alarms in found] == [["lower_lr"]] * 2
+
+
+def test_what_is_not_a_number_is_trouble():
+    monitors = Monitors(PPOConfig())
+    found = monitors.check(HEALTHY | {"ppo/kl_ref": float("nan")})
+    assert set(names(found)) == {"far_from_reference", "kl_budget"}
+
+
+SICK = {
+    **{"ppo/approx_kl": 1.0, "ppo/kl_ref": 500.0, "ppo/drift_mean": 0.2, "ppo/critic_used": 0.0},
+    **{"reward/total/std": 0.0, "raft/kept_frac": 0.0, "reward/learned/ood_frac": 1.0},
+    **{"rollout/truncated_frac": 1.0, "rollout/masked_frac": 1.0, "rollout/repetition": 1.0},
+    **{"rollout/top_response_frac": 1.0, "rollout/zero_variance_frac": 1.0},
+}
+"""Everything is wrong with it but for entropy and length, which cannot be so in both directions."""
+
+
+@pytest.mark.parametrize("name", MONITORS)
+def test_a_monitor_that_is_ignored_says_nothing(name):
+    less = {"ppo/entropy": 0.0, "rollout/response_len": 1.0}
+    more = {"ppo/entropy": 9.0, "rollout/response_len": 11.0}
+    also = SICK | (more if name in ("entropy_explosion", "length_growth") else less)
+
+    def rung(config):
+        monitors = Monitors(config)
+        monitors.check(HEALTHY)
+        run = gold_run([(i, -i) for i in range(12)], also=also)
+        return {alarm.name for metrics in run for alarm in monitors.check(metrics)}
+
+    everything = rung(PPOConfig())
+    assert name in everything
+    assert rung(ruled(**{name: MonitorRule(action="ignore")})) == everything - {name}
+
+
+def test_every_monitor_has_a_rule():
+    rules = [f.name for f in fields(MonitorsConfig) if isinstance(f.default, MonitorRule)]
+    assert sorted(rules) == sorted(MONITORS)
 
 
 def test_no_reference_and_no_groups_are_no_trouble():
@@ -129,8 +234,11 @@ def test_no_reference_and_no_groups_are_no_trouble():
 
 def test_a_resumed_monitor_remembers():
     first, second = Monitors(PPOConfig()), Monitors(PPOConfig())
-    first.check(HEALTHY)
+    for metrics in gold_run([(0.1, 0.2)] * 6):
+        first.check(metrics)
     first.check(HEALTHY | {"ppo/entropy": 0.01})
     second.load_state_dict(first.state_dict())
     assert second.check(HEALTHY | {"ppo/entropy": 0.01}) == []
+    assert first.check(HEALTHY | {"ppo/entropy": 0.01}) == []
     assert second.state_dict() == first.state_dict()
+    assert second.memory.best is not None

@@ -95,8 +95,8 @@ def test_the_policys_schedules_begin_behind_the_critics_warm_up(toy):
     assert [rate for _, rate in rates[:4]] == [0.25, 0.5, 0.75, 1.0]
     assert [rate for rate, _ in rates[2 * steps :]] == [2.5e-4, 5e-4, 7.5e-4, 1e-3]
     # Nor do the coefficients go by updates in which the policy stood still.
-    assert trainer.learner.kl_weight.coef != 0.1
-    assert trainer.learner.entropy_weight.coef == pytest.approx(0.01 * 1.2)
+    assert trainer.learner.coefficients.kl.coef != 0.1
+    assert trainer.learner.coefficients.entropy.coef == pytest.approx(0.01 * 1.2)
 
 
 @pytest.mark.parametrize("advantage", ["rloo", "group", "batch_mean"])
@@ -228,11 +228,11 @@ def test_a_broken_sampler_stops_the_run_behind_a_checkpoint(toy, tmp_path):
         return honest(prompts, sampling=dataclasses.replace(sampling, temperature=0.3))
 
     policy.respond = forgets_the_temperature
-    warnings = []
+    alarms = []
     with pytest.raises(NumericsError, match="not drawn from the policy that is trained"):
-        toy.train(policy=policy, checkpoint_dir=tmp_path, on_warning=warnings.append)
+        toy.train(policy=policy, checkpoint_dir=tmp_path, on_alarm=alarms.append)
     assert (tmp_path / "update-000001").is_dir()
-    assert any("ppo/drift_mean" in warning for warning in warnings)
+    assert {"drift", "broken_sampler"} <= {alarm.name for alarm in alarms}
     assert policy.weights_hash() == toy.policy().weights_hash()  # nothing was learned from it
 
 

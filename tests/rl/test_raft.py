@@ -192,15 +192,15 @@ def test_nothing_kept_moves_nothing_and_says_so_once(toy):
     def same(completions, **columns):
         return [0.5] * len(completions)
 
-    warnings = []
+    alarms = []
     config = raft(toy, num_updates=3, weight_decay=0.1)
-    policy, result, log = train(toy, config, reward=same, on_warning=warnings.append)
+    policy, result, log = train(toy, config, reward=same, on_alarm=alarms.append)
     assert result.updates == 3 and policy.weights_hash() == toy.policy().weights_hash()
     for metrics, _ in log:
         assert metrics["raft/kept_frac"] == 0.0 and metrics["ppo/skipped_frac"] == 1.0
         assert "raft/loss" not in metrics
         assert all(math.isfinite(value) for value in metrics.values())
-    assert sum("the update took no step" in warning for warning in warnings) == 1
+    assert [alarm.name for alarm in alarms].count("nothing_kept") == 1
 
 
 def test_a_minibatch_without_a_kept_response_takes_no_step(toy):

@@ -143,7 +143,7 @@ def test_three_bad_steps_in_a_row_stop_a_run_behind_a_checkpoint(toy, tmp_path):
             small(toy),
             learner=poisoned(math.nan, 5, 6, 7),
             checkpoint_dir=tmp_path,
-            on_warning=lambda message: log.append(message),
+            on_alarm=lambda alarm: log.append(alarm.message),
         )
     assert error.value.exit_code == 7 and log[-1] == str(error.value)
     assert update_of(latest_checkpoint(tmp_path)) == 2
