@@ -84,7 +84,7 @@ def _monitors(results: dict[str, Any]) -> str:
             _parts(row),
         ]
         for alarm in results["monitors"]
-        for row in alarm["samples"]
+        for row in alarm.get("samples", ())
     ]
     head = ["shows", "instruction", "response", "score", "parts"]
     shown = "<h3>Responses that show it</h3>" + table(head, lines, "samples") if lines else ""

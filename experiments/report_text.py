@@ -181,7 +181,7 @@ def _monitors_in_markdown(results: dict[str, Any]) -> list[str]:
     """The alarms, and behind them the responses that show each."""
     blocks = [markdown_table([tuple(map(inert, row)) for row in monitor_rows(results)])]
     for alarm in results["monitors"]:
-        if alarm["samples"]:
+        if alarm.get("samples"):
             rows = [("instruction", "response", "score"), *map(_sample_cells, alarm["samples"])]
             cells = [tuple(inert(cell) for cell in row) for row in rows]
             blocks += [f"Responses that show it ({shown_by(alarm)}):", markdown_table(cells)]

@@ -15,7 +15,6 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
-
 OUTLYING = 3.0
 """Standard deviations from the mean of known scores beyond which a score is out of distribution."""
 

@@ -95,9 +95,10 @@ class Monitors:
 
 
 def _stopping(name: str, updates: int) -> str:
+    plural = "s" if updates > 1 else ""
     return (
-        f"It lasts for {updates} update{'s' if updates > 1 else ''}, and ppo.monitors.{name}.action "
-        "is 'stop'. A checkpoint was written; --resume with another action goes on."
+        f"It lasts for {updates} update{plural}, and ppo.monitors.{name}.action is 'stop'. A "
+        "checkpoint was written; --resume with another action goes on."
     )
 
 

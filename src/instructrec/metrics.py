@@ -16,6 +16,7 @@ from typing import Any
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.metric_definition import Metric
 from instructrec.reward_model_metrics import REWARD_MODEL_METRICS
+from instructrec.supervised_metrics import SUPERVISED_METRICS
 
 __all__ = ["AXES", "METRICS", "Metric", "axis_value", "lookup", "markdown_page"]
 
@@ -212,30 +213,7 @@ METRICS: tuple[Metric, ...] = (
         "nats/token",
         "Negative log-likelihood of the kept responses, mean over the update's steps.",
     ),
-    Metric("sft/step", "steps", "Optimizer steps of supervised training (sft, dpo) finished."),
-    Metric("sft/loss", "nats/token", "Cross-entropy of the response tokens, or of the labels."),
-    Metric("sft/val_loss", "nats/token", "The same on the validation demonstrations."),
-    Metric("sft/accuracy", "1", "Share of the demonstrations whose label a head of labels gives."),
-    Metric("sft/val_accuracy", "1", "The same on the validation demonstrations."),
-    Metric("sft/lr", "1", "Learning rate of supervised training (sft, dpo)."),
-    Metric("sft/grad_norm", "1", "L2 norm of its gradient before clipping."),
-    Metric("dpo/loss", "nats/pair", "Negative log-likelihood of the preferences."),
-    Metric("dpo/val_loss", "nats/pair", "The same on the validation pairs."),
-    Metric(
-        "dpo/accuracy",
-        "1",
-        "Share of the pairs whose chosen response has the larger implicit reward: beta times what "
-        "its log-probability gained since the start. It says nothing before the first step.",
-    ),
-    Metric("dpo/val_accuracy", "1", "The same on the validation pairs."),
-    Metric("dpo/margin", "nats", "Implicit reward of the chosen less that of the rejected, mean."),
-    Metric("dpo/val_margin", "nats", "The same on the validation pairs."),
-    Metric(
-        "dpo/chosen_reward",
-        "nats",
-        "Mean implicit reward of the chosen responses: below 0 where they became less likely.",
-    ),
-    Metric("dpo/val_chosen_reward", "nats", "The same on the validation pairs."),
+    *SUPERVISED_METRICS,
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
     Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),

@@ -16,6 +16,7 @@ from instructrec.experiments.config import OutputConfig, TrainConfig
 from instructrec.experiments.recording import Recorder, lineage, logged_policy, parent_of
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics, read_rows
 from instructrec.experiments.tracking import NullTracker, TrackingConfig
+from instructrec.rl.monitors import Alarm
 
 CONFIG = TrainConfig(output=OutputConfig(samples_per_update=2), seed=1)
 INFO = RunInfo("train", "ppo", "ppo-parity", 1, "tiny", "parity")
@@ -114,6 +115,22 @@ def test_warnings_and_failures_are_alerts(
         ("alert", f"{name} failed", "NumericsError: the gradient norm is nan", "error"),
     ]
     assert listener.told[-1] == ("end", "failed")
+
+
+def test_an_alarm_is_kept_with_as_many_responses_as_the_sample_log_keeps(
+    record: Callable[..., Recorder], listener: Listening, tmp_path: Path
+) -> None:
+    rows = [{"id": str(i), "response": "same"} for i in range(9)]
+    with record() as recorder:
+        recorder.on_update(METRICS, [])
+        recorder.on_alarm(Alarm("repetition", "It repeats.", "stop", "", rows))
+    assert ("alert", "ppo-closed-answers-s1, update 1", "It repeats.", "warning") in listener.told
+    (row,) = read_rows(tmp_path / "run" / "warnings.jsonl")
+    assert len(row.pop("samples")) == CONFIG.samples_kept < 9
+    assert row == {
+        **{"update": 1, "message": "It repeats.", "monitor": "repetition"},
+        **{"action": "stop", "effect": ""},
+    }
 
 
 def test_a_run_that_was_stopped_is_no_alert(

@@ -53,6 +53,34 @@ def test_a_finished_run_is_told_in_words_numbers_and_a_page(
     report(str(run), say=silent)  # its own earlier report is no obstacle
 
 
+def test_what_monitors_saw_and_did_is_told_with_the_responses_that_show_it(
+    tmp_path: Path, write_run: Write
+) -> None:
+    run = write_run(tmp_path / "hacked")
+    shown = {"id": "a", "prompt": "say *red*", "response": "red " * 100 + "<b>", "total": 1.0}
+    alarm = {
+        **{"update": 4, "monitor": "repetition", "action": "lower_lr"},
+        **{"effect": "ppo.learning_rate 0.002 -> 0.001", "message": "it says the same."},
+    }
+    rows = [{"update": 2, "message": "looks odd"}, alarm | {"samples": [shown]}]
+    rows.append(alarm | {"update": 5, "action": "warn", "effect": "", "samples": []})
+    (run / "warnings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    said: list[str] = []
+    results = report(str(run), say=said.append)
+    assert results["warnings"] == ["update 2: looks odd"]
+    assert [row["update"] for row in results["monitors"]] == [4, 5]
+    told = "lower_lr: ppo.learning_rate 0.002 -> 0.001"
+    assert told in said[0] and "it says the same." in said[0] and "red red" not in said[0]
+    markdown = (run / "report" / "report.md").read_text()
+    assert (
+        f"| repetition | 4 | {told.replace('>', chr(92) + '>')} | it says the same. |" in markdown
+    )
+    assert "Responses that show it (repetition, update 4):" in markdown
+    assert "| say *red* | red red" in markdown and "…" in markdown and "update 5)" not in markdown
+    page = (run / "report" / "report.html").read_text()
+    assert "<td>repetition, update 4</td>" in page and "red &lt;b&gt;" in page
+
+
 def test_worse_and_undecided_are_called_so(
     tmp_path: Path, write_run: Write, write_evaluation: Write
 ) -> None:

@@ -71,7 +71,9 @@ def test_a_monitor_speaks_once_until_its_trouble_is_over(trouble, name, remedy):
 def test_a_budget_of_kl_is_over_the_whole_response():
     monitors = Monitors(PPOConfig(response_length=200))
     monitors.check(HEALTHY | {"rollout/response_len": 200.0})
-    assert names(monitors.check(HEALTHY | GROWING)) == ["kl_budget"]  # 0.15 nats per token is little
+    assert names(monitors.check(HEALTHY | GROWING)) == [
+        "kl_budget"
+    ]  # 0.15 nats per token is little
     assert Monitors(ruled(kl_budget=MonitorRule(40.0))).check(HEALTHY | GROWING) == []
 
 
