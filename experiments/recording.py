@@ -141,17 +141,22 @@ class Recorder:
 
     def on_warning(self, message: str) -> None:
         """Records what looked wrong in the update at hand."""
-        self._warned(message)
+        self._warned(message, {"message": message})
 
     def on_alarm(self, alarm: Alarm) -> None:
         """Records what a monitor saw in the update at hand, what it did, and what shows it."""
-        told = {"monitor": alarm.name, "action": alarm.action, "effect": alarm.effect}
-        samples = list(alarm.samples[: self._config.samples_kept])
-        self._warned(alarm.message, **told, samples=samples)
+        row: dict[str, Any] = {
+            "monitor": alarm.name,
+            "message": alarm.message,
+            "action": alarm.action,
+        }
+        row |= {"effect": alarm.effect, "samples": alarm.samples[: self._config.samples_kept]}
+        self._warned(alarm.text, row)
 
-    def _warned(self, message: str, **more: Any) -> None:
+    def _warned(self, message: str, row: dict[str, Any]) -> None:
         message = redacted(message)
-        self._warnings.write({"update": self._update, "message": message, **more})
+        row["message"] = redacted(row["message"])
+        self._warnings.write({"update": self._update, **row})
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
         self._warn(f"warning after update {self._update}: {message}")
 

@@ -86,9 +86,10 @@ def _monitors(results: dict[str, Any]) -> str:
         for alarm in results["monitors"]
         for row in alarm.get("samples", ())
     ]
-    head = ["shows", "instruction", "response", "score", "parts"]
-    shown = "<h3>Responses that show it</h3>" + table(head, lines, "samples") if lines else ""
-    return _plain_table(report_text.monitor_rows(results)) + shown
+    columns = ["shows", "instruction", "response", "score", "parts"]
+    shown = "<h3>Responses that show it</h3>" + table(columns, lines, "samples") if lines else ""
+    head, *rung = report_text.monitor_rows(results)
+    return table(head, [[*map(text, row[:-1]), long(row[-1])] for row in rung]) + shown
 
 
 def _parts(row: Row) -> str:

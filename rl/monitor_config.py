@@ -140,24 +140,23 @@ class MonitorsConfig:
     def without_reference(self) -> MonitorsConfig:
         """The same for a run that keeps no reference: what needs one is at its default."""
         default = MonitorsConfig().rules()
-        needing = {
+        needing: dict[str, Any] = {
             name: default[name]
             for name, rule in self.rules().items()
             if name in OF_THE_REFERENCE or rule.action == "raise_kl"
         }
-        return dataclasses.replace(self, **needing)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **needing)
 
 
 def read_monitors(values: Mapping[str, Any]) -> MonitorsConfig:
     """The settings that a checkpoint wrote down as plain values; unknown names are left out."""
     known = {f.name for f in dataclasses.fields(MonitorsConfig)}
-    return MonitorsConfig(
-        **{
-            name: MonitorRule(**value) if isinstance(value, dict) else value
-            for name, value in values.items()
-            if name in known
-        }
-    )
+    settings: dict[str, Any] = {
+        name: MonitorRule(**value) if isinstance(value, Mapping) else value
+        for name, value in values.items()
+        if name in known
+    }
+    return MonitorsConfig(**settings)
 
 
 def monitor_complaints(config: PPOConfig) -> Iterator[str]:

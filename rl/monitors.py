@@ -42,6 +42,11 @@ class Alarm:
         """Whether the run cannot go on."""
         return self.action == "stop"
 
+    @property
+    def text(self) -> str:
+        """The message and what was changed."""
+        return f"{self.message} From here on: {self.effect}." if self.effect else self.message
+
 
 class Monitors:
     """Watches a run.

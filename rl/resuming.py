@@ -88,7 +88,7 @@ def _check_monitors(
 ) -> None:
     """Who is warned or stops may change; who changes the learning rate or the KL may not."""
     before, now = read_monitors(saved).steering(), config.monitors.steering()
-    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    changed = [name for name in {**before, **now} if before.get(name) != now.get(name)]
     if changed and "ppo.monitors" not in allow_change:
         raise CheckpointError(
             f"ppo.monitors.{changed[0]} = {now.get(changed[0])} but the run was started with "

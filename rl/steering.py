@@ -37,20 +37,16 @@ def _lower_rate(alarm: Alarm, learner: PPOLearner) -> Alarm:
     held, factor = learner.coefficients, learner.config.monitors.lr_factor
     before = held.learning_rate
     if held.rate * factor < 1 / MOST:
-        return _told(alarm, f"ppo.learning_rate stays at {before:.3g}")
+        return replace(alarm, effect=f"ppo.learning_rate stays at {before:.3g}")
     held.rate *= factor
     go_to_step(learner.scheduler, learner.scheduler.last_epoch, held.learning_rate)
-    return _told(alarm, f"ppo.learning_rate {before:.3g} -> {held.learning_rate:.3g}")
+    return replace(alarm, effect=f"ppo.learning_rate {before:.3g} -> {held.learning_rate:.3g}")
 
 
 def _raise_kl(alarm: Alarm, learner: PPOLearner) -> Alarm:
     config, weight = learner.config, learner.coefficients.kl
     before, now = weight.coef, weight.coef * config.monitors.kl_factor
     if now > MOST * config.kl_coef:
-        return _told(alarm, f"ppo.kl_coef stays at {before:.3g}")
+        return replace(alarm, effect=f"ppo.kl_coef stays at {before:.3g}")
     weight.coef = now
-    return _told(alarm, f"ppo.kl_coef {before:.3g} -> {now:.3g}")
-
-
-def _told(alarm: Alarm, effect: str) -> Alarm:
-    return replace(alarm, effect=effect, message=f"{alarm.message} From here on: {effect}.")
+    return replace(alarm, effect=f"ppo.kl_coef {before:.3g} -> {now:.3g}")

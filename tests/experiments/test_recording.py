@@ -123,13 +123,14 @@ def test_an_alarm_is_kept_with_as_many_responses_as_the_sample_log_keeps(
     rows = [{"id": str(i), "response": "same"} for i in range(9)]
     with record() as recorder:
         recorder.on_update(METRICS, [])
-        recorder.on_alarm(Alarm("repetition", "It repeats.", "stop", "", rows))
-    assert ("alert", "ppo-closed-answers-s1, update 1", "It repeats.", "warning") in listener.told
+        recorder.on_alarm(Alarm("repetition", "It repeats.", "lower_lr", "the rate 2 -> 1", rows))
+    text = "It repeats. From here on: the rate 2 -> 1."
+    assert ("alert", "ppo-closed-answers-s1, update 1", text, "warning") in listener.told
     (row,) = read_rows(tmp_path / "run" / "warnings.jsonl")
     assert len(row.pop("samples")) == CONFIG.samples_kept < 9
     assert row == {
         **{"update": 1, "message": "It repeats.", "monitor": "repetition"},
-        **{"action": "stop", "effect": ""},
+        **{"action": "lower_lr", "effect": "the rate 2 -> 1"},
     }
 
 

@@ -103,7 +103,7 @@ def test_the_critic_keeps_its_rate_and_neither_factor_grows_without_end(toy):
     told = [act(Alarm("x", "Odd.", "lower_lr"), learner) for _ in range(9)]
     assert learner.optimizer.param_groups[0]["lr"] == pytest.approx(3e-3 / 64)
     assert learner.optimizer.param_groups[1]["lr"] == critic
-    assert told[0].message == "Odd. From here on: ppo.learning_rate 0.003 -> 0.0015."
+    assert told[0].text == "Odd. From here on: ppo.learning_rate 0.003 -> 0.0015."
     assert [" stays at " in alarm.effect for alarm in told] == [False] * 6 + [True] * 3
     told = [act(Alarm("x", "Odd.", "raise_kl"), learner) for _ in range(9)]
     assert learner.coefficients.kl.coef == pytest.approx(0.05 * 64)

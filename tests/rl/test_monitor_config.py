@@ -91,4 +91,3 @@ def test_every_default_is_that_of_the_page(root):
     for name in ("gold", "lr_factor", "kl_factor"):
         assert f"| `{name}` | {getattr(MonitorsConfig(), name)} |" in page
     assert {rule.patience for rule in rules.values()} == {3}
-    assert {rule.action for rule in rules.values()} == {"warn"}
