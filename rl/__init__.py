@@ -8,7 +8,10 @@ if not __name__.startswith("instructrec."):
 from instructrec.lazy import lazy_exports
 
 _exports = {
+    "Alarm": "instructrec.rl.monitors",
     "DPOConfig": "instructrec.rl.config",
+    "MonitorRule": "instructrec.rl.monitor_config",
+    "MonitorsConfig": "instructrec.rl.monitor_config",
     "PPOConfig": "instructrec.rl.config",
     "PPOLearner": "instructrec.rl.learner",
     "PPOTrainer": "instructrec.rl.ppo",

@@ -96,6 +96,8 @@ def _paid_for_nothing(rollout: Rollout, gold: str) -> Marks:
     marks = np.zeros(len(rollout))
     for sign, scores in ((1, rollout.totals), (-1, rollout.rewards.parts[gold])):
         known = scores[np.isfinite(scores)]
+        if not known.size:  # it did not apply to any
+            return [None] * len(rollout)
         marks = marks + sign * (scores - known.mean()) / (known.std() or 1.0)
     return [float(mark) if np.isfinite(mark) else None for mark in marks]
 

@@ -72,6 +72,10 @@ def rollout_metrics(rollout: Rollout, seconds: float) -> dict[str, float]:
     } | {f"rollout/{name}": float(np.mean([c[name] for c in rollout.counts])) for name in counted}
 
 
+_RUN = 4
+"""Tokens in a run of which is asked whether it came before."""
+
+
 def repetitions(rollout: Rollout) -> list[float]:
     """Of each episode, the share of the policy's runs of four tokens that repeat an earlier one.
 
@@ -82,14 +86,10 @@ def repetitions(rollout: Rollout) -> list[float]:
     for ids, mask in zip(rollout.response_ids, rollout.action_mask, strict=True):
         runs = list(zip(*(ids[i:] for i in range(_RUN)), strict=False))
         if not all(mask):  # an environment wrote in between
-            own = zip(*(mask[i:] for i in range(_RUN)), strict=False)
-            runs = [run for run, policys in zip(runs, own, strict=True) if all(policys)]
+            masks = zip(*(mask[i:] for i in range(_RUN)), strict=False)
+            runs = [run for run, written in zip(runs, masks, strict=True) if all(written)]
         found.append(1 - len(set(runs)) / len(runs) if runs else 0.0)
     return found
-
-
-_RUN = 4
-"""Tokens in a run."""
 
 
 def top_response(rollout: Rollout) -> tuple[str, int]:
