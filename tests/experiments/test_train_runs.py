@@ -121,8 +121,7 @@ class FakeLearner:
             write_checkpoint(checkpoint_path(checkpoint_dir, done), Snapshot({}, {"update": done}))
             on_update(metrics, [{"update": done, "id": str(i)} for i in range(3)])
             if done == 2:
-                rows = [{"id": str(i)} for i in range(3)]
-                on_alarm(Alarm("repetition", "something looks wrong.", samples=rows))
+                on_alarm(Alarm("repetition", "something looks wrong.", samples=[{"id": "0"}] * 3))
         return TrainingResult(done, done, None, "interrupted" if stopped else "finished")
 
 
@@ -372,8 +371,8 @@ def test_scripted_policies_bound_the_score(tmp_path: Path, policy: str, score: f
 def test_what_looked_wrong_is_kept_beside_the_numbers(tmp_path: Path) -> None:
     outcome = train(small(tmp_path))
     (row,) = read_rows(outcome.folder.path / "warnings.jsonl")
-    assert (row["update"], row["message"]) == (2, "something looks wrong.")
-    assert row["samples"] == [{"id": "0"}, {"id": "1"}]  # as many as of an update
+    told = (row["update"], row["message"], len(row["samples"]))  # as many as of an update
+    assert told == (2, "something looks wrong.", 2)
 
 
 def test_the_task_says_how_many_tries_the_learner_gets(tmp_path: Path) -> None:
