@@ -371,8 +371,7 @@ def test_scripted_policies_bound_the_score(tmp_path: Path, policy: str, score: f
 def test_what_looked_wrong_is_kept_beside_the_numbers(tmp_path: Path) -> None:
     outcome = train(small(tmp_path))
     (row,) = read_rows(outcome.folder.path / "warnings.jsonl")
-    told = (row["update"], row["message"], len(row["samples"]))  # as many as of an update
-    assert told == (2, "something looks wrong.", 2)
+    assert (row["update"], row["message"], len(row["samples"])) == (2, "something looks wrong.", 2)
 
 
 def test_the_task_says_how_many_tries_the_learner_gets(tmp_path: Path) -> None:
