@@ -151,10 +151,10 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "# Load",
         "",
-        "Made by `make soak` (`python -m benchmarks.soak`); what each check is and what has to hold "
-        "stands in [docs/reliability.md](../../docs/reliability.md#load). Counts, hashes and memory "
-        "alone: the machine was shared with other programs. *Share* is what was run of the full "
-        "size.",
+        "Made by `make soak` (`python -m benchmarks.soak`); what each check is and what has to "
+        "hold stands in [docs/reliability.md](../../docs/reliability.md#load). Counts, hashes and "
+        "memory alone: the machine was shared with other programs. *Share* is what was run of the "
+        "full size.",
         "",
         "| load | share | day | counted | outcome |",
         "| --- | --- | --- | --- | --- |",
