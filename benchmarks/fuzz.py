@@ -339,6 +339,7 @@ def attempt(target: Target, examples: int, number: int = 0) -> None:
         max_examples=examples,
         deadline=None,
         database=None,
+        report_multiple_bugs=False,
         suppress_health_check=list(HealthCheck),
     )
     @seed(number)
