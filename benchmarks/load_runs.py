@@ -1,9 +1,7 @@
 """Load checks of whole runs: a thousand updates, and hours of trouble made short.
 
-The long run is a training of the tiny model by the real command line. Its reward asks a server, in
-worker processes, and fails now and then in a way that goes by what it is asked about; so a run that
-nobody disturbs is the same each time. Then the same run is disturbed: killed, its server and its
-tracker ended, its disk full. It has to end as the other one did, bit for bit.
+The long run of ``benchmarks.long_run`` is done twice. The second time it is disturbed: killed, its
+server and its tracker ended, its disk full. It has to end as the first one did, bit for bit.
 """
 
 from __future__ import annotations
@@ -12,77 +10,24 @@ import hashlib
 import json
 import os
 import random
-import resource
 import signal
-import socket
-import subprocess
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_run import COMMON, RUNS, Ended, Runner, committed, faults, outcome
+from benchmarks.kill_run import Ended, Runner, committed, faults, outcome
 from benchmarks.load_checks import Found, held, rss_mib, scratch
+from benchmarks.long_run import LongRunner, Server
 
 WARM_UP = 0.1
 """Share of a long run before its memory is looked at."""
-SERVER = """import http.server, json, socketserver, sys
-
-
-class Answer(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        texts = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        body = json.dumps([len(set(text)) / 9 for text in texts]).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *unused):
-        pass
-
-
-socketserver.TCPServer.allow_reuse_address = True
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Answer).serve_forever()
-"""
-REWARD = """import hashlib
-import json
-import os
-import time
-import urllib.request
-
-FAULTS = {0: "raise", 1: "raise", 2: "nan", 3: "die", 4: "hang"}
-
-
-def asked(completions, prompts, **columns):
-    for prompt, text in zip(prompts, completions):
-        digest = hashlib.sha256(f"{prompt}|{text}".encode()).digest()
-        fault = FAULTS.get(int.from_bytes(digest[:4], "big") % 600)
-        if fault == "raise":
-            raise ValueError("planned")
-        if fault == "die":
-            os._exit(0)
-        if fault == "hang":
-            time.sleep(3600)
-        if fault == "nan" and len(completions) == 1:
-            return [float("nan")]
-        if fault == "nan":
-            raise ValueError("planned, for a batch")
-    body = json.dumps(list(completions)).encode()
-    with urllib.request.urlopen("http://127.0.0.1:PORT/", body, timeout=10) as answer:
-        return json.load(answer)
-"""
-"""Fails on one text of 120, by the text: once killed or not, a run meets the same failures."""
 PLAN = (
     *("kill", "kill", "server", "kill", "disk", "kill", "tracker", "kill"),
     *("kill", "server", "kill", "disk", "kill", "tracker", "kill"),
 )
 """What is done to a disturbed run, one after the other; then it is left alone."""
-ROOM = 600_000
-"""Bytes that a file may have while the disk is full; the optimizer's has more."""
+SHORT_PLAN = ("kill", "server", "disk", "kill", "tracker", "kill")
+"""The same for a small share."""
 
 
 def many_updates(share: float) -> Found:
@@ -129,163 +74,82 @@ def slope(values: list[float]) -> float:
     return float(np.polyfit(range(len(values)), values, 1)[0])
 
 
-class LongRunner(Runner):
-    """Starts the long run, and disturbs it.
-
-    Args:
-        folder: Where it lies.
-        updates: How many it does.
-        port: Of the server that its reward asks.
-    """
-
-    def __init__(self, folder: Path, updates: int, port: int) -> None:
-        self.updates, self.port = updates, port
-        super().__init__(folder, "full")
-        self.timeout_s = 7_200.0
-
-    def _write(self, folder: Path, kind: str) -> None:
-        super()._write(folder, kind)
-        (folder / "mine.py").write_text(REWARD.replace("PORT", str(self.port)))
-        reward = {"use": "mine.py:asked", "isolation": "worker", "timeout": 2.0}
-        ppo = {
-            **{"num_updates": self.updates, "save_every": 10, "eval_every": 0},
-            **{"max_error_frac": 0.6, "max_bad_steps": 10},
-        }
-        config = {**COMMON, **RUNS[kind], "rewards": {"asked": {**reward, "normalise": "running"}}}
-        config["ppo"] = {**COMMON["ppo"], **RUNS[kind]["ppo"], **ppo}
-        (folder / "run.yaml").write_text(json.dumps(config))
-
-    def disturbed(self, how: str, after_s: float, server: Server) -> Ended:
-        """Goes on with the run and disturbs it.
-
-        Args:
-            how: One of ``PLAN``.
-            after_s: Seconds until then.
-            server: What the reward asks.
-        """
-        resume = ["--resume"] if self.run.exists() else []
-        if how == "disk":
-            return self._wait(self._fork(resume, "", small_files), None)
-        if how == "tracker":
-            return self._without_tracker([*resume, "--tracking.mode", "offline"], after_s)
-        if how == "kill":
-            return self.start_and_kill(after_s, *resume)
-        pid = self._fork(resume, "")
-        deadline = time.monotonic() + after_s
-        while time.monotonic() < deadline and os.waitid(os.P_PID, pid, _LOOK) is None:
-            time.sleep(0.05)
-        server.stop()
-        ended = self._wait(pid, None)
-        server.start()
-        return ended
-
-    def _without_tracker(self, arguments: list[str], after_s: float) -> Ended:
-        """Kills what tracks the run as soon as it is there, and later the run."""
-        import psutil
-
-        pid = self._fork(arguments, "")
-        begin = time.monotonic()
-        killed = False
-        while not killed and time.monotonic() < begin + 60 and not os.waitid(os.P_PID, pid, _LOOK):
-            with suppress(psutil.Error):
-                for child in psutil.Process(pid).children(recursive=True):
-                    if child.name().startswith("wandb") and committed(self.run):
-                        child.kill()
-                        killed = True
-            time.sleep(0.1)
-        ended = self._wait(pid, max(after_s - (time.monotonic() - begin), 1.0))
-        if not killed:
-            raise AssertionError(f"no tracker was found: {ended.output[-500:]}")
-        return ended
-
-
-_LOOK = os.WEXITED | os.WNOWAIT | os.WNOHANG
-
-
-def small_files() -> None:
-    """Lets no file of this process grow beyond ``ROOM``, as a full disk would not."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM, ROOM))
-
-
-class Server:
-    """The server that the reward asks: a process, which can be ended and started again."""
-
-    def __init__(self) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = int(free.getsockname()[1])
-        self._process: subprocess.Popen[bytes] | None = None
-        self.start()
-
-    def start(self) -> None:
-        """Starts it; returns when it answers."""
-        self._process = subprocess.Popen([sys.executable, "-I", "-c", SERVER, str(self.port)])
-        for _ in range(200):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
-                return
-            time.sleep(0.05)
-        raise AssertionError("the server of the reward does not start")
-
-    def stop(self) -> None:
-        """Ends it at once."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
-
-
 def soak(share: float) -> Found:
     """L10: a long run that is disturbed again and again, beside one that is not."""
     from benchmarks.kills import _import_everything
 
     _import_everything()
-    updates, server = max(60, round(2_000 * share)), Server()
+    plan = PLAN if share >= 0.05 else SHORT_PLAN
+    updates, server = max(4 * len(plan), round(2_000 * share)), Server()
     try:
         with scratch() as folder:
             whole = LongRunner(Path(folder) / "whole", updates, server.port)
             ended = whole.start()
             if ended.code:
                 return Found({"updates": updates}, [f"the whole run: {ended.output[-800:]}"])
-            return _disturb(Path(folder), whole, ended, server)
+            first = LongRunner(Path(folder) / "first", updates, server.port)
+            start_s = first.start(crash_at="rollout.scored").seconds
+            step_s, draws = (ended.seconds - start_s) / (len(plan) + 1), random.Random(0)
+            planned = [(how, start_s + step_s * draws.uniform(0.7, 1.3)) for how in plan]
+            disturbed = LongRunner(Path(folder) / "disturbed", updates, server.port)
+            found = _disturb(disturbed, planned, server)
+            _compare(whole, disturbed, found)
+            return found
     finally:
         server.stop()
 
 
-def _disturb(folder: Path, whole: LongRunner, ended: Ended, server: Server) -> Found:
-    updates, expected = whole.updates, outcome(whole.run, whole.updates)
-    one = _size(whole.run / "checkpoints" / f"update-{updates:06d}")
-    runner, draws = LongRunner(folder / "disturbed", updates, server.port), random.Random(0)
-    found, done, most, peak = Found({"updates": updates}), Counter[str](), 0, ended.peak_mib
-    step = ended.seconds / (len(PLAN) + 1)
-    for how in PLAN:
+def _disturb(runner: LongRunner, planned: list[tuple[str, float]], server: Server) -> Found:
+    """Disturbs a run as planned, then lets it end.
+
+    Args:
+        runner: The run.
+        planned: What is done to it, and after how many seconds.
+        server: What its reward asks.
+    """
+    found, done, most, peak = Found({"updates": runner.updates}), Counter[str](), 0, 0.0
+    for how, after_s in planned:
         before = committed(runner.run)
-        last = runner.disturbed(how, step * draws.uniform(0.7, 1.3), server)
-        harmed = last.code not in (0, -1) if how in ("disk", "server") else bool(last.signal)
-        done[how] += harmed
+        last = runner.disturbed(how, after_s, server)
+        done[how] += _was_disturbed(how, last, found)
         peak, most = max(peak, last.peak_mib), max(most, _size(runner.run / "checkpoints"))
         found.expect(committed(runner.run) >= before, f"a checkpoint was lost by: {how}")
-        found.expect("Traceback" not in last.output, f"{how}: {last.output[-500:]}")
-        if harmed and how in ("disk", "server"):
-            code = {"disk": (1, 8), "server": (5,)}[how]
-            found.expect(last.code in code, f"{how}: code {last.code}, {last.output[-300:]}")
+    counts = Counter(how for how, _ in planned)
+    found.numbers |= {f"disturbed by {how}": done[how] for how in counts}
+    found.expect(done == counts, f"disturbed {dict(done)}, planned {dict(counts)}")
+    found.numbers["newest checkpoint behind the last disturbance"] = committed(runner.run)
+    found.expect(committed(runner.run) > 0, "nothing was committed while it was disturbed")
     final = runner.start("--resume")
     found.expect(final.code == 0, f"it ended with code {final.code}: {final.output[-500:]}")
-    for how in dict.fromkeys(PLAN):
-        planned = PLAN.count(how)
-        found.numbers[f"disturbed by {how}"] = done[how]
-        found.expect(done[how] == planned, f"{how}: {done[how]} of {planned} times")
-    failed = _failures(whole)
-    found.numbers |= {f"planned failures: {name}": count for name, count in failed.items()}
-    found.expect(len(failed) == 4, f"not every planned failure was met: {failed}")
-    found.numbers["most memory of a process in MiB"] = round(peak, 1)
+    one = _size(runner.run / "checkpoints" / f"update-{committed(runner.run):06d}")
+    found.numbers["most memory of a process in MiB"] = round(max(peak, final.peak_mib), 1)
     found.numbers["most on the disk, in checkpoints"] = round(most / one, 2)
     found.expect(most <= 4 * one, f"{most / one:.1f} checkpoints lay on the disk")
-    if final.code == 0:
-        found.faults += faults(runner.run, expected, updates)
-        found.numbers["hash left alone"] = digest(expected)
-        found.numbers["hash disturbed"] = digest(outcome(runner.run, updates))
     return found
+
+
+def _compare(whole: LongRunner, disturbed: LongRunner, found: Found) -> None:
+    """Holds what a disturbed run ended with against the run that was left alone."""
+    failed = _failures(whole)
+    found.numbers |= {f"planned failures: {name}": count for name, count in failed.items()}
+    found.expect(bool(failed), "none of the planned failures of the reward was met")
+    if found.faults:
+        return
+    expected = outcome(whole.run, whole.updates)
+    found.faults += faults(disturbed.run, expected, whole.updates)
+    found.numbers["hash left alone"] = digest(expected)
+    found.numbers["hash disturbed"] = digest(outcome(disturbed.run, whole.updates))
+
+
+def _was_disturbed(how: str, last: Ended, found: Found) -> bool:
+    """Whether a run ended as somebody who is disturbed like that has to."""
+    found.expect("Traceback" not in last.output, f"{how}: {last.output[-500:]}")
+    if how in ("kill", "tracker"):
+        return last.signal == signal.SIGKILL
+    codes = {"disk": (1, 8), "server": (5,)}[how]
+    said = f"{how}: expected code {codes}, found {last.code}: {last.output[-300:]}"
+    found.expect(last.code in codes, said)
+    return last.code in codes
 
 
 def _failures(runner: LongRunner) -> dict[str, int]:
@@ -305,7 +169,3 @@ def digest(found: dict[str, Any]) -> str:
 
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
-Check = Callable[[float], Found]
-"""A load check: gets the share of its full size."""

@@ -1,7 +1,7 @@
 """Whether the tests notice when a safety is gone: each is taken out of a copy of the code in turn.
 
 ``python -m benchmarks.mutations`` copies the working tree, sees that the tests which
-``benchmarks.mutation_list`` names pass there, and then, safety by safety, replaces the text that
+``mutations.toml`` names pass there, and then, safety by safety, replaces the text that
 makes it, runs the one test that guards it, and expects that test to fail. A text that is no longer
 found, a test that does not run here and a mutated file that is no Python are told apart from a
 safety that nothing guards.
@@ -10,20 +10,19 @@ safety that nothing guards.
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from benchmarks.mutation_list import MUTATIONS, Mutation
 
 ROOT = Path(__file__).resolve().parent.parent
 CARRIED = (
@@ -33,6 +32,29 @@ CARRIED = (
 """What of the working tree the tests need."""
 TIMEOUT_S = 280.0
 """Seconds for one test; a safety whose loss makes its test hang is noticed, too."""
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A safety, how it is taken out, and the test that has to fail then."""
+
+    safety: str
+    """What is taken out."""
+    file: str
+    """Where it stands, from the root."""
+    test: str
+    """The test, as ``file::function``."""
+    old: str
+    """Text that makes the safety; the file holds it once."""
+    new: str = ""
+    """What stands there instead."""
+
+
+def read_mutations() -> list[Mutation]:
+    """Reads the list of all mutations."""
+    with Path(__file__).with_name("mutations.toml").open("rb") as content:
+        return [Mutation(**entry) for entry in tomllib.load(content)["mutation"]]
+
 
 NOTICED, SURVIVED = "noticed", "SURVIVED"
 STALE, BROKEN, SKIPPED = "TEXT NOT FOUND", "NOT MEASURED", "does not run here"
@@ -79,25 +101,14 @@ def text_problem(mutation: Mutation, tree: Path) -> str:
     if (count := content.count(mutation.old)) != 1:
         return f"{mutation.file} holds the text {count} times, expected once: {mutation.old!r}"
     try:
-        ast_of(content.replace(mutation.old, mutation.new), mutation.file)
+        ast.parse(content.replace(mutation.old, mutation.new), mutation.file)
     except SyntaxError as error:
         return f"{mutation.file} would be no Python: {error}"
     return ""
 
 
-def ast_of(content: str, name: str) -> Any:
-    """The syntax tree of a module.
-
-    Raises:
-        SyntaxError: It is none.
-    """
-    import ast
-
-    return ast.parse(content, name)
-
-
 @contextmanager
-def mutated(mutation: Mutation, tree: Path) -> Any:
+def mutated(mutation: Mutation, tree: Path) -> Iterator[None]:
     """Has the mutation in the tree while the block lasts."""
     file = tree / mutation.file
     content = file.read_text(encoding="utf-8")
@@ -108,7 +119,7 @@ def mutated(mutation: Mutation, tree: Path) -> Any:
         file.write_text(content, encoding="utf-8")
 
 
-def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, dict[str, set[str]], str]:
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, dict[str, set[str]], str]:
     """Runs tests in a tree, by the code of that tree.
 
     Args:
@@ -132,7 +143,7 @@ def run_tests(tree: Path, tests: Iterable[str]) -> tuple[int, dict[str, set[str]
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TIMEOUT_S * (1 + len(tuple(tests)) / 10),
+            timeout=TIMEOUT_S * (1 + len(tests) / 10),
         )
     except subprocess.TimeoutExpired:
         return 1, {test: {"failed"} for test in tests}, "it hung"
@@ -171,7 +182,7 @@ def judge(mutation: Mutation, tree: Path, before: dict[str, set[str]]) -> Verdic
 
 
 def check(
-    mutations: Sequence[Mutation] = MUTATIONS, say: Callable[[str], None] = lambda line: None
+    mutations: Sequence[Mutation], say: Callable[[str], None] = lambda line: None
 ) -> list[Verdict]:
     """Tries all mutations; returns a verdict for each.
 
@@ -207,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="safeties whose names hold this text")
     parser.add_argument("--list", action="store_true", help="show them and look for their texts")
     given = parser.parse_args(arguments)
-    chosen = [mutation for mutation in MUTATIONS if given.only in mutation.safety]
+    chosen = [mutation for mutation in read_mutations() if given.only in mutation.safety]
     if given.list:
         problems = [text_problem(mutation, ROOT) for mutation in chosen]
         for mutation, problem in zip(chosen, problems, strict=True):

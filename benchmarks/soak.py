@@ -41,7 +41,8 @@ class Load:
 
 def fuzz(share: float) -> Found:
     """L11: parsers and sinks on text without sense."""
-    from benchmarks.fuzz import EXAMPLES, problem, targets
+    from benchmarks.fuzz import EXAMPLES, problem
+    from benchmarks.fuzz_targets import targets
 
     examples = max(20, round(EXAMPLES * share))
     with tempfile.TemporaryDirectory() as folder:
@@ -53,11 +54,10 @@ def fuzz(share: float) -> Found:
 
 def mutations(share: float) -> Found:
     """L12: whether the tests notice when a safety is gone."""
-    from benchmarks.mutation_list import MUTATIONS
-    from benchmarks.mutations import GOOD, check, table
+    from benchmarks.mutations import GOOD, check, read_mutations, table
 
     step = max(1, round(1 / share))
-    verdicts = check(MUTATIONS[::step], say=lambda line: print(line, flush=True))
+    verdicts = check(read_mutations()[::step], say=lambda line: print(line, flush=True))
     counts = {v.outcome: sum(o.outcome == v.outcome for o in verdicts) for v in verdicts}
     found = Found({"safeties taken out": len(verdicts), **counts, "table": table(verdicts)})
     found.faults += [
