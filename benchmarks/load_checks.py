@@ -12,6 +12,7 @@ import json
 import os
 import tempfile
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,10 @@ def held() -> dict[str, int]:
 
 
 def flat(found: Found, before: dict[str, int]) -> None:
-    """Expects no more to be held than before."""
-    now = held()
+    """Expects no more to be held than before, a moment after; threads that end take one."""
+    deadline = time.monotonic() + 10
+    while (now := held()) != before and time.monotonic() < deadline:
+        time.sleep(0.1)
     for name, count in before.items():
         found.numbers[f"{name} left"] = now[name] - count
         found.expect(now[name] <= count, f"{name}: {count} before, {now[name]} after")
@@ -124,12 +127,18 @@ def faulty_rewards(share: float) -> Found:
 
 def code_verdicts(share: float) -> Found:
     """L5: verdicts on programs, every fifth of them hostile."""
-    from benchmarks.code_execution import is_right, measure
+    from benchmarks.code_execution import measure
 
     told = measure(max(100, round(2_000 * share)), workers=2, timeout=5.0, bubblewrap="never")
     names = ("false_pass", "false_fail", "failed")
-    found = Found({**told["programs"], **{name: told[name] for name in names}, **told["left"]})
-    found.expect(is_right(told), "a verdict was wrong, or something was left")
+    numbers = told["programs"] | {name.replace("_", " "): told[name] for name in names}
+    found = Found(numbers | {f"{name} left": count for name, count in told["left"].items()})
+    found.expect(not told["false_pass"], "a hostile program earned something")
+    found.expect(not told["false_fail"], "a right program earned nothing")
+    found.expect(not any(told["left"].values()), f"left: {told['left']}")
+    # A machine that is too busy to run a program gives no verdict on it, which is not a wrong one.
+    few = sum(told["programs"].values()) / 100
+    found.expect(told["failed"] <= few, f"{told['failed']} programs got no verdict")
     return found
 
 
