@@ -52,11 +52,19 @@ def held() -> dict[str, int]:
     }
 
 
-def flat(found: Found, before: dict[str, int]) -> None:
-    """Expects no more to be held than before, a moment after; threads that end take one."""
-    deadline = time.monotonic() + 10
-    while (now := held()) != before and time.monotonic() < deadline:
+def flat(found: Found, before: dict[str, int], patience_s: float = 10.0) -> None:
+    """Expects no more to be held than before.
+
+    Args:
+        found: Gets the counts.
+        before: What was held.
+        patience_s: Seconds for threads that are about to end.
+    """
+    deadline = time.monotonic() + patience_s
+    now = held()
+    while any(now[n] > before[n] for n in before) and time.monotonic() < deadline:
         time.sleep(0.1)
+        now = held()
     for name, count in before.items():
         found.numbers[f"{name} left"] = now[name] - count
         found.expect(now[name] <= count, f"{name}: {count} before, {now[name]} after")

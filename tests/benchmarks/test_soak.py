@@ -53,7 +53,7 @@ def test_a_check_that_ends_its_process_is_a_fault(monkeypatch: pytest.MonkeyPatc
 def test_what_is_left_open_is_a_fault() -> None:
     before, found = load_checks.held(), Found()
     with open(__file__, encoding="utf-8"):
-        load_checks.flat(found, before)
+        load_checks.flat(found, before, patience_s=0.0)
     assert found.faults == [
         f"descriptors: {before['descriptors']} before, {before['descriptors'] + 1} after"
     ]
