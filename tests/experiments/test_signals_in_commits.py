@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.kill_run import Runner, committed, faults, outcome
+from benchmarks.kill_run import UPDATES, Runner, committed, faults, outcome
 from instructrec.crash_points import CRASH_POINTS, listening
 from instructrec.errors import RunInterrupted
 from instructrec.experiments.interruption import StopRequest
@@ -95,7 +95,7 @@ def test_a_run_that_is_signalled_in_a_commit_ends_behind_it_and_resumes_exactly(
         ended = runner.start(crash_at=f"{place}:TERM")
         assert (ended.signal, ended.code) == (0, RunInterrupted.exit_code), ended.output
         done = committed(runner.run)
-        assert f"stopped after update {done} of" in ended.output and done in (1, 2)
+        assert f"stopped after update {done} of" in ended.output and 0 < done < UPDATES
         assert RunFolder.open(runner.run).record()["status"] == "interrupted"
         assert not list((runner.run / "checkpoints").glob(".*"))
         assert runner.start("--resume").code == 0
