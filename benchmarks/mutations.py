@@ -215,10 +215,12 @@ def table(verdicts: Sequence[Verdict]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the check; returns 1 where something is not as it should be."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mutations", description=__doc__)
-    parser.add_argument("--only", default="", help="safeties whose names hold this text")
+    parser.add_argument(
+        "--only", nargs="+", default=[""], help="safeties whose names hold one of these texts"
+    )
     parser.add_argument("--list", action="store_true", help="show them and look for their texts")
     given = parser.parse_args(arguments)
-    chosen = [mutation for mutation in read_mutations() if given.only in mutation.safety]
+    chosen = [m for m in read_mutations() if any(text in m.safety for text in given.only)]
     if given.list:
         problems = [text_problem(mutation, ROOT) for mutation in chosen]
         for mutation, problem in zip(chosen, problems, strict=True):

@@ -170,6 +170,8 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         counted = "; ".join(f"{key} {_shown(value)}" for key, value in numbers.items())
         wrong = "; ".join(row["faults"]).replace("|", "/").replace("\n", " ") or "as it should be"
         lines.append(f"| {name} | {row['share']:g} | {row['date']} | {counted} | {wrong} |")
+    if missing := [name for name in LOADS if name not in rows]:
+        lines += ["", f"Not run: {', '.join(missing)}."]
     return "\n".join([*lines, *tables]) + "\n"
 
 
