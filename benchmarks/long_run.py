@@ -87,7 +87,8 @@ class LongRunner(Runner):
     def _write(self, folder: Path, kind: str) -> None:
         super()._write(folder, kind)
         (folder / "mine.py").write_text(REWARD.replace("PORT", str(self.port)))
-        reward = {"use": "mine.py:asked", "isolation": "worker", "timeout": 2.0}
+        # Long enough for a busy machine: an answer that is late would make another run of it.
+        reward = {"use": "mine.py:asked", "isolation": "worker", "timeout": 5.0}
         ppo = {
             **{"num_updates": self.updates, "save_every": max(1, self.updates // 200)},
             **{"eval_every": 0, "max_error_frac": 0.6, "max_bad_steps": 10},

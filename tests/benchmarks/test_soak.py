@@ -84,6 +84,7 @@ def test_a_small_share_of_a_load_is_as_it_should_be(tmp_path: Path, name: str) -
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # two runs and six starts, which take long where others are at work
 def test_a_run_that_is_disturbed_ends_as_the_one_that_was_not(tmp_path: Path) -> None:
     assert main(["--only", "L10", "--share", "0.02", "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "soak.json").read_text())["L10"]["numbers"]

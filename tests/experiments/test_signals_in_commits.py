@@ -82,6 +82,7 @@ def test_a_second_signal_in_a_commit_leaves_the_old_checkpoint_or_the_new_one(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # seven runs, which take long where others are at work
 def test_a_run_that_is_signalled_in_a_commit_ends_behind_it_and_resumes_exactly(
     tmp_path: Path,
 ) -> None:
