@@ -258,6 +258,8 @@ def _as_score(name: str, index: int, value: Any) -> float | None:
             return float(value)
         except OverflowError:  # an integer beyond the largest float
             return float(np.copysign(np.inf, 1 if value > 0 else -1))
+        except (TypeError, ValueError):  # NumPy's texts can be asked, and a NaN may refuse
+            pass
     raise RewardError(
         f"reward {name!r} returned {str(value)[:60]!r} ({type(value).__name__}) for completion "
         f"{index}; expected a number or None."
