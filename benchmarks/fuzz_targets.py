@@ -209,15 +209,16 @@ def _answers() -> list[Target]:
     line = b'["a1","value",["d","k",["l",["f","0x1.8p+1"],["i","-ff"],["b","00"]],true]]'
     calls = '<tool>f(1, "b", c=[2])</tool>'
     calls += '<tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>'
-    one = st.none() | st.booleans() | st.integers() | st.floats() | st.decimals() | st.fractions()
-    one |= (
-        st.floats(width=32).map(np.float32)
-        | st.floats().map(np.array)
-        | ANY_TEXT
-        | st.complex_numbers()
+    one: st.SearchStrategy[Any] = st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.decimals(), st.fractions()),
+        *(st.floats(width=32).map(np.float32), st.floats().map(np.array)),
+        *(ANY_TEXT, ANY_TEXT.map(np.str_), st.complex_numbers()),
     )
-    many = st.lists(one, min_size=3, max_size=3) | st.lists(one) | st.tuples(one, one, one)
-    many |= st.lists(st.floats(), min_size=3, max_size=3).map(np.array) | ANY_JSON
+    three = st.lists(st.floats(), min_size=3, max_size=3).map(np.array)
+    many: st.SearchStrategy[Any] = st.one_of(
+        *(st.lists(one, min_size=3, max_size=3), st.lists(one), st.tuples(one, one, one)),
+        *(three, ANY_JSON),
+    )
 
     def scored(result: Any) -> None:
         part = judge_scores(check_scores("r", result, 3), (0.0, 1.0))
