@@ -10,7 +10,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet --quiet
 PYTEST := $(BIN)/python -m pytest -n $(JOBS)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow test-all gpu-check benchmark docs audit kill-test lint format clean
+.PHONY: help setup quickstart test test-slow test-all gpu-check benchmark docs audit kill-test soak lint format clean
 
 help: ## List these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ benchmark: setup ## Compare the speed of PPO with TRL's trainers (half an hour o
 
 kill-test: setup ## Kill short runs wherever they can die and compare what they end with (half an hour)
 	@$(BIN)/python -m benchmarks.kills
+
+soak: setup ## Load checks L1 to L12, hours of them; make soak ARGS='--only L5 L10 --share 0.1' for less
+	@$(BIN)/python -m benchmarks.soak $(ARGS)
 
 docs: setup ## Build the documentation as a site in build/docs and follow its links
 	@$(PIP) install -c constraints.txt -e '.[docs]'

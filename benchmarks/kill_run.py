@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,8 @@ class Ended:
     """What it printed."""
     seconds: float
     """How long it took."""
+    peak_mib: float = 0.0
+    """Most memory that it had; 0 where nobody looked."""
 
 
 class Runner:
@@ -91,7 +93,12 @@ class Runner:
     def __init__(self, folder: Path, kind: str) -> None:
         self.folder = folder
         self.run = folder / "runs" / "run"
+        self.timeout_s = TIMEOUT_S
         folder.mkdir(parents=True)
+        self._write(folder, kind)
+
+    def _write(self, folder: Path, kind: str) -> None:
+        """Writes what the run needs: ``run.yaml`` and the files that it names."""
         (folder / "mine.py").write_text(REWARD)
         rows = [{"prompt": f"write {i}", "reference": "a", "level": i % 3} for i in range(96)]
         (folder / "levels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -120,7 +127,13 @@ class Runner:
     def _words(self, arguments: Sequence[str]) -> list[str]:
         return ["train", "run.yaml", *arguments]
 
-    def _fork(self, arguments: Sequence[str], crash_at: str) -> int:
+    def _fork(
+        self,
+        arguments: Sequence[str],
+        crash_at: str,
+        prepare: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Starts the command in a copy of this process; ``prepare`` is called there first."""
         from instructrec.experiments.cli import main
 
         sys.stdout.flush()
@@ -138,6 +151,7 @@ class Runner:
             sys.stdout, sys.stderr = (open(n, "w", closefd=False) for n in (1, 2))  # noqa: SIM115
             if crash_at:
                 os.environ[VARIABLE] = crash_at
+            prepare()
             code = main(self._words(arguments))
             sys.stdout.flush()
             sys.stderr.flush()
@@ -147,27 +161,27 @@ class Runner:
     def _wait(self, pid: int, kill_after_s: float | None) -> Ended:
         """Waits for the end; kills the session where it was asked to, or where it has hung."""
         begin = time.monotonic()
-        deadline = begin + (TIMEOUT_S if kill_after_s is None else kill_after_s)
+        deadline = begin + (self.timeout_s if kill_after_s is None else kill_after_s)
         while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 break
             if time.monotonic() > deadline:
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
-                _, status = os.waitpid(pid, 0)
+                _, status, usage = os.wait4(pid, 0)
                 break
             time.sleep(0.005)
         seconds = time.monotonic() - begin
-        if kill_after_s is None and seconds > TIMEOUT_S:
-            raise AssertionError(f"a run in {self.folder} has not ended in {TIMEOUT_S:.0f} s")
+        if kill_after_s is None and seconds > self.timeout_s:
+            raise AssertionError(f"a run in {self.folder} has not ended in {self.timeout_s:.0f} s")
         orphans = _alive(pid)
         if orphans:
             raise AssertionError(f"processes outlived the run that started them: {orphans}")
         by = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1
         output = (self.folder / "out.txt").read_text(errors="replace")
-        return Ended(by, code, output, seconds)
+        return Ended(by, code, output, seconds, usage.ru_maxrss / 1024)
 
 
 def _alive(session: int) -> list[int]:
@@ -191,12 +205,17 @@ def committed(run: Path) -> int:
     return max((int(name.partition("-")[2]) for name in names), default=0)
 
 
-def outcome(run: Path) -> dict[str, Any]:
-    """Everything of a finished run that has to be the same however often it was killed."""
+def outcome(run: Path, updates: int = UPDATES) -> dict[str, Any]:
+    """Everything of a finished run that has to be the same however often it was killed.
+
+    Args:
+        run: The run folder.
+        updates: Updates that it has done.
+    """
     from instructrec.experiments.jsonl import read_rows
     from instructrec.metrics import is_wall_clock
 
-    last = run / "checkpoints" / f"update-{UPDATES:06d}"
+    last = run / "checkpoints" / f"update-{updates:06d}"
     found: dict[str, Any] = {
         name: file["sha256"]
         for name, file in json.loads((last / "MANIFEST.json").read_text())["files"].items()
@@ -215,16 +234,22 @@ def outcome(run: Path) -> dict[str, Any]:
     return found
 
 
-def faults(run: Path, expected: dict[str, Any]) -> list[str]:
-    """What of a finished run is not as it has to be, one line each."""
+def faults(run: Path, expected: dict[str, Any], updates: int = UPDATES) -> list[str]:
+    """What of a finished run is not as it has to be, one line each.
+
+    Args:
+        run: The run folder.
+        expected: What `outcome` gave of a run that was left alone.
+        updates: Updates that it has done.
+    """
     from instructrec.experiments.runfolder import read_metrics
 
-    found = outcome(run)
+    found = outcome(run, updates)
     names = sorted(expected.keys() | found.keys())
     wrong = [f"{name} differs" for name in names if expected.get(name) != found.get(name)]
-    updates = [row["train/update"] for row in read_metrics(run)]
-    if updates != list(range(1, UPDATES + 1)):
-        wrong.append(f"updates in metrics.jsonl: {updates}")
+    told = [row["train/update"] for row in read_metrics(run)]
+    if told != list(range(1, updates + 1)):
+        wrong.append(f"updates in metrics.jsonl: {told}")
     wrong += [
         f"left over: {path.relative_to(run.parent)}"
         for path in run.parent.rglob(".*")

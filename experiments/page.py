@@ -15,6 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _ASSETS = Path(__file__).parent
+LONGEST = 8_000
+"""Most characters of one text of an instruction or a response that a page shows."""
+COMPARED = 2_000
+"""Longest text whose new words are marked: looking for them takes the square of its length."""
 _BIDI = set("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
@@ -109,12 +113,23 @@ def filters(choices: Mapping[int, tuple[str, Sequence[str]]] | None = None) -> s
 
 
 def long(value: object) -> str:
-    """Text for a cell that needs room."""
-    return f"<div class=long>{text(value)}</div>"
+    """Text for a cell that needs room; it ends behind ``LONGEST`` characters, and says so."""
+    return f"<div class=long>{text(shortened(str(value)))}</div>"
+
+
+def shortened(value: str) -> str:
+    """Text of at most ``LONGEST`` characters, and how many more there are."""
+    more = len(value) - LONGEST
+    return value if more <= 0 else f"{value[:LONGEST]} … ({more:,} more characters)"
 
 
 def marked(first: str, second: str) -> str:
-    """The second text as HTML; words that the first one lacks are marked."""
+    """The second text as HTML; words that the first one lacks are marked.
+
+    Long texts are cut as in `long`, and not marked.
+    """
+    if max(len(first), len(second)) > COMPARED:
+        return text(shortened(second))
     a, words = first.split(), re.findall(r"\S+", second)
     spaces = re.split(r"\S+", second)  # one more than words: before, between and behind them
     matcher = difflib.SequenceMatcher(None, a, words, autojunk=False)

@@ -6,6 +6,8 @@ bytes stand for millions of values, so everything is counted as it would be writ
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,10 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 class TooMuchYaml(yaml.YAMLError):
     """A text of YAML stands for more than settings need."""
+
+
+class NoSuchValue(yaml.YAMLError):
+    """A text of YAML holds a value that there is not, such as the 99th of a month."""
 
 
 def read_yaml(path: Path) -> Any:
@@ -68,7 +74,8 @@ def parse_yaml(text: str) -> Any:
         yaml.YAMLError: As for `read_yaml`.
     """
     check_size(text)
-    return yaml.safe_load(text)
+    with _values_that_exist():
+        return yaml.safe_load(text)
 
 
 def check_size(text: str) -> None:
@@ -112,9 +119,19 @@ def limit_parser() -> None:
 
     def limited(text: str) -> Any:
         check_size(text)
-        return inner(text)
+        with _values_that_exist():
+            return inner(text)
 
     set_loader("yaml", limited, exceptions=(yaml.YAMLError,))
+
+
+@contextmanager
+def _values_that_exist() -> Iterator[None]:
+    """The loaders raise what Python raises for such values: errors of any kind, but not theirs."""
+    try:
+        yield
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        raise NoSuchValue(f"it holds a value that there is not: {error}") from error
 
 
 def _check_length(length: int) -> None:

@@ -253,11 +253,14 @@ def check_scores(name: str, result: Any, expected: int) -> list[float | None]:
 def _as_score(name: str, index: int, value: Any) -> float | None:
     if value is None or isinstance(value, FailedScore):
         return value
-    if hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0:
+    is_text = isinstance(value, str)  # NumPy's texts can be asked for a number
+    if hasattr(value, "__float__") and getattr(value, "ndim", 0) == 0 and not is_text:
         try:
             return float(value)
         except OverflowError:  # an integer beyond the largest float
             return float(np.copysign(np.inf, 1 if value > 0 else -1))
+        except (TypeError, ValueError):  # an array that holds a text, or a NaN that refuses
+            pass
     raise RewardError(
         f"reward {name!r} returned {str(value)[:60]!r} ({type(value).__name__}) for completion "
         f"{index}; expected a number or None."

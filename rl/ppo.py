@@ -17,10 +17,10 @@ from typing import Any
 
 from instructrec.crash_points import crash_point
 from instructrec.envs.vector import InstructionVectorEnv
-from instructrec.errors import CheckpointError, InstructRecError, NumericsError
+from instructrec.errors import InstructRecError, NumericsError, ProcessError
 from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.processes import agree_any, broadcast, on_main, together, world_size
+from instructrec.processes import agree_any, broadcast, from_main, on_main, together, world_size
 from instructrec.rl import evidence, reporting, steering, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
 from instructrec.rl.config import PPOConfig
@@ -139,8 +139,10 @@ class PPOTrainer(RolloutTrainer):
         try:
             self.collect(indices)
         except InstructRecError as error:
-            # Several processes may have come to different places: they keep what there is.
-            if self.progress.update and world_size() == 1 and not self._is_kept():
+            # What is an error of ours in one process is one in all, which is agreed upon before it
+            # is raised. Another process that has gone, or met something else, keeps nothing.
+            alike = not isinstance(error, ProcessError)
+            if self.progress.update and alike and not from_main(self._is_kept):
                 sampler, rewards, chosen, generators = before
                 set_global_states(generators)
                 self.policy.set_generator_state(sampler)
@@ -148,7 +150,7 @@ class PPOTrainer(RolloutTrainer):
                 if self.prompt_filter is not None:
                     self.prompt_filter.load_state_dict(chosen)
                 # Neither broken weights nor a full disk may hide why the rollout failed.
-                with suppress(NumericsError, CheckpointError, OSError):
+                with suppress(InstructRecError, OSError):
                     self.keep_checkpoint()
             if isinstance(error, NumericsError):
                 raise type(error)(f"update {self.progress.update + 1}: {error}") from error

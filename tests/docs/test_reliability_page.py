@@ -20,11 +20,14 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 
 
-def test_every_fault_names_tests_that_exist(page: str, root: Path) -> None:
+def test_every_fault_and_load_names_tests_that_exist(page: str, root: Path) -> None:
     sources = "\n".join(path.read_text(encoding="utf-8") for path in root.glob("tests/**/*.py"))
     known = set(re.findall(r"^def (test_\w+)", sources, flags=re.MULTILINE))
     rows = {cells(line)[0]: cells(line) for line in page.splitlines() if line.startswith("| F")}
     assert list(rows) == [f"F{number:02}" for number in range(1, 76)]
+    loads = {cells(line)[0]: cells(line) for line in page.splitlines() if line.startswith("| L")}
+    assert list(loads) == [f"L{number}" for number in range(1, 13)]
+    rows |= loads
     for number, (_, fault, happens, tests) in rows.items():
         named = re.findall(r"`(test_\w+)`", tests)
         assert fault and happens and named, number

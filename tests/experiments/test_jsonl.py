@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -93,6 +94,26 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="directory"):
         write_json(path, {"a": 2})
     assert read_json(path) == {"a": 1}
+
+
+def test_what_was_written_is_forced_to_the_disk(tmp_path, monkeypatch):
+    forced, fsync = {}, os.fsync
+
+    def note(descriptor):
+        status = os.fstat(descriptor)
+        forced[status.st_ino] = status.st_size
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    rows, whole = tmp_path / "rows" / "rows.jsonl", tmp_path / "whole" / "summary.json"
+    whole.parent.mkdir()
+    with JsonlWriter(rows) as writer:
+        for number in range(3):
+            writer.write({"a": number})
+            assert forced[rows.stat().st_ino] == rows.stat().st_size > 0
+    write_json(whole, {"a": 1})
+    assert forced[whole.stat().st_ino] == whole.stat().st_size
+    assert {rows.parent.stat().st_ino, whole.parent.stat().st_ino} <= forced.keys()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2]", "null"])

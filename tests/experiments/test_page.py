@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from instructrec.experiments.drawing import Line, bars, line_chart, shares, ticks
-from instructrec.experiments.page import document, filters, marked, table, text
+from instructrec.experiments.page import (
+    COMPARED,
+    LONGEST,
+    document,
+    filters,
+    long,
+    marked,
+    table,
+    text,
+)
 
 
 def test_text_is_escaped_and_what_cannot_be_seen_is_written_out() -> None:
@@ -18,6 +27,16 @@ def test_new_words_are_marked_and_white_space_is_kept() -> None:
     assert marked("a x c", " a\n<b>  c\n") == " a\n<mark>&lt;b&gt;</mark>  c\n"
     assert marked("", "two\n\nwords") == "<mark>two\n\nwords</mark>"
     assert marked("gone", "") == ""
+
+
+def test_a_text_beyond_all_bounds_is_cut_and_not_compared() -> None:
+    huge = "<b>&" * 100_000
+    assert long("short") == "<div class=long>short</div>"
+    for shown in (long(huge), marked("a", huge), marked(huge, huge)):
+        assert shown.count("&lt;b&gt;&amp;") == LONGEST // 4
+        assert "… (392,000 more characters)" in shown
+    words = "new " * (COMPARED // 4 + 1)
+    assert marked("", words) == words and "<mark>" in marked("", words[:COMPARED])
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ HOSTILE = {
     "deep": ("name: " + "[" * 50_000, "nested more than 100 deep"),
     "itself": ("name: &a [*a]", "contains itself"),
     "long": (f"name: {'x' * 2**21}", "longer than"),
+    "no such number": ("name: !!int x", "invalid literal for int"),
+    "no such truth": ("name: !!bool x", "a value that there is not"),
+    "no such time": ("name: !!timestamp x", "a value that there is not"),
 }
 
 
@@ -32,6 +35,11 @@ def test_hostile_settings_are_refused_at_once(kind: str) -> None:
     text, reason = HOSTILE[kind]
     with pytest.raises(yaml.YAMLError, match=reason):
         parse_yaml(text)
+
+
+def test_a_day_that_no_calendar_has_is_an_error_of_yaml() -> None:
+    with pytest.raises(yaml.YAMLError, match="day is out of range"):
+        parse_yaml("name: 2026-02-30")
 
 
 def test_aliases_are_counted_as_often_as_they_are_named() -> None:

@@ -7,6 +7,7 @@ import copy
 import pickle
 import sys
 import threading
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -185,6 +186,8 @@ def test_an_async_reward_that_would_wait_for_itself_is_an_error():
         (["0.5", 1.0], r"returned '0.5' \(str\) for completion 0"),
         ([1.0, [2.0]], r"\(list\) for completion 1; expected a number or None"),
         ([1.0, 2j], r"\(complex\) for completion 1"),
+        ([1.0, np.str_("0.5")], r"\(str_?\) for completion 1"),
+        ([Decimal("sNaN"), 1.0], r"\(Decimal\) for completion 0"),
         (np.ones((2, 1)), r"\(list\) for completion 0"),
         (np.float64(1.0), r"\(float64\); expected a list of 2"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -159,6 +160,24 @@ def test_the_replay_notices_a_name_before_the_content(tmp_path: Path) -> None:
     Crashed(careless, directory).rebuild(before, Crashed(careless, directory).done, True)
     with pytest.raises(CheckpointError, match="no checkpoint can be read"):
         latest_checkpoint(directory)
+
+
+def test_all_that_a_commit_writes_is_forced_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replay above believes the disk that a flush is one; this one asks the system."""
+    forced, fsync = set(), os.fsync
+
+    def note(descriptor: int) -> None:
+        forced.add(os.fstat(descriptor).st_ino)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    folder = checkpoint_path(tmp_path / "checkpoints", 1)
+    write_checkpoint(folder, snapshot(1))
+    written = [tmp_path, folder.parent, folder, *folder.iterdir()]
+    assert len(written) > 6
+    assert [path for path in written if path.stat().st_ino not in forced] == []
 
 
 class FullDisk(Disk):

@@ -11,10 +11,12 @@ import torch
 
 from instructrec import processes
 from instructrec.envs.refine import RefineVectorEnv
-from instructrec.errors import CheckpointError, ConfigError, PolicyError
+from instructrec.errors import CheckpointError, ConfigError, PolicyError, RewardError
 from instructrec.policies.base import StopReason
 from instructrec.policies.generation import Decoded
 from instructrec.rewards.combine import make_rewards
+from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint_keeping import latest_checkpoint
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.raft import RaftLearner
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
@@ -126,6 +128,40 @@ def test_rejection_sampling_takes_the_gradient_of_one_process_on_the_union(
     alone = scripted_run(toy, config, RaftLearner, **SETTINGS[name])
     both = in_two_processes(lambda: scripted_run(toy, config, RaftLearner, **SETTINGS[name]))
     assert_one_and_two_processes_agree(alone, both)
+
+
+@pytest.mark.slow
+def test_a_rollout_that_fails_in_one_process_leaves_a_checkpoint_that_goes_on_exactly(
+    toy, in_two_processes, tmp_path
+):
+    config = whole_batch(toy, max_error_frac=0.0, num_updates=4)
+    calls = []
+
+    def failing(completions, **columns):
+        calls.append(len(completions))
+        if len(calls) > 2 and processes.rank() == 1:
+            raise OSError("the server is down")
+        return toy.reward(completions)
+
+    def fails():
+        toy.train(config, reward=failing, checkpoint_dir=tmp_path)
+
+    def goes_on():
+        latest = processes.from_main(lambda: latest_checkpoint(tmp_path))
+        policy, _, log = toy.train(config, checkpoint_dir=tmp_path, resume_from=latest)
+        return policy.weights_hash(), toy.without_times(log)
+
+    def whole():
+        policy, _, log = toy.train(config)
+        return policy.weights_hash(), toy.without_times(log)
+
+    told, other = in_two_processes(fails)
+    assert isinstance(told, RewardError) and "the server is down" in str(told)
+    assert isinstance(other, SystemExit) and other.code == RewardError.exit_code
+    assert update_of(latest_checkpoint(tmp_path)) == 2
+    expected, resumed = in_two_processes(whole), in_two_processes(goes_on)
+    assert [found[0] for found in resumed] == [found[0] for found in expected]
+    assert resumed[0][1] == expected[0][1][2:]
 
 
 def normalised_twice(toy, how):
