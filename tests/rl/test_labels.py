@@ -11,6 +11,7 @@ from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.policies.labels import HEAD_FILE, LabelPolicy, refuse_labels
 from instructrec.rl.config import SFTConfig
+from instructrec.rl.fitting import Surroundings
 from instructrec.rl.labels import run_labels
 from instructrec.rl.sft import Demonstration
 
@@ -27,7 +28,8 @@ def make(labels=("cold", "warm"), **changes):
 
 def run(policy, config=FAST, rows=ROWS, validation=()):
     log = []
-    return run_labels(policy, rows, validation, config, seed=0, on_step=log.append), log
+    around = Surroundings(on_step=log.append)
+    return run_labels(policy, rows, validation, config, seed=0, around=around), log
 
 
 @pytest.mark.parametrize("train", ["full", "last_layers", "lora", "head"])
