@@ -70,10 +70,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "sft": {
         "algorithm": "sft",
         "task": {"name": "levels.jsonl"},
-        "rewards": {"letters": "mine.py:letters"},
+        "rewards": {"letters": {"use": "mine.py:letters", "weight": -1.0}},
         "sft": {
             **{"max_steps": UPDATES, "batch_size": 8, "micro_batch_size": 4, "dropout": 0.1},
-            **{"learning_rate": 1e-3, "lr_schedule": "linear", "warmup_steps": 2},
+            **{"learning_rate": 1e-2, "lr_schedule": "linear", "warmup_steps": 2},
             **{"eval_every": 2, "best_by": "reward", "save_every": 1, "keep_checkpoints": 2},
         },
     },

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from instructrec.errors import ConfigError, PolicyError
 from instructrec.policies.base import Prompt, Responses
+from instructrec.policies.chat import inert_text
 from instructrec.policies.config import Sampling
 from instructrec.policies.model_policy import ModelPolicy, check_vocabulary
 
@@ -29,6 +30,7 @@ class EncoderPolicy(ModelPolicy):
         super().__init__(model, tokenizer, **settings)
         # Some count positions from behind the pad token: the tokenizer knows how many are left.
         self.max_length = min(self.max_length, int(tokenizer.model_max_length))
+        self._inert = inert_text(tokenizer)
         if self.config.system_prompt:
             raise ConfigError(
                 f"policy.system_prompt = {self.config.system_prompt!r}, but {self.name!r} is an "
@@ -44,10 +46,10 @@ class EncoderPolicy(ModelPolicy):
         Raises:
             PolicyError: A text is longer than the window, or belongs to another vocabulary.
         """
-        texts = [_text(prompt) for prompt in prompts]
+        texts = [self._inert(_text(prompt)) for prompt in prompts]
         encoded: list[list[int]] = []
         if texts:
-            encoded = self.tokenizer(texts, split_special_tokens=True, verbose=False)["input_ids"]
+            encoded = self.tokenizer(texts, verbose=False)["input_ids"]
         for number, ids in enumerate(encoded):
             if len(ids) > self.max_length:
                 raise PolicyError(
