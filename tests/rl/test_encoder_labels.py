@@ -145,7 +145,7 @@ def test_text_is_read_as_text_and_a_conversation_as_its_messages(tmp_path: Path)
     chat = [{"role": "system", "content": "a"}, {"role": "user", "content": "red pear"}]
     (written, spoken) = policy.encode(["red [SEP] pear", chat])
     assert written.count(3) == 1 and spoken == [2, 9, 5, 8, 3]
-    with pytest.raises(PolicyError, match="prompt 1 has 22 tokens.*reads 16 at most"):
+    with pytest.raises(PolicyError, match=r"prompt 1 has 22 tokens.*reads 16 at most"):
         policy.encode(["a", "a " * 20])
 
 
