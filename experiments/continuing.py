@@ -86,9 +86,10 @@ def finished(
         Its folder, its summary and its policy; None where it has not finished, or has left no
         policy, and for algorithms that may go on to more updates.
     """
+    if config.supervised is None:
+        return None
     folder = RunFolder.open(config.folder)
-    ended = config.supervised is not None and folder.record().get("status") == "finished"
-    if not ended or not folder.policy.is_dir():
+    if folder.record().get("status") != "finished" or not folder.policy.is_dir():
         return None
     say(f"{folder.path} has finished already")
     drop_checkpoints(folder)
@@ -124,13 +125,14 @@ def begin(
         resume: Go on with what is there.
         overwrite: Delete what is there.
         allow_change: What may differ where it goes on.
-        command: Command line, for the record.
+        command: The command line after the program's name, for the record.
 
     Raises:
         CheckpointError: The folder holds something else, or another run.
     """
     flags = {"resume": resume, "overwrite": overwrite}
-    RunFolder.create(folder.path, info, config.to_dict(), command=command, **flags)
+    record = None if command is None else ["instructrec", *command]
+    RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
     note(folder, materials, allow_change)
     crash_point("run.created")
 

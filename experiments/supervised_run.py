@@ -124,12 +124,7 @@ def train_supervised(
         result = learn(config, materials, policy, taken, around, evaluate)
     recorder.flush_step()
     if stop.requested:
-        saved = f", which is saved in {folder.checkpoints}"
-        raise RunInterrupted(
-            f"stopped after step {result.steps} of {config.steps}"
-            f"{saved if result.stopped == 'interrupted' else ''}. The same command with --resume "
-            "goes on from there."
-        )
+        raise _interrupted(result, config, folder)
     return {
         "updates": result.steps,
         "best_update": result.best_step,
@@ -138,6 +133,14 @@ def train_supervised(
         "demonstrations": [materials.train[i].id for i in taken],
         "loss": result.loss,
     }
+
+
+def _interrupted(result: FitResult, config: TrainConfig, folder: RunFolder) -> RunInterrupted:
+    saved = f", which is saved in {folder.checkpoints}" if result.stopped == "interrupted" else ""
+    return RunInterrupted(
+        f"stopped after step {result.steps} of {config.steps}{saved}. The same command with "
+        "--resume goes on."
+    )
 
 
 def pairs(task: Task, indices: list[int]) -> list[Triple]:

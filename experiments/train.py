@@ -108,8 +108,7 @@ def run_training(
         config: The run.
         resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
         overwrite: Delete an existing run of this name.
-        allow_change: What may differ when a run is resumed: keys of the configuration, ``data``,
-            ``versions``.
+        allow_change: What may differ when a run is resumed: keys, ``data``, ``versions``.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
@@ -139,9 +138,8 @@ def run_training(
                 lambda: _policy(config, materials, load_policy)
             )
             folder = RunFolder(config.folder)
-            record = None if command is None else ["instructrec", *command]
             flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
-            begin = partial(continuing.begin, folder, info, config, materials, command=record)
+            begin = partial(continuing.begin, folder, info, config, materials, command=command)
             processes.on_main(partial(begin, **flags))
             with folder if processes.is_main() else nullcontext():
                 asks = (policy.weights_hash(), stop, say, should_prune, allow_change)
