@@ -166,14 +166,14 @@ def test_the_command_trains_measures_and_resumes_an_encoder(
     monkeypatch.chdir(tmp_path)
     base = saved(tmp_path / "base")
     rows = [
-        {"prompt": f"{'red' if i % 2 else 'green'} {'a ' * (i % 9)}{i}", "reference": "odd"}
+        {"prompt": f"{'red' if i % 2 else 'green'} {'a ' * (i % 3)}{i}", "reference": "odd"}
         | ({} if i % 2 else {"reference": "even"})
         for i in range(90)
     ]
     Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = ["--task.name", "rows.jsonl", "--policy.model", base, "--policy.device", "cpu"]
     given += ["--sft.head", "labels", "--tracking.mode", "disabled", "--name", "run"]
-    given += ["--sft.learning_rate", "1e-2", "--sft.max_steps", "20", "--sft.eval_every", "10"]
+    given += ["--sft.learning_rate", "1e-2", "--sft.max_steps", "40", "--sft.eval_every", "10"]
     assert main(["sft", *given]) == 0
     run = RunFolder.open("runs/run")
     assert run.summary()["classes"]["accuracy"] == run.summary()["eval/exact_match/mean"] > 0.9
