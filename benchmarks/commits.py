@@ -70,6 +70,7 @@ def main() -> None:
 
     from instructrec.policies.causal_lm import load_policy
     from instructrec.policies.config import PolicyConfig
+    from instructrec.policies.labels import writer
     from instructrec.rl.checkpoint import Snapshot, checkpoint_path, write_checkpoint
     from instructrec.rl.checkpoint_keeping import latest_checkpoint, prune_checkpoints
     from instructrec.rl.config import PPOConfig
@@ -81,7 +82,8 @@ def main() -> None:
     parser.add_argument("--update_s", type=float, help="seconds of an update, for the share")
     parser.add_argument("--every", type=int, default=16, help="updates between two checkpoints")
     options = parser.parse_args()
-    policy = load_policy(PolicyConfig(model=options.model, device="cpu", dtype="float32"), seed=0)
+    settings = PolicyConfig(model=options.model, device="cpu", dtype="float32")
+    policy = writer(load_policy(settings, seed=0), "a benchmark of PPO")
     config = PPOConfig(kl_coef=0.0)
     learner = PPOLearner(policy, config)
     for group in learner.optimizer.param_groups:

@@ -21,7 +21,7 @@ from typing import Any
 from instructrec.crash_points import VARIABLE
 
 UPDATES = 5
-"""Updates of a whole run."""
+"""Updates (supervised: steps) of a whole run."""
 TIMEOUT_S = 300.0
 """Seconds after which a run that should have ended counts as hung."""
 REWARD = """import random
@@ -35,10 +35,14 @@ def letters(completions, **columns):
     return [len(set(text)) / 9 + noise / 100 for text in completions]
 """
 """A reward that draws from every generator that libraries share."""
-COMMON = {
-    "algorithm": "ppo",
+COMMON: dict[str, Any] = {
     "name": "run",
     "policy": {"model": "tiny", "device": "cpu", "dtype": "float32"},
+    "eval": {"limit": 6, "validation_limit": 6, "temperature": 1.0},
+    "tracking": {"mode": "disabled"},
+}
+PPO: dict[str, Any] = {
+    "algorithm": "ppo",
     "rewards": {"letters": {"use": "mine.py:letters", "normalise": "running"}},
     "ppo": {
         **{"num_updates": UPDATES, "episodes_per_update": 8, "num_mini_batches": 2},
@@ -46,24 +50,36 @@ COMMON = {
         **{"kl_coef": 0.05, "kl_target": 0.01, "kl_horizon": 100, "save_every": 1},
         **{"keep_checkpoints": 2, "eval_every": 2},
     },
-    "eval": {"limit": 6, "validation_limit": 6, "temperature": 1.0},
-    "tracking": {"mode": "disabled"},
 }
 RUNS: dict[str, dict[str, Any]] = {
     "full": {
+        **PPO,
         "task": {"name": "levels.jsonl"},
         "ppo": {
+            **PPO["ppo"],
             **{"curriculum": "level", "curriculum_pass": 0.3, "curriculum_window": 4},
             **{"curriculum_raise": 0.5, "kl_penalty": "reward"},
         },
     },
     "lora": {
+        **PPO,
         "task": {"name": "levels.jsonl", "env": "refine", "max_turns": 2},
-        "policy": {"train": "lora", "lora": {"r": 4, "dropout": 0.1}},
+        "policy": {**COMMON["policy"], "train": "lora", "lora": {"r": 4, "dropout": 0.1}},
         "rewards": {"letters": {"use": "mine.py:letters", "normalise": "none"}},
     },
+    "sft": {
+        "algorithm": "sft",
+        "task": {"name": "levels.jsonl"},
+        "rewards": {"letters": {"use": "mine.py:letters", "weight": -1.0}},
+        "sft": {
+            **{"max_steps": UPDATES, "batch_size": 8, "micro_batch_size": 4, "dropout": 0.1},
+            **{"learning_rate": 1e-2, "lr_schedule": "linear", "warmup_steps": 2},
+            **{"eval_every": 2, "best_by": "reward", "save_every": 1, "keep_checkpoints": 2},
+        },
+    },
 }
-"""One with a curriculum and running normalisation, one with adapters, dropout and turns."""
+"""PPO with a curriculum and running normalisation, PPO with adapters, dropout and turns, and
+supervised training with dropout."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +107,7 @@ class Runner:
     """
 
     def __init__(self, folder: Path, kind: str) -> None:
-        self.folder = folder
+        self.folder, self.kind = folder, kind
         self.run = folder / "runs" / "run"
         self.timeout_s = TIMEOUT_S
         folder.mkdir(parents=True)
@@ -103,8 +119,6 @@ class Runner:
         rows = [{"prompt": f"write {i}", "reference": "a", "level": i % 3} for i in range(96)]
         (folder / "levels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = {**COMMON, **RUNS[kind]}
-        for section in ("policy", "ppo"):
-            config[section] = {**COMMON[section], **RUNS[kind].get(section, {})}  # type: ignore[dict-item]
         (folder / "run.yaml").write_text(json.dumps(config))
 
     def start(self, *arguments: str, crash_at: str = "") -> Ended:
@@ -215,11 +229,11 @@ def outcome(run: Path, updates: int = UPDATES) -> dict[str, Any]:
     from instructrec.experiments.jsonl import read_rows
     from instructrec.metrics import is_wall_clock
 
-    last = run / "checkpoints" / f"update-{updates:06d}"
-    found: dict[str, Any] = {
-        name: file["sha256"]
-        for name, file in json.loads((last / "MANIFEST.json").read_text())["files"].items()
-    }
+    last = run / "checkpoints" / f"update-{updates:06d}" / "MANIFEST.json"
+    found: dict[str, Any] = {}
+    if last.exists():  # supervised training leaves none; the summary has the hash of its weights
+        files = json.loads(last.read_text())["files"]
+        found = {name: file["sha256"] for name, file in files.items()}
     rows = read_rows(run / "metrics.jsonl")
     for number, row in enumerate(rows, start=1):
         found[f"metrics {number}"] = {k: v for k, v in row.items() if not is_wall_clock(k)}
@@ -243,12 +257,14 @@ def faults(run: Path, expected: dict[str, Any], updates: int = UPDATES) -> list[
         updates: Updates that it has done.
     """
     from instructrec.experiments.runfolder import read_metrics
+    from instructrec.metrics import axis_value
 
     found = outcome(run, updates)
     names = sorted(expected.keys() | found.keys())
     wrong = [f"{name} differs" for name in names if expected.get(name) != found.get(name)]
-    told = [row["train/update"] for row in read_metrics(run)]
-    if told != list(range(1, updates + 1)):
+    told = [axis_value(row) for row in read_metrics(run)]
+    first = 0 if "sft/step" in read_metrics(run)[0] else 1  # that of the validation of the start
+    if told != list(range(first, updates + 1)):
         wrong.append(f"updates in metrics.jsonl: {told}")
     wrong += [
         f"left over: {path.relative_to(run.parent)}"

@@ -27,12 +27,16 @@ from instructrec.crash_points import CRASH_POINTS
 RESULTS = Path(__file__).parent / "results" / "kills.md"
 MEMORY = Path("/dev/shm")
 """Where runs lie, if it is there: what kill -9 leaves is the same on any disk, and this is fast."""
-_AT_START = ("resume.opened", "resume.trimmed", "resume.restored")
+_AT_START = ("resume.opened", "resume.trimmed", "resume.restored", "fit.restored")
+_PPO_ALONE = (*("rollout.", "update.", "metrics.written", "resume.restored", "export.moved_aside"),)
+"""Places (or, ending in a dot, groups) that supervised training does not come by."""
 SHORT = (
     *("update.stepped", "rows.half:2", "checkpoint.file.begun:9", "checkpoint.renamed:2"),
     *("prune.half:1", "resume.trimmed", "export.half"),
 )
 """Places of the short set."""
+SHORT_SFT = ("fit.stepped:2", "fit.reported:2", "checkpoint.renamed:2", "export.half")
+"""Those of supervised training in it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ def at(place: str) -> Callable[[Runner], int]:
     def attack(runner: Runner) -> int:
         kills = 0
         if name in _AT_START:  # a run that goes on has to have been stopped
-            kills += _killed(runner.start(crash_at="update.reported:3"))
+            kills += _killed(runner.start(crash_at=f"{_reported(runner.kind)}:3"))
         elif name == "resume.quarantined":
             kills += _killed(runner.start(crash_at="checkpoint.committed:3"))
             _damage(runner.run / "checkpoints" / "update-000003" / "optimizer.safetensors")
@@ -118,13 +122,45 @@ def moves_aside(runner: Runner) -> int:
 
 def cases(kinds: Sequence[str], chances: int, seed: int, whole_s: float) -> Iterator[Case]:
     """The full set: every place, random moments, and kills in a row."""
-    for number, name in enumerate(CRASH_POINTS):
+    yield from _of_ppo([kind for kind in kinds if kind != "sft"])
+    if "sft" in kinds:
+        yield from _of_sft()
+    draws = random.Random(seed)
+    for number in range(chances):
+        times = 2 if number % 4 == 3 else 1
+        share = draws.random()
+        name = f"after {share:.3f} of the time" + (" twice" if times > 1 else "")
+        yield Case(name, kinds[number % len(kinds)], sometime(share, times, whole_s))
+
+
+def _reported(kind: str) -> str:
+    """The place behind an update or step that is recorded, before its checkpoint."""
+    return "fit.reported" if kind == "sft" else "update.reported"
+
+
+def _of_sft() -> Iterator[Case]:
+    """Every place that supervised training comes by, and kills in a row."""
+    for name in CRASH_POINTS:
+        if name.startswith(_PPO_ALONE):
+            continue
+        yield Case(name, "sft", moves_aside if name == "checkpoint.moved_aside" else at(name))
+        if name.startswith(("fit.stepped", "fit.reported", "rows.", "checkpoint.file.")):
+            yield Case(f"{name}:4", "sft", at(f"{name}:4"))
+    for second in ("resume.opened", "resume.trimmed", "fit.restored", "checkpoint.renamed"):
+        first = "fit.reported:2"
+        yield Case(f"{first}, then {second}", "sft", twice(first, second))
+
+
+def _of_ppo(kinds: Sequence[str]) -> Iterator[Case]:
+    """Every place that PPO comes by, and kills in a row."""
+    places = [name for name in CRASH_POINTS if not name.startswith("fit.")]
+    for number, name in enumerate(places):
         kind = kinds[number % len(kinds)]
         if name == "checkpoint.moved_aside":
             yield Case(name, kind, moves_aside)
             continue
         yield Case(name, kind, at(name))
-    for number, name in enumerate(CRASH_POINTS):
+    for number, name in enumerate(places):
         kind = kinds[(number + 1) % len(kinds)]
         if name.startswith(("update.", "rollout.", "rows.")):
             yield Case(f"{name}:4", kind, at(f"{name}:4"))
@@ -137,26 +173,23 @@ def cases(kinds: Sequence[str], chances: int, seed: int, whole_s: float) -> Iter
             yield Case(f"{name}:4", kind, at(f"{name}:4"))
         if name.startswith("prune."):  # there is less to delete than to write
             yield Case(f"{name}:2", kind, at(f"{name}:2"))
-    for second in (*_AT_START, "rollout.scored", "checkpoint.sealed", "checkpoint.renamed"):
+    starts = [name for name in _AT_START if name in places]
+    for second in (*starts, "rollout.scored", "checkpoint.sealed", "checkpoint.renamed"):
         for kind in kinds:
             yield Case(
                 f"update.reported:2, then {second}", kind, twice("update.reported:2", second)
             )
-    draws = random.Random(seed)
-    for number in range(chances):
-        times = 2 if number % 4 == 3 else 1
-        share = draws.random()
-        name = f"after {share:.3f} of the time" + (" twice" if times > 1 else "")
-        yield Case(name, kinds[number % len(kinds)], sometime(share, times, whole_s))
 
 
 def short_cases(kind: str, whole_s: float) -> Iterator[Case]:
-    """A few of each kind."""
+    """A few of each sort, of a kind of PPO run and of supervised training."""
     for place in SHORT:
         yield Case(place, kind, at(place))
     first, second = "update.reported:2", "checkpoint.sealed"
     yield Case(f"{first}, then {second}", kind, twice(first, second))
     yield Case("after 0.600 of the time", kind, sometime(0.6, 1, whole_s))
+    for place in SHORT_SFT:
+        yield Case(place, "sft", at(place))
 
 
 def try_case(case: Case, folder: Path, expected: dict[str, Any]) -> Result:
@@ -193,7 +226,7 @@ def _damage(file: Path) -> None:
 
 def _resumed(ended: Ended) -> int:
     for line in ended.output.splitlines():
-        if line.startswith("resuming after update "):
+        if line.startswith(("resuming after update ", "resuming after step ")):
             return int(line.split()[-1])
     return 0
 
@@ -205,12 +238,13 @@ def table(results: Sequence[Result], seconds: float, seed: int) -> str:
     lines = [
         "# Runs that were killed",
         "",
-        f"{len(results)} runs of {UPDATES} updates with {kills} kills (SIGKILL), each resumed to "
-        f"its end; {len(results) - len(wrong)} ended bit for bit as the run that was never "
-        f"stopped. Made by `python -m benchmarks.kills --seed {seed}` in {seconds / 60:.0f} "
+        f"{len(results)} runs of {UPDATES} updates or steps with {kills} kills (SIGKILL), each "
+        f"resumed to its end; {len(results) - len(wrong)} ended bit for bit as the run that was "
+        f"never stopped. Made by `python -m benchmarks.kills --seed {seed}` in {seconds / 60:.0f} "
         "minutes on a machine that other programs shared. `full` trains all weights with a "
         "curriculum and running normalisation, `lora` trains adapters with dropout over several "
-        "turns; both adapt the KL coefficient.",
+        "turns; both adapt the KL coefficient. `sft` is supervised training with dropout, whose "
+        "best weights are chosen by sampled responses.",
         "",
         "| killed at | run | kills | newest checkpoint then | went on from | outcome |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -234,7 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     _import_everything()
-    kinds = ["full"] if options.short else list(RUNS)
+    kinds = ["full", "sft"] if options.short else list(RUNS)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         place, expected, whole_s = Path(name), {}, 0.0

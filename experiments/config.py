@@ -26,10 +26,12 @@ from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
+from instructrec.rl.reward_config import MAY_CHANGE as FIT_MAY_CHANGE
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
+    *(f"{section}.{name}" for section in ("sft", "dpo") for name in FIT_MAY_CHANGE),
     *("ppo.monitors.", "tracking.", "output.", "eval.before"),
     *("eval.corpus_metrics", "eval.corpus_references"),
 )
@@ -112,7 +114,7 @@ class TrainConfig:
                 f"task.env = {self.task.env!r} given, but algorithm = {self.algorithm!r} plays no "
                 "episodes of several tries: remove the key, or set algorithm to 'ppo'."
             )
-        labels = self.algorithm == "sft" and self.sft.head == "labels"
+        labels = self.has_labels
         if (self.algorithm == "dpo" or labels) and self.task.env != "instruction":
             raise ConfigError(
                 f"task.env = {self.task.env!r} given, but algorithm = 'dpo' and sft.head = "
@@ -141,6 +143,11 @@ class TrainConfig:
         if self.algorithm == "dpo":
             return self.dpo
         return self.sft if self.algorithm == "sft" else None
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether a head of labels is trained."""
+        return self.algorithm == "sft" and self.sft.head == "labels"
 
     @property
     def steps(self) -> int:

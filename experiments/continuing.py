@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from instructrec.crash_points import crash_point
 from instructrec.errors import ConfigError
@@ -10,9 +13,12 @@ from instructrec.experiments import data_lock, telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.runfolder import RunFolder, RunInfo
-from instructrec.experiments.setup_run import Materials
+from instructrec.experiments.setup_run import LoadPolicy, Materials, policy_name
 from instructrec.rl.checkpoint import update_of
 from instructrec.rl.checkpoint_keeping import list_checkpoints
+
+if TYPE_CHECKING:
+    from instructrec.policies.model_policy import ModelPolicy
 
 
 def check_flags(resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
@@ -55,14 +61,47 @@ def continued(
         refuse_changed(config, config.folder, allow_change)
         saved = list_checkpoints(config.folder / "checkpoints")
         done = update_of(saved[-1] if saved else None)
-        if config.ppo.num_updates < done:
+        if config.steps < done:
+            key = "ppo.num_updates" if config.supervised is None else f"{config.section}.max_steps"
             raise ConfigError(
-                f"ppo.num_updates = {config.ppo.num_updates}: the run has done {done} updates "
-                "already. Give at least as many, or start another run."
+                f"{key} = {config.steps}: the run has done {done} already. Give at least as many, "
+                "or start another run."
             )
         if allow_change:
             say(f"allowed to differ from here on: {', '.join(allow_change)}")
     return config, resume
+
+
+def finished(
+    config: TrainConfig, load_policy: LoadPolicy, say: telling.Say
+) -> tuple[RunFolder, dict[str, Any], ModelPolicy] | None:
+    """What a run of supervised training left that came to its end.
+
+    Args:
+        config: The run, resolved.
+        load_policy: Makes the policy.
+        say: Receives lines for people.
+
+    Returns:
+        Its folder, its summary and its policy; None where it has not finished, or has left no
+        policy, and for algorithms that may go on to more updates.
+    """
+    if config.supervised is None:
+        return None
+    folder = RunFolder.open(config.folder)
+    if folder.record().get("status") != "finished" or not folder.policy.is_dir():
+        return None
+    say(f"{folder.path} has finished already")
+    drop_checkpoints(folder)
+    settings = dataclasses.replace(config.policy, model=str(folder.policy))
+    policy = load_policy(settings, config.seed, config.eval_sampling)
+    policy.name = policy_name(folder.info())
+    return folder, folder.summary(), policy
+
+
+def drop_checkpoints(folder: RunFolder) -> None:
+    """Deletes the checkpoints of a run that has nothing left to go on to."""
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
 
 
 def begin(
@@ -86,13 +125,14 @@ def begin(
         resume: Go on with what is there.
         overwrite: Delete what is there.
         allow_change: What may differ where it goes on.
-        command: Command line, for the record.
+        command: The command line after the program's name, for the record.
 
     Raises:
         CheckpointError: The folder holds something else, or another run.
     """
     flags = {"resume": resume, "overwrite": overwrite}
-    RunFolder.create(folder.path, info, config.to_dict(), command=command, **flags)
+    record = None if command is None else ["instructrec", *command]
+    RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
     note(folder, materials, allow_change)
     crash_point("run.created")
 

@@ -88,7 +88,7 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
             f"{policy!r} has no weights to look into: expected a run folder, a Hugging Face folder "
             "or hub id, or a model name."
         )
-    from instructrec.policies.labels import refuse_labels
+    from instructrec.policies.labels import writer
 
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     asked = EvaluateConfig(
@@ -101,8 +101,8 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
             "answers. Give another policy, or its model folder."
         )
     item, reward = _episode(plan, config)
-    loaded: Any = evaluate_policy.load(policy, plan, asked)
-    refuse_labels(loaded, "an explanation of tokens")
+    answering: Any = evaluate_policy.load(policy, plan, asked)
+    loaded = writer(answering, "an explanation of tokens")
     found = _explained(loaded, item, reward, plan, config, run)
     found = {"policy": policy, **found}
     _tell(found, config, say)
@@ -240,6 +240,8 @@ def _start(
     run: RunFolder | None,
 ) -> tuple[CausalLMPolicy | None, list[str]]:
     """The policy that it is held against, and notes for people."""
+    from instructrec.policies.labels import writer
+
     name = config.reference
     if name is None and run is not None:
         above = parents(run.path, run.record())
@@ -249,7 +251,7 @@ def _start(
     try:
         model = setup_run.model_folder(name)
         known = replace(plan.policy, model=model)
-        start = setup_run.load(known, 0, policy.sampling)
+        start = writer(setup_run.load(known, 0, policy.sampling), "a comparison of tokens")
     except Exception as error:
         if config.reference is not None:
             raise

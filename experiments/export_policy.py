@@ -128,7 +128,7 @@ def _check_hub(repository: str) -> None:
 
 def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
     """Loads a policy as it was trained, on the CPU, and checks a run's weights."""
-    from instructrec.policies.labels import refuse_labels
+    from instructrec.policies.labels import writer
 
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     before: dict[str, Any] = {} if run is None else run.config().get("policy", {})
@@ -140,8 +140,7 @@ def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
         lora=LoraSettings(**before.get("lora", {})),
         **{name: before[name] for name in names if name in before},
     )
-    loaded = setup_run.load(settings, 0, Sampling(temperature=0.0))
-    refuse_labels(loaded, "an export")
+    loaded = writer(setup_run.load(settings, 0, Sampling(temperature=0.0)), "an export")
     if run is not None:
         verification.check_loaded(loaded.weights_hash(), run)
     return loaded, run

@@ -26,7 +26,8 @@ from instructrec.rl.alignment import (
     same_matches,
     train_alignment,
 )
-from instructrec.rl.fitting import VAL_LOSS, Surroundings
+from instructrec.rl.fitting import Surroundings
+from instructrec.rl.reward_naming import VAL_LOSS
 
 _LEAST = 4
 

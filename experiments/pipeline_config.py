@@ -31,7 +31,7 @@ from instructrec.rl.reward_config import FitConfig, PreferenceConfig
 
 GOLD, PROXY = "gold", "proxy"
 """Names of the true reward and of the learned one, in every stage."""
-_RESUMABLE = ("rounds", "tracking.", "output.")
+_RESUMABLE = ("rounds", "sft.save_every", "sft.keep_checkpoints", "tracking.", "output.")
 _UNTIL = {
     "mentor.": "preferences/round-1.jsonl",
     "reward_model.": "reward-model-*",

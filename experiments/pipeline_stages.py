@@ -146,10 +146,9 @@ def train_sft(run: Pipeline) -> str:
     config = run.config.sft_run()
     if not is_finished(config.folder):
         run.made.append("sft")
-        # Stopped in between it begins anew: SFT keeps no checkpoints.
         run_training(
             config,
-            overwrite=config.folder.exists(),
+            resume=config.folder.exists(),
             command=run.command,
             load_policy=run.load_policy,
             say=telling.say_nothing,

@@ -104,10 +104,11 @@ def run_probe(
     materials = setup_run.make_materials(config)
     if probe.update:
         config.ppo.check_task(len(materials.train), materials.train.columns)
+    from instructrec.policies.labels import writer
+
     model = setup_run.model_folder(config.policy.model)
-    policy = load_policy(
-        dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
-    )
+    settings = dataclasses.replace(config.policy, model=model)
+    policy = writer(load_policy(settings, config.seed, config.eval_sampling), "a probe of rewards")
     config = config.with_micro_batch_size(policy.device.type)
     from instructrec.devices import describe
 

@@ -128,7 +128,7 @@ class Progress:
         """Takes note of the best evaluation among the recorded updates of a continued run."""
         for row in rows:
             if _is_number(row.get(self._score)):
-                self._best_of(float(row[self._score]), int(row["train/update"]))
+                self._best_of(float(row[self._score]), int(axis_value(row) or 0))
 
     def note(self, text: str) -> None:
         """Prints one line, above the live display when there is one."""

@@ -20,8 +20,8 @@ from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.setup_run import LoadPolicy
 from instructrec.experiments.train import run_training
 from instructrec.policies.base import Policy
-from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.config import Sampling
+from instructrec.policies.model_policy import ModelPolicy
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
 REWARDS = {"exact_match": 1.0}
@@ -91,14 +91,14 @@ def open_quickstart(path: Path, say: telling.Say = telling.say) -> Quickstart:
     return Quickstart(config, path, say=say)
 
 
-def load_base(run: Quickstart) -> CausalLMPolicy:
+def load_base(run: Quickstart) -> ModelPolicy:
     """Loads the untouched model."""
     model = setup_run.model_folder(run.config.policy.model)
     settings = dataclasses.replace(run.config.policy, model=model)
     return run.load_policy(settings, run.config.seed, run.greedy)
 
 
-def measure_base(run: Quickstart, policy: CausalLMPolicy) -> None:
+def measure_base(run: Quickstart, policy: ModelPolicy) -> None:
     """Measures the untouched model."""
     config = run.config
     model = setup_run.model_folder(config.policy.model)

@@ -181,6 +181,7 @@ class Recorder:
     def flush_step(self) -> None:
         """Writes the step that is still open."""
         if self._step:
+            self._update = int(axis_value(self._step) or 0)
             self._metrics.write(self._step)
             self._tracker.log(self._step)
             self._show(self._step)
@@ -295,15 +296,16 @@ def open_record(
         say: Receives lines for people.
     """
     resumed_update = None
+    unit = "update" if config.supervised is None else "step"
     if resume:
         # Without a checkpoint everything is done again, and so replaces what was recorded.
         resumed_update = update_of(checkpoint) if checkpoint else -1
         _drop_evaluations(folder.path / "eval", resumed_update)
-        say(f"resuming after update {update_of(checkpoint)}")
+        say(f"resuming after {unit} {update_of(checkpoint)}")
     progress = Progress(
         config.steps,
         start=update_of(checkpoint),
-        unit="update" if config.supervised is None else "step",
+        unit=unit,
     )
     recorder = Recorder(
         config,

@@ -177,6 +177,7 @@ def _train(
     with recorder:
         around = Surroundings(
             on_step=recorder.on_step,
+            on_save=recorder.flush_step,
             checkpoint_dir=folder.checkpoints,
             resume_from=checkpoint,
             should_stop=lambda: stop.requested,

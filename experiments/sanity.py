@@ -152,10 +152,11 @@ def run_sanity(
     ppo = easier(config.ppo, len(few), max_updates, config.algorithm)
     materials = dataclasses.replace(materials, train=few)
     config = dataclasses.replace(config, ppo=ppo)
+    from instructrec.policies.labels import writer
+
     model = setup_run.model_folder(config.policy.model)
-    policy = load_policy(
-        dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
-    )
+    settings = dataclasses.replace(config.policy, model=model)
+    policy = writer(load_policy(settings, config.seed, config.eval_sampling), "train --sanity")
     say(
         f"overfitting {len(few)} instructions of {few.name} with {RESPONSES} responses each and "
         f"learning rate {ppo.learning_rate:g}, for at most {max_updates} updates"

@@ -24,14 +24,14 @@ from instructrec.rewards.combine import CombinedReward, make_rewards
 from instructrec.rl.monitor_config import check_gold
 
 if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.policies.model_policy import ModelPolicy
     from instructrec.rl.run_state import TrainingResult
 
 CHECKED_PROMPTS = 20_000
 """Instructions of each split whose length is looked at before a run begins."""
 
-LoadPolicy = Callable[[PolicyConfig, int, Sampling], "CausalLMPolicy"]
-"""Loads a policy with a seed and its default sampling."""
+LoadPolicy = Callable[..., "ModelPolicy"]
+"""Loads a policy with a seed and its default sampling, such as `load`."""
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,10 @@ def check_all_prompts(policy: Policy, materials: Materials, config: TrainConfig)
     """
     kept = [each.task for each in materials.kept]
     measured = (materials.validation, materials.test, *kept)
-    check_prompts(policy, (materials.train,), config.ppo.response_length)
-    check_prompts(policy, measured, config.eval_sampling.max_new_tokens)
+    answer = 0 if config.has_labels else config.ppo.response_length
+    measured_answer = 0 if config.has_labels else config.eval_sampling.max_new_tokens
+    check_prompts(policy, (materials.train,), answer)
+    check_prompts(policy, measured, measured_answer)
 
 
 def _check_prompt(encode: Any, item: Instruction, split: str) -> None:
@@ -221,11 +223,20 @@ def policy_name(info: RunInfo) -> str:
     return info.variant if info.seed is None else f"{info.variant}-s{info.seed}"
 
 
-def load(config: PolicyConfig, seed: int, sampling: Sampling) -> CausalLMPolicy:
-    """Loads the policy (imports torch)."""
+def load(
+    config: PolicyConfig, seed: int, sampling: Sampling, *, labels: bool = False
+) -> ModelPolicy:
+    """Loads the policy (imports torch).
+
+    Args:
+        config: Which.
+        seed: Seed of what it draws.
+        sampling: How it answers by default.
+        labels: Whether it is to get a head of labels, for which an encoder is good, too.
+    """
     from instructrec.policies.causal_lm import load_policy
 
-    return load_policy(config, seed=seed, sampling=sampling)
+    return load_policy(config, seed=seed, sampling=sampling, labels=labels)
 
 
 def learner(algorithm: str) -> Callable[..., TrainingResult]:

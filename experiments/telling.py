@@ -18,7 +18,7 @@ from instructrec.policies.config import Sampling
 
 if TYPE_CHECKING:
     from instructrec.experiments.setup_run import Materials
-    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.policies.model_policy import ModelPolicy
 
 UNKNOWN_BEFORE = (
     "better than before? Not known: no evaluation of the start on the same instructions. "
@@ -73,7 +73,7 @@ def decoding(
 
 
 def announce(
-    config: TrainConfig, materials: Materials, policy: CausalLMPolicy, folder: Path, say: Say
+    config: TrainConfig, materials: Materials, policy: ModelPolicy, folder: Path, say: Say
 ) -> None:
     """Says what is about to run: model, device, data, amount of work, place."""
     from instructrec.devices import describe

@@ -46,7 +46,7 @@ from instructrec.rl.checkpoint_keeping import take_up
 from instructrec.rl.sharing import check_shares, check_stateless
 
 if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.policies.model_policy import ModelPolicy
     from instructrec.rl.run_state import ShouldPrune, TrainingResult
 
 TrainPPO = Callable[..., "TrainingResult"]
@@ -61,7 +61,7 @@ class Outcome:
     """The run folder."""
     summary: dict[str, Any]
     """Content of its ``summary.json``."""
-    policy: CausalLMPolicy
+    policy: ModelPolicy
     """The trained policy."""
     tracking: str
     """Where the run's mirror is, or how to send it; empty when there is none."""
@@ -74,7 +74,7 @@ class _Run:
     config: TrainConfig
     folder: RunFolder
     materials: Materials
-    policy: CausalLMPolicy
+    policy: ModelPolicy
     start_hash: str
     stop: StopRequest
     say: telling.Say
@@ -101,15 +101,14 @@ def run_training(
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
-    A first SIGINT, SIGTERM or SIGHUP ends PPO after the update at hand, behind a checkpoint; any
-    other ends the run at once. The folder stays readable.
+    A first SIGINT, SIGTERM or SIGHUP ends training after the update or step at hand, behind a
+    checkpoint; any other ends the run at once. The folder stays readable.
 
     Args:
         config: The run.
         resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
         overwrite: Delete an existing run of this name.
-        allow_change: What may differ when a run is resumed: keys of the configuration, ``data``,
-            ``versions``.
+        allow_change: What may differ when a run is resumed: keys, ``data``, ``versions``.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
@@ -130,6 +129,8 @@ def run_training(
         config, resume = processes.from_main(
             lambda: continuing.continued(config.resolved(), resume, allow_change, say)
         )
+        if resume and (found := continuing.finished(config, load_policy, say)) is not None:
+            return Outcome(*found, tracking="")
         materials = processes.together(lambda: _materials(config, resume, allow_change))
         with StopRequest() as stop, ExitStack() as locks:
             processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
@@ -137,9 +138,8 @@ def run_training(
                 lambda: _policy(config, materials, load_policy)
             )
             folder = RunFolder(config.folder)
-            record = None if command is None else ["instructrec", *command]
             flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
-            begin = partial(continuing.begin, folder, info, config, materials, command=record)
+            begin = partial(continuing.begin, folder, info, config, materials, command=command)
             processes.on_main(partial(begin, **flags))
             with folder if processes.is_main() else nullcontext():
                 asks = (policy.weights_hash(), stop, say, should_prune, allow_change)
@@ -164,16 +164,16 @@ def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -
 
 def _policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
-) -> tuple[TrainConfig, CausalLMPolicy, RunInfo]:
+) -> tuple[TrainConfig, ModelPolicy, RunInfo]:
     """Loads the policy; returns also the settings that depend on its device, and the run's name."""
-    from instructrec.policies.labels import refuse_labels
+    from instructrec.policies.labels import writer
 
     model = setup_run.model_folder(config.policy.model)
-    policy = load_policy(
-        dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
-    )
+    settings = dataclasses.replace(config.policy, model=model)
+    more = {"labels": True} if config.has_labels else {}
+    policy = load_policy(settings, config.seed, config.eval_sampling, **more)
     if config.supervised is None:
-        refuse_labels(policy, f"algorithm {config.algorithm}")
+        writer(policy, f"algorithm {config.algorithm}")
         config = config.with_micro_batch_size(policy.device.type)
     else:
         config, policy = prepared(config, materials, policy)
@@ -203,8 +203,12 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
                     run.config,
                     run.materials,
                     run.policy,
+                    run.folder,
                     recorder,
                     lambda step: _evaluate(run, "validation", step)[0],
+                    checkpoint=checkpoint,
+                    stop=run.stop,
+                    allow_change=run.allow_change,
                 )
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
@@ -322,6 +326,8 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
             model_card.describe(run.folder, warn)
+        if run.config.supervised is not None:
+            continuing.drop_checkpoints(run.folder)
 
     processes.on_main(conclude)  # the others leave when all is written
     return summary

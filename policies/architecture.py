@@ -39,6 +39,18 @@ def check_architecture(config: Any, name: str) -> None:
         raise PolicyError(f"model {name!r} cannot be used: {reason}. {advice}")
 
 
+def is_encoder(config: Any) -> bool:
+    """Whether a model sees the whole text at once and writes none."""
+    kind = config.model_type
+    reads = type(config) in MODEL_FOR_MASKED_LM_MAPPING or kind.startswith("bert")
+    writes = getattr(config, "is_decoder", False) or getattr(config, "is_encoder_decoder", False)
+    return reads and not writes and not any(_has(config, field) for field in _MODALITIES)
+
+
+def _has(config: Any, field: str) -> bool:
+    return getattr(config, field, None) is not None
+
+
 def _why_not(config: Any) -> tuple[str, str] | None:
     """The reason against a model and what to do, or None."""
     kind, expected = config.model_type, f"Expected {_TEXT_MODEL}."
@@ -49,7 +61,7 @@ def _why_not(config: Any) -> tuple[str, str] | None:
             "with another, and here prompt and response are one sequence",
             expected,
         )
-    sees = any(getattr(config, field, None) is not None for field in _MODALITIES)
+    sees = any(_has(config, field) for field in _MODALITIES)
     if sees or type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         return (
             f"{kind} also takes images or sound, and instructions here are text",
@@ -60,14 +72,14 @@ def _why_not(config: Any) -> tuple[str, str] | None:
             f"{architecture} scores texts and writes none",
             f"{expected} A reward model belongs under rewards (`learned`) or in ppo.critic_model.",
         )
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        return f"{kind} has no language-model head in transformers", expected
-    is_encoder = type(config) in MODEL_FOR_MASKED_LM_MAPPING or kind.startswith("bert")
-    if is_encoder and not getattr(config, "is_decoder", False):
+    if is_encoder(config):
         return (
             f"{kind} is an encoder: each token sees those behind it, so it cannot write on",
-            f"{expected} (One that was trained as a decoder says is_decoder in its config.json.)",
+            f"{expected} (One that was trained as a decoder says is_decoder in its config.json.) "
+            "An encoder can learn to answer labels: instructrec sft with sft.head: labels.",
         )
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return f"{kind} has no language-model head in transformers", expected
     if not hasattr(config.get_text_config(decoder=True), "num_attention_heads"):
         return (
             f"{kind} has no attention, and rollouts keep its keys and values while they decode",

@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from instructrec.devices import pick_device, pick_dtype
-from instructrec.errors import PolicyError
 from instructrec.policies import quantized
 from instructrec.policies.base import Prompt, Responses
 from instructrec.policies.chat import ChatEncoder
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.policies.generation import CachedDecoder, Decoded, Decoder
 from instructrec.policies.loading import load_source
-from instructrec.policies.quiet import quiet_transformers
+from instructrec.policies.model_policy import ModelPolicy, check_vocabulary
 from instructrec.policies.training_parts import choose_trained_weights
-
-_UNLIMITED = 2**31
 
 
 def load_policy(
-    config: PolicyConfig, *, seed: int = 0, sampling: Sampling | None = None
-) -> CausalLMPolicy:
+    config: PolicyConfig,
+    *,
+    seed: int = 0,
+    sampling: Sampling | None = None,
+    labels: bool = False,
+) -> ModelPolicy:
     """Loads the policy that a configuration names.
 
     Args:
@@ -35,26 +33,35 @@ def load_policy(
         seed: Seed of the sampling, of new adapters and of the weights of ``tiny``.
         sampling: How the policy answers when nothing else is asked for; defaults to
             ``Sampling()``.
+        labels: Whether it is to get a head of labels, for which an encoder is good, too.
+
+    Returns:
+        A language model, one with the head of labels that lies in its folder, or an encoder.
 
     Raises:
         PolicyError: The model cannot be found, loaded or used.
         ConfigError: A setting contradicts the model or the machine.
     """
+    from instructrec.policies.encoder import EncoderPolicy
+    from instructrec.policies.labels import head_file, with_saved_head
+
     device = pick_device(config.device)
     compute_dtype = pick_dtype(config.dtype, device)
     if config.quantization is not None:
         quantized.check_quantization(device)
+    head = head_file(config.model)
     loaded = load_source(
         config.model,
         revision=config.revision,
         seed=seed,
         quantize=config.quantization is not None,
+        readers=labels or head is not None,
     )
     model = choose_trained_weights(loaded, config, seed)
     quantized.settle(model, compute_dtype)
-    model = model.to(device).eval()
-    policy = CausalLMPolicy(
-        model,
+    kind = EncoderPolicy if loaded.reads_only else CausalLMPolicy
+    policy = kind(
+        model.to(device).eval(),
         loaded.tokenizer,
         config=config,
         compute_dtype=compute_dtype,
@@ -63,12 +70,10 @@ def load_policy(
         continues_adapter=config.train == "lora" and loaded.adapter is not None,
         rounded_base=loaded.rounded,
     )
-    from instructrec.policies.labels import with_saved_head
-
-    return with_saved_head(policy, config.model)
+    return policy if head is None else with_saved_head(policy, head)
 
 
-class CausalLMPolicy:
+class CausalLMPolicy(ModelPolicy):
     """A causal language model that answers prompts and can be trained.
 
     The weights are float32 (a base in 4 bits apart) and live in ``model``; forward passes of the
@@ -102,24 +107,22 @@ class CausalLMPolicy:
         rounded_base: bool = False,
         decoder: Decoder | None = None,
     ) -> None:
-        self.name = config.model
-        self.model = model
-        self.tokenizer = tokenizer
-        self.config = config
-        self.compute_dtype = compute_dtype
-        self.sampling = sampling
-        self.continues_adapter = continues_adapter
-        self.rounded_base = rounded_base
-        self.device = next(model.parameters()).device
+        super().__init__(
+            model,
+            tokenizer,
+            config=config,
+            compute_dtype=compute_dtype,
+            sampling=sampling,
+            continues_adapter=continues_adapter,
+            rounded_base=rounded_base,
+            seed=seed,
+        )
         self.eos_token_ids = _eos_token_ids(model, tokenizer)
         self.pad_token_id = int(tokenizer.pad_token_id)
-        self.max_length = _max_length(model, tokenizer)
-        _check_vocabulary(model, [*self.eos_token_ids, self.pad_token_id], self.name)
+        check_vocabulary(model, [*self.eos_token_ids, self.pad_token_id], self.name)
         self._encoder = ChatEncoder(
             tokenizer, system_prompt=config.system_prompt, max_length=self.max_length
         )
-        self._generator = torch.Generator()
-        self._generator.manual_seed(seed)
         self.decoder: Decoder = decoder or CachedDecoder(
             model,
             compute_dtype=compute_dtype,
@@ -142,7 +145,7 @@ class CausalLMPolicy:
                 model has no embedding for a token of it.
         """
         encoded = self._encoder.encode(prompts)
-        _check_vocabulary(self.model, [max(ids) for ids in encoded if ids], self.name)
+        check_vocabulary(self.model, [max(ids) for ids in encoded if ids], self.name)
         return encoded
 
     def respond(
@@ -234,44 +237,6 @@ class CausalLMPolicy:
         """
         self.decoder.sync()
 
-    def autocast(self) -> AbstractContextManager[Any]:
-        """Returns the context in which forward passes use the compute precision."""
-        enabled = self.compute_dtype != torch.float32
-        return torch.autocast(self.device.type, dtype=self.compute_dtype, enabled=enabled)
-
-    def generator_state(self) -> torch.Tensor:
-        """Returns the state of the sampling generator (uint8, on the CPU)."""
-        return self._generator.get_state()
-
-    def set_generator_state(self, state: torch.Tensor) -> None:
-        """Puts the sampling generator back into a state that it had."""
-        self._generator.set_state(state)
-
-    def save(self, folder: str | Path) -> None:
-        """Writes a Hugging Face folder: weights in safetensors, tokenizer, generation settings.
-
-        For ``lora`` the folder holds the adapter, names its base model and says whether that is
-        rounded to 4 bits. ``load_policy`` reads both kinds.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        options = {"save_embedding_layers": False} if self.config.train == "lora" else {}
-        with quiet_transformers():
-            self.model.save_pretrained(folder, **options)
-        self.tokenizer.save_pretrained(folder)
-        let_others_read(folder)
-        if self.config.train == "lora" and self.rounded_base:
-            quantized.mark(folder)
-
-    def weights_hash(self) -> str:
-        """Returns the SHA-256 of all weights and their names, adapters included."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
-            digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
     def _detokenize(self, ids: list[int]) -> str:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
@@ -283,15 +248,6 @@ class CausalLMPolicy:
         return text[: min(found, default=len(text))].strip()
 
 
-def let_others_read(folder: Path) -> None:
-    """Gives weights the permissions of the files beside them.
-
-    safetensors writes through a temporary file that only its owner may read.
-    """
-    for file in folder.glob("*.safetensors"):
-        shutil.copymode(folder / "tokenizer_config.json", file)
-
-
 def _eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
     """The tokenizer's end token first (it ends a turn), then those of the generation settings."""
     ids = [int(tokenizer.eos_token_id)]
@@ -299,17 +255,3 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> list[int]:
     more = getattr(settings, "eos_token_id", None)
     more = [more] if isinstance(more, int) else list(more or [])
     return ids + [int(token) for token in more if token != ids[0]]
-
-
-def _max_length(model: Any, tokenizer: Any) -> int:
-    window = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return int(min(window or _UNLIMITED, window or tokenizer.model_max_length, _UNLIMITED))
-
-
-def _check_vocabulary(model: Any, ids: Sequence[int], name: str) -> None:
-    rows = int(model.get_input_embeddings().weight.shape[0])
-    if max(ids, default=0) >= rows:
-        raise PolicyError(
-            f"model {name!r} has {rows} embeddings, but its tokenizer's end or pad token, or a "
-            f"token of a prompt, has id {max(ids)}: the tokenizer belongs to another model."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -75,8 +75,7 @@ class ChatEncoder:
         self._tokenizer = tokenizer
         self._system: list[dict[str, str]] = [{"role": "system", "content": system_prompt}]
         self._max_length = max_length
-        special = [re.escape(token) for token in _special_tokens(tokenizer)]
-        self._special = re.compile("|".join(special)) if special else None
+        self._inert = inert_text(tokenizer)
         user = {"role": "user", "content": "question"}
         try:
             rendered = self._render([[*self._system, user]])[0]
@@ -210,16 +209,22 @@ class ChatEncoder:
             else {**message}
         )
 
-    def _inert(self, text: str) -> str:
-        """Text that is read as text: only the template begins and ends turns."""
-        if self._special is None:
-            return text
-        return self._special.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
-
     def _render(self, conversations: list[list[dict[str, str]]]) -> list[str]:
         return self._tokenizer.apply_chat_template(
             conversations, tokenize=False, add_generation_prompt=True
         )
+
+
+def inert_text(tokenizer: Any) -> Callable[[str], str]:
+    """Returns what makes text be read as text, special tokens that are written out in it included.
+
+    A space is put behind the first character of each.
+    """
+    special = "|".join(re.escape(token) for token in _special_tokens(tokenizer))
+    if not special:
+        return lambda text: text
+    pattern = re.compile(special)
+    return lambda text: pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
 def _special_tokens(tokenizer: Any) -> list[str]:

@@ -10,7 +10,9 @@ from typing import Any, Literal
 import torch
 
 from instructrec.errors import ConfigError
-from instructrec.policies.causal_lm import CausalLMPolicy, let_others_read, load_policy
+from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
+from instructrec.policies.labels import writer
+from instructrec.policies.model_policy import let_others_read
 from instructrec.policies.quiet import quiet_transformers
 
 ExportDtype = Literal["float32", "bfloat16", "float16"]
@@ -44,7 +46,7 @@ def write_merged(policy: CausalLMPolicy, folder: Path, dtype: ExportDtype = "flo
     template = policy.chat_template
     if policy.rounded_base:  # merging in 4 bits would round twice: read the weights as float32
         settings = dataclasses.replace(policy.config, train="full", quantization=None)
-        policy = load_policy(settings, sampling=policy.sampling)
+        policy = writer(load_policy(settings, sampling=policy.sampling), "merging")
     model: Any = policy.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()

@@ -1,8 +1,9 @@
-"""A policy that answers one of a few labels: a linear head on the trunk of a language model.
+"""A policy that answers one of a few labels: a linear head on the trunk of a model.
 
-The head reads the last hidden state of the prompt, where a generated answer would begin. Its
-weights are a module of the model, `label_head`, so that they train, hash and move with it; on the
-disk they lie beside the model, which stays the plain folder that it was.
+Of a language model the head reads the last hidden state of the prompt, where a generated answer
+would begin; of an encoder the mean over the text. Its weights are a module of the model,
+`label_head`, so that they train, hash and move with it; on the disk they lie beside the model,
+which stays the plain folder that it was.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from instructrec.errors import PolicyError
 from instructrec.policies.base import Prompt, Responses, StopReason
-from instructrec.policies.causal_lm import CausalLMPolicy, let_others_read
+from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.config import Sampling
+from instructrec.policies.encoder import EncoderPolicy
+from instructrec.policies.model_policy import ModelPolicy, let_others_read
 from instructrec.policies.prefill import shared_columns
 from instructrec.policies.sampling import pick_tokens
 from instructrec.policies.trunk import Trunk, pad_right
@@ -29,11 +32,11 @@ HEAD_FILE = "label_head.safetensors"
 """Weights of the head, and its labels, in the folder of a policy."""
 
 
-class LabelPolicy(CausalLMPolicy):
+class LabelPolicy(ModelPolicy):
     """A policy whose answer is a label.
 
     Args:
-        policy: Whose trunk is used; it must not be used any more.
+        reader: Whose trunk is used; it must not be used any more.
         labels: What it may answer, each once, in the order of the head's outputs.
         head: Weight (labels, hidden size) and bias (labels,); None begins with zeros, for which
             all labels are as likely.
@@ -41,45 +44,45 @@ class LabelPolicy(CausalLMPolicy):
 
     def __init__(
         self,
-        policy: CausalLMPolicy,
+        reader: CausalLMPolicy | EncoderPolicy,
         labels: Sequence[str],
         head: Mapping[str, Tensor] | None = None,
     ) -> None:
         super().__init__(
-            policy.model,
-            policy.tokenizer,
-            config=policy.config,
-            compute_dtype=policy.compute_dtype,
-            sampling=policy.sampling,
-            continues_adapter=policy.continues_adapter,
-            rounded_base=policy.rounded_base,
-            decoder=policy.decoder,
+            reader.model,
+            reader.tokenizer,
+            config=reader.config,
+            compute_dtype=reader.compute_dtype,
+            sampling=reader.sampling,
+            continues_adapter=reader.continues_adapter,
+            rounded_base=reader.rounded_base,
         )
-        self.name = policy.name
-        self.set_generator_state(policy.generator_state())
+        self.name, self.max_length = reader.name, reader.max_length
+        self.set_generator_state(reader.generator_state())
         self.labels = tuple(labels)
-        self.trunk = Trunk(self.model)
-        linear = nn.Linear(self.trunk.hidden_size, len(self.labels))
+        self._reader = reader
+        self._states = reader.states if isinstance(reader, EncoderPolicy) else _LastStates(reader)
+        linear = nn.Linear(self.model.config.get_text_config().hidden_size, len(self.labels))
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         if head is not None:
             linear.load_state_dict(dict(head))
         self.model.label_head = linear.to(self.device)
 
+    def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Returns the token ids of each prompt, unpadded."""
+        return self._reader.encode(prompts)
+
     def logits(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
-        """Scores of the labels: (B, labels), float32. What all prompts begin with runs once.
+        """Scores of the labels: (B, labels), float32.
 
         Args:
             ids_BL: Token ids of the prompts, padded on the right.
             lengths_B: Tokens of each.
         """
-        last_B = lengths_B - 1
-        shared = shared_columns(self.trunk, ids_BL, int(last_B.min()))
-        with self.autocast():
-            hidden_BSH, _ = self.trunk.full(ids_BL, shared)
-        rows_B = torch.arange(len(ids_BL), device=self.device)
+        states_BH = self._states(ids_BL, lengths_B)
         with torch.autocast(self.device.type, enabled=False):
-            scores: Tensor = self.model.label_head(hidden_BSH[rows_B, last_B - shared].float())
+            scores: Tensor = self.model.label_head(states_BH.float())
         return scores
 
     @torch.no_grad()
@@ -130,37 +133,60 @@ class LabelPolicy(CausalLMPolicy):
         let_others_read(folder)
 
 
-def with_saved_head(policy: CausalLMPolicy, model: str) -> CausalLMPolicy:
-    """The policy with the head that was saved beside its model; as it is where there is none.
+class _LastStates:
+    """The last hidden states of prompts, by a language model."""
+
+    def __init__(self, policy: CausalLMPolicy) -> None:
+        self._policy, self._trunk = policy, Trunk(policy.model)
+
+    def __call__(self, ids_BL: Tensor, lengths_B: Tensor) -> Tensor:
+        """Returns (B, H). What all prompts begin with runs once."""
+        last_B = lengths_B - 1
+        shared = shared_columns(self._trunk, ids_BL, int(last_B.min()))
+        with self._policy.autocast():
+            hidden_BSH, _ = self._trunk.full(ids_BL, shared)
+        rows_B = torch.arange(len(ids_BL), device=ids_BL.device)
+        return hidden_BSH[rows_B, last_B - shared]
+
+
+def head_file(model: str) -> Path | None:
+    """The saved head in the folder of a policy, or in its run folder; None without one."""
+    folder = Path(model).expanduser()
+    files = (folder / "policy" / HEAD_FILE, folder / HEAD_FILE)
+    return next((file for file in files if file.is_file()), None)
+
+
+def with_saved_head(reader: CausalLMPolicy | EncoderPolicy, file: Path) -> LabelPolicy:
+    """The policy with the head that was saved beside its model.
 
     Args:
-        policy: As loaded.
-        model: What it was loaded from: the policy's folder, or its run folder.
+        reader: As loaded.
+        file: The head.
 
     Raises:
         PolicyError: The head does not fit the model.
     """
-    folder = Path(model).expanduser()
-    files = [file for file in (folder / "policy" / HEAD_FILE, folder / HEAD_FILE) if file.is_file()]
-    if not files:
-        return policy
     try:
-        with safe_open(files[0], framework="pt") as file:
-            labels = json.loads(file.metadata()["labels"])
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return LabelPolicy(policy, labels, weights)
+        with safe_open(file, framework="pt") as saved:
+            labels = json.loads(saved.metadata()["labels"])
+            weights = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+        return LabelPolicy(reader, labels, weights)
     except Exception as error:  # of safetensors, JSON and torch, for damaged files
         raise PolicyError(
-            f"cannot put the labels of {files[0]} on their model: {error}. Expected the file that "
+            f"cannot put the labels of {file} on their model: {error}. Expected the file that "
             "`instructrec sft` with sft.head: labels wrote beside it."
         ) from error
 
 
-def refuse_labels(policy: object, what: str) -> None:
-    """Refuses a policy that answers labels where text is needed.
+def writer(policy: ModelPolicy, what: str) -> CausalLMPolicy:
+    """The policy itself, where it writes text.
+
+    Args:
+        policy: Any.
+        what: What needs one that writes, for the error.
 
     Raises:
-        PolicyError: It is one.
+        PolicyError: It answers labels.
     """
     if isinstance(policy, LabelPolicy):
         raise PolicyError(
@@ -168,3 +194,4 @@ def refuse_labels(policy: object, what: str) -> None:
             f"{what} needs a policy that writes. Name one that was trained without sft.head: "
             "labels."
         )
+    return cast(CausalLMPolicy, policy)

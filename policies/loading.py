@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from instructrec.errors import PolicyError, did_you_mean
 from instructrec.policies import quantized
-from instructrec.policies.architecture import check_architecture, check_complete
+from instructrec.policies.architecture import check_architecture, check_complete, is_encoder
 from instructrec.policies.chat import prepare_tokenizer
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 from instructrec.policies.quiet import quiet_transformers
@@ -28,19 +29,27 @@ class Loaded:
     """A model as it was found, before anything is decided about training."""
 
     model: Any
-    """Causal language model in float32 (or with a base in 4 bits) on the CPU, without adapter."""
+    """Causal language model in float32 (or with a base in 4 bits) on the CPU, without adapter; or
+    the trunk of an encoder, where that was allowed."""
     tokenizer: Any
-    """Tokenizer with pad token and chat template."""
+    """Tokenizer with pad token and (but for an encoder) chat template."""
     base: str
     """Where the model can be loaded from again: what an adapter of it has to name."""
     adapter: Path | None = None
     """Folder of the adapter that belongs on the model."""
     rounded: bool = False
     """Whether the matrices have been rounded to 4 bits; they may be float32 again."""
+    reads_only: bool = False
+    """Whether it is an encoder."""
 
 
 def load_source(
-    name: str, *, revision: str | None = None, seed: int = 0, quantize: bool = False
+    name: str,
+    *,
+    revision: str | None = None,
+    seed: int = 0,
+    quantize: bool = False,
+    readers: bool = False,
 ) -> Loaded:
     """Loads a model and its tokenizer. No code of the model's repository is ever run.
 
@@ -50,6 +59,7 @@ def load_source(
         revision: Revision of a hub model.
         seed: Seed of the weights of ``tiny``.
         quantize: Keep the matrices in 4 bits.
+        readers: Take encoders, too.
 
     Raises:
         PolicyError: There is no such model, or it is no plain causal language model.
@@ -62,9 +72,9 @@ def load_source(
         return _load_model(str(embedded_folder()), name, None, base=name, quantize=quantize)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return _load_folder(folder, name, revision, seed, quantize)
+        return _load_folder(folder, name, revision, seed, quantize, readers)
     _check_not_missing(name, folder)
-    return _load_model(name, name, revision, base=name, quantize=quantize)
+    return _load_model(name, name, revision, base=name, quantize=quantize, readers=readers)
 
 
 def reward_model_folder(name: str) -> str:
@@ -83,7 +93,7 @@ def _load_tiny(tiny: str, name: str, seed: int, quantize: bool) -> Loaded:
 
 
 def _load_folder(
-    folder: Path, name: str, revision: str | None, seed: int, quantize: bool
+    folder: Path, name: str, revision: str | None, seed: int, quantize: bool, readers: bool
 ) -> Loaded:
     folder = folder.resolve()
     if (folder / "run.json").is_file():
@@ -94,16 +104,17 @@ def _load_folder(
             )
         folder = folder / "policy"
     if (folder / "adapter_config.json").is_file():
-        return _load_adapter_base(folder, name, seed, quantize)
+        return _load_adapter_base(folder, name, seed, quantize, readers)
     if not (folder / "config.json").is_file():
         raise PolicyError(
             f"the folder {name!r} is no model: expected a run folder (run.json and policy/) or a "
             f"Hugging Face folder (config.json or adapter_config.json in {folder})."
         )
-    return _load_model(str(folder), name, revision, base=str(folder), quantize=quantize)
+    place = str(folder)
+    return _load_model(place, name, revision, base=place, quantize=quantize, readers=readers)
 
 
-def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Loaded:
+def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool, readers: bool) -> Loaded:
     """Loads the model that an adapter belongs on; an adapter below it is merged first.
 
     An adapter that was trained on a base in 4 bits gets that base: rounded, and in float32 again
@@ -125,7 +136,11 @@ def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Lo
         quantized.check_quantization(torch.device("cpu"))
     try:
         base = load_source(
-            base_name, revision=settings.get("revision"), seed=seed, quantize=rounded
+            base_name,
+            revision=settings.get("revision"),
+            seed=seed,
+            quantize=rounded,
+            readers=readers,
         )
     except PolicyError as error:
         raise PolicyError(f"the adapter in {name!r} belongs on {base_name!r}: {error}") from error
@@ -140,7 +155,7 @@ def _load_adapter_base(folder: Path, name: str, seed: int, quantize: bool) -> Lo
         model = put_adapter(model, base.adapter, trainable=False).merge_and_unload()
     if rounded and not quantize:
         model = quantized.dequantize(model)
-    return Loaded(model, base.tokenizer, base_name, folder, rounded)
+    return Loaded(model, base.tokenizer, base_name, folder, rounded, base.reads_only)
 
 
 def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
@@ -166,27 +181,52 @@ def put_adapter(model: nn.Module, folder: Path, *, trainable: bool) -> Any:
         ) from error
 
 
-def _load_model(path: str, name: str, revision: str | None, *, base: str, quantize: bool) -> Loaded:
+def _load_model(
+    path: str,
+    name: str,
+    revision: str | None,
+    *,
+    base: str,
+    quantize: bool,
+    readers: bool = False,
+) -> Loaded:
     options: dict[str, Any] = {"trust_remote_code": False, "revision": revision or "main"}
     try:
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             config = AutoConfig.from_pretrained(path, **options)
-            check_architecture(config, name)
+            reads_only = readers and is_encoder(config)
+            if not reads_only:
+                check_architecture(config, name)
             _switch_dropout_off(config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            if tokenizer.chat_template is not None and name != EMBEDDED_NAME:
+            if tokenizer.chat_template is not None and name != EMBEDDED_NAME and not reads_only:
                 try_template(tokenizer, name)
             options |= {"config": config, "output_loading_info": True, "use_safetensors": True}
             if quantize:
                 options |= quantized.loading_options()
-            loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, **options)
-            model, found = loaded
-            check_complete(found["missing_keys"], model, name)
+            kind: Any = AutoModel if reads_only else AutoModelForCausalLM
+            model, found = kind.from_pretrained(path, dtype=torch.float32, **options)
     except PolicyError:
         raise
     except Exception as error:  # hub, network, file and format errors of many libraries
         raise PolicyError(_why_not(name, path, error)) from error
-    return Loaded(model, prepare_tokenizer(tokenizer, name), base, rounded=quantize)
+    missing = found["missing_keys"]
+    if reads_only:
+        missing = _without_pooler(model, missing)
+    check_complete(missing, model, name)
+    if not reads_only:
+        prepare_tokenizer(tokenizer, name)
+    return Loaded(model, tokenizer, base, rounded=quantize, reads_only=reads_only)
+
+
+def _without_pooler(encoder: Any, missing: Collection[str]) -> list[str]:
+    """Takes the layer off that makes a vector of the first token; returns what else is missing.
+
+    Nothing here uses it, many files of encoders lack it, and it would be drawn at random.
+    """
+    if getattr(encoder, "pooler", None) is not None:
+        encoder.pooler = None
+    return [name for name in missing if not name.startswith("pooler.")]
 
 
 def _switch_dropout_off(config: Any) -> None:

@@ -19,7 +19,6 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.errors import ConfigError, PolicyError
-from instructrec.policies.causal_lm import let_others_read
 from instructrec.policies.chat import ChatEncoder
 from instructrec.policies.config import PolicyConfig
 from instructrec.policies.loading import (
@@ -29,6 +28,7 @@ from instructrec.policies.loading import (
     put_adapter,
     reward_model_folder,
 )
+from instructrec.policies.model_policy import let_others_read
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.training_parts import choose_trained_weights
 

@@ -20,8 +20,9 @@ from instructrec.policies.scorer import Scorer
 from instructrec.rewards.alignment import MARKERS, encode_marked, marked_states
 from instructrec.rewards.local_models import Features, agree_on_padding, run_batches, text_limit
 from instructrec.rl.alignment_loss import same_rows, sigmoid_alignment_loss
-from instructrec.rl.fitting import VAL_ACCURACY, VAL_LOSS, Fit, FitResult, Surroundings
+from instructrec.rl.fitting import Fit, FitResult, Surroundings
 from instructrec.rl.reward_config import AlignmentConfig, FitConfig
+from instructrec.rl.reward_naming import VAL_ACCURACY, VAL_LOSS, reward_naming
 from instructrec.rl.trained import trained_of
 
 with without_wandb_note():
@@ -179,7 +180,7 @@ def train_alignment(
             **kwargs,
         )
 
-    def measure() -> dict[str, float]:
+    def measure(step: int) -> dict[str, float]:
         return _measure(dual, validation, config)
 
     weights = trained_of(dual)
@@ -189,8 +190,9 @@ def train_alignment(
         {"params": trunk, "lr": config.learning_rate},
         {"params": own, "lr": alignment.learning_rate, "weight_decay": 0.0},
     ]
+    optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     around = dataclasses.replace(around, measure=measure if len(validation) > 1 else None)
-    fit = Fit(weights, groups, config, seed, around)
+    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config))
     result = fit.run([dataclasses.asdict(match) for match in train], make_trainer)
     dual.eval()
     return result

@@ -18,14 +18,13 @@ from torch.nn.functional import logsigmoid
 
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.trunk import pad_right
+from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.rl.fitting import FitResult, Surroundings
 from instructrec.rl.sft import response_ids
 from instructrec.rl.supervised import (
     IGNORED,
     Evaluate,
     Objective,
-    OnStep,
-    SFTResult,
     TrainingRow,
     fit,
     response_logprobs,
@@ -59,9 +58,11 @@ def preference_loss(margin_B: Tensor, beta: float) -> Tensor:
 class Preference(Objective):
     """Mean loss of the pairs; notes accuracy, margin and the chosen responses' reward."""
 
+    notes = ("accuracy", "margin", "chosen_reward")
+
     def __init__(self, policy: CausalLMPolicy, config: DPOConfig) -> None:
         super().__init__("dpo", policy)
-        self.config = config
+        self.trunk, self.config = Trunk(policy.model), config
 
     def collate(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         """The chosen sequences, then the rejected ones; ``targets`` is not counted as tokens."""
@@ -120,9 +121,9 @@ def run_dpo(
     config: DPOConfig,
     *,
     seed: int,
-    on_step: OnStep,
+    around: Surroundings,
     evaluate: Evaluate | None = None,
-) -> SFTResult:
+) -> FitResult:
     """Trains a policy on preferences; the reference is the policy as it is given.
 
     Args:
@@ -132,10 +133,11 @@ def run_dpo(
         validation: Pairs on which loss and accuracy are watched; not trained on.
         config: Settings.
         seed: Seed of the order.
-        on_step: Called after each optimizer step and each validation.
+        around: Whom to report to; its ``measure`` is set here.
         evaluate: Measures the policy when ``config.best_by`` is not the loss.
 
     Raises:
+        CheckpointError: The checkpoint to go on from belongs to another run.
         ConfigError: Dropout is asked of a model that has none.
         DataError: There are no pairs, or none to validate on although it was asked for.
         NumericsError: The loss is not finite.
@@ -146,7 +148,7 @@ def run_dpo(
         objective.with_reference(_encode(policy, given), size) for given in (pairs, validation)
     )
     return fit(
-        policy, objective, train, watched, config, seed=seed, on_step=on_step, evaluate=evaluate
+        policy, objective, train, watched, config, seed=seed, around=around, evaluate=evaluate
     )
 
 

@@ -6,40 +6,30 @@ checkpoint as if nothing had happened, bit for bit on the CPU.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from instructrec.errors import CheckpointError, NumericsError
+from instructrec.crash_points import crash_point
+from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
-from instructrec.rl.checkpoint import (
-    Snapshot,
-    checkpoint_path,
-    read_checkpoint,
-    write_checkpoint,
-)
+from instructrec.rl.checkpoint import checkpoint_path, write_checkpoint
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
-from instructrec.rl.optim import go_to_step, learning_rate_factor
-from instructrec.rl.reward_config import MAY_CHANGE, FitConfig
+from instructrec.rl.fit_state import capture, load, restore
+from instructrec.rl.global_generators import set_global_states
+from instructrec.rl.optim import learning_rate_factor
+from instructrec.rl.reward_config import FitConfig
+from instructrec.rl.supervised_config import SupervisedConfig
 
 with without_wandb_note():
-    from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-
-STEP, LOSS, VAL_LOSS, VAL_ACCURACY = "rm/step", "rm/loss", "rm/val_loss", "rm/val_accuracy"
-_LOGGED = {
-    "loss": LOSS,
-    "grad_norm": "rm/grad_norm",
-    "accuracy": "rm/accuracy",
-    "margin": "rm/margin",
-}
+    from transformers import PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 
 @dataclass(frozen=True)
@@ -51,9 +41,9 @@ class FitResult:
     best_step: int
     """Step whose weights are kept."""
     loss: float
-    """Training loss of the last step; NaN when none was run."""
+    """Training loss of the last step, in the unit of what is fitted; NaN when none was run."""
     best_score: float | None
-    """Best validation (loss or accuracy); None when nothing was validated."""
+    """Best validation, by what they go by; None when nothing was validated."""
     stopped: Literal["finished", "early_stopping", "interrupted"]
     """Why it ended."""
 
@@ -64,18 +54,50 @@ class Surroundings:
 
     on_step: Callable[[dict[str, float]], None]
     """Receives the metrics of a step; those of a validation and of training come apart."""
-    measure: Callable[[], dict[str, float]] | None = None
-    """Validates the weights as they are; the metrics hold `VAL_LOSS` and `VAL_ACCURACY`."""
+    on_save: Callable[[], None] = lambda: None
+    """Called before a checkpoint is begun: what was reported has to be on the disk by its end."""
+    measure: Callable[[int], dict[str, float]] | None = None
+    """Validates the weights as they are after a step; the metrics hold what it is chosen by."""
     checkpoint_dir: Path | None = None
     """Where checkpoints go; None writes none."""
     resume_from: Path | None = None
     """Checkpoint to go on from."""
+    allow_change: Collection[str] = ()
+    """Settings that may differ from the checkpoint's all the same, and ``versions``."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after each step whether to stop behind a checkpoint."""
 
 
+@dataclass(frozen=True)
+class Naming:
+    """What a fit calls its numbers, and which of them chooses the best weights."""
+
+    section: str
+    """Where its settings stand in a recipe."""
+    step: str
+    """Metric that counts the steps."""
+    rate: str
+    """Metric of the learning rate."""
+    logged: Mapping[str, str]
+    """Metric of each number that the trainer logs."""
+    chooses: str
+    """Metric by which a validation is the best one."""
+    larger_is_better: bool
+    """Whether the best one has the largest; else the smallest."""
+
+
 MakeTrainer = Callable[..., Any]
 """Makes the trainer from the training rows in their order, ``optimizers``, and settings."""
+
+
+class Draws(Protocol):
+    """A policy with a generator of its own, which validations draw from."""
+
+    def generator_state(self) -> Tensor:
+        """The state of the generator."""
+
+    def set_generator_state(self, state: Tensor) -> None:
+        """Puts it back."""
 
 
 class Fit(TrainerCallback):
@@ -83,10 +105,12 @@ class Fit(TrainerCallback):
 
     Args:
         weights: The weights that train, by name.
-        groups: Parameter groups of the optimizer, each with its ``lr``.
+        optimizer: Their optimizer, with the peak learning rates.
         config: Settings.
         seed: Seed of the order, and of what is drawn within a step.
         around: Whom to report to.
+        naming: What the numbers are called.
+        sampler: Who draws the responses of validations, where there are some.
 
     Raises:
         CheckpointError: The checkpoint belongs to another run.
@@ -95,15 +119,17 @@ class Fit(TrainerCallback):
     def __init__(
         self,
         weights: Mapping[str, nn.Parameter],
-        groups: Sequence[dict[str, Any]],
-        config: FitConfig,
+        optimizer: torch.optim.Optimizer,
+        config: FitConfig | SupervisedConfig,
         seed: int,
         around: Surroundings,
+        naming: Naming,
+        sampler: Draws | None = None,
     ) -> None:
         self.weights, self.config, self.seed, self.around = dict(weights), config, seed, around
-        self.optimizer = torch.optim.AdamW(list(groups), weight_decay=config.weight_decay)
+        self.optimizer, self.naming, self.sampler = optimizer, naming, sampler
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
+            optimizer,
             lambda step: learning_rate_factor(
                 step, config.lr_schedule, config.warmup_steps, config.max_steps
             ),
@@ -114,8 +140,9 @@ class Fit(TrainerCallback):
         self.best_step = self.without_gain = 0
         self.best_weights: dict[str, Tensor] = {}
         self.interrupted = False
+        self._generators: dict[str, Tensor] = {}
         if around.resume_from is not None:
-            self._restore(read_checkpoint(around.resume_from))
+            self._generators = restore(self, around.resume_from)
 
     def run(self, rows: Sequence[Any], make_trainer: MakeTrainer) -> FitResult:
         """Fits, and leaves the best weights (where validated) or the last ones.
@@ -125,15 +152,18 @@ class Fit(TrainerCallback):
             make_trainer: Makes the trainer.
 
         Raises:
+            DataError: A validation lacks the number that chooses the best weights.
             NumericsError: The loss is not finite.
         """
         remaining = self.config.max_steps - self.step
-        if self.around.measure is not None and self.config.eval_every and self.step == 0:
-            self._validate()
+        if self.step == 0:
+            set_seed(self.seed)  # as the trainer does; what validations draw goes by it, too
+            if self.around.measure is not None and self.config.eval_every:
+                self._validate(self.around.measure)
         if remaining and not self._patience_is_over():
             order = self._order(len(rows), self.config.max_steps * self.config.batch_size)
             left = order[self.step * self.config.batch_size :]
-            with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as unused_dir:
+            with tempfile.TemporaryDirectory() as unused_dir:
                 trainer = make_trainer(
                     [rows[i] for i in left],
                     optimizers=(self.optimizer, self.scheduler),
@@ -144,69 +174,78 @@ class Fit(TrainerCallback):
                 trainer.add_callback(self)
                 trainer.train()
         if self.best_weights and not self.interrupted:
-            _load(self.weights, self.best_weights)
+            load(self.weights, self.best_weights)
         best_step = self.best_step if self.best_weights else self.step
-        done = self.step == self.config.max_steps
-        stopped: Any = "interrupted" if self.interrupted else "finished"
-        if not done and not self.interrupted:
-            stopped = "early_stopping"
+        stopped: Any = "finished" if self.step == self.config.max_steps else "early_stopping"
+        if self.interrupted:
+            stopped = "interrupted"
         return FitResult(self.step, best_step, self.loss, self.best_score, stopped)
 
     # What the trainer calls ----------------------------------------------------------------------
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """What a step draws (dropout of adapters) goes by the seed and its number alone."""
+        """What a step draws (by dropout) goes by the seed and its number alone."""
+        if self._generators:
+            set_global_states(self._generators)
+            self._generators = {}
         torch.manual_seed(self.seed * 1_000_003 + self.step)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
-        """Validates, saves and stops at the end of a step."""
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Counts the step."""
         self.step = self.first + state.global_step
-        config = self.config
+        crash_point("fit.stepped")
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        """Reports a step, validates, saves and stops, in this order: it comes behind the step."""
+        logs: dict[str, float] = kwargs["logs"]
+        if "loss" not in logs:  # the trainer's own summary
+            return control
+        self._report(logs)
+        config, measure = self.config, self.around.measure
         last = self.step == config.max_steps
-        due = config.eval_every and (last or self.step % config.eval_every == 0)
-        if self.around.measure is not None and due:
-            self._validate()
-        if self._patience_is_over():
+        if measure is not None and _is_due(config.eval_every, self.step, last):
+            self._validate(measure)
+        self.interrupted = self.around.should_stop()
+        if self.interrupted or self._patience_is_over():
             control.should_training_stop = True
-        elif self.around.should_stop() and not last:
-            self.interrupted = control.should_training_stop = True
-        due = config.save_every and self.step % config.save_every == 0 and not last
-        if self.around.checkpoint_dir is not None and (due or self.interrupted):
-            write_checkpoint(
-                checkpoint_path(self.around.checkpoint_dir, self.step), self._snapshot()
-            )
-            prune_checkpoints(self.around.checkpoint_dir, config.keep_checkpoints)
+        if self.interrupted or _is_due(config.save_every, self.step, False):
+            self._save()
         return control
 
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Reports a training step."""
-        logs: dict[str, float] = kwargs["logs"]
-        if "loss" not in logs:
-            return
+    # Helpers -------------------------------------------------------------------------------------
+
+    def _report(self, logs: Mapping[str, float]) -> None:
         self.loss = logs["loss"]
         if not math.isfinite(self.loss):
             raise NumericsError(
                 f"the loss of step {self.step} is {self.loss}: expected a finite number. Lower "
-                "fit.learning_rate."
+                f"{self.naming.section}.learning_rate."
             )
         rate = self.optimizer.param_groups[0]["lr"]
-        named = {ours: float(logs[theirs]) for theirs, ours in _LOGGED.items() if theirs in logs}
-        self.around.on_step({STEP: float(self.step), "rm/lr": float(rate), **named})
+        logged = self.naming.logged.items()
+        named = {ours: float(logs[theirs]) for theirs, ours in logged if theirs in logs}
+        self.around.on_step(
+            {self.naming.step: float(self.step), self.naming.rate: float(rate), **named}
+        )
 
-    # Helpers -------------------------------------------------------------------------------------
-
-    def _validate(self) -> None:
-        assert self.around.measure is not None
-        measured = self.around.measure()
-        self.around.on_step({STEP: float(self.step), **measured})
-        by_loss = self.config.best_by == "loss"
-        score = measured[VAL_LOSS if by_loss else VAL_ACCURACY]
-        best = self.best_score
-        if best is not None and (score >= best if by_loss else score <= best):
+    def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:
+        measured = measure(self.step)
+        self.around.on_step({self.naming.step: float(self.step), **measured})
+        score, best = measured[self.naming.chooses], self.best_score
+        sign = 1 if self.naming.larger_is_better else -1
+        if best is not None and sign * score <= sign * best:
             self.without_gain += 1
             return
         self.best_score, self.best_step, self.without_gain = score, self.step, 0
         self.best_weights = {name: p.detach().clone() for name, p in self.weights.items()}
+
+    def _save(self) -> None:
+        if self.around.checkpoint_dir is None:
+            return
+        self.around.on_save()
+        crash_point("fit.reported")
+        write_checkpoint(checkpoint_path(self.around.checkpoint_dir, self.step), capture(self))
+        prune_checkpoints(self.around.checkpoint_dir, self.config.keep_checkpoints)
 
     def _patience_is_over(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -244,52 +283,7 @@ class Fit(TrainerCallback):
             "disable_tqdm": True,
         }
 
-    def _snapshot(self) -> Snapshot:
-        tensors: dict[str, Tensor] = {f"weights.{name}": p for name, p in self.weights.items()}
-        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{n}": torch.as_tensor(v) for n, v in moments.items()}
-        state = {
-            "step": self.step,
-            "seed": self.seed,
-            "config": dataclasses.asdict(self.config),
-            "best": [self.best_score, self.best_step, self.without_gain],
-        }
-        return Snapshot(tensors, state)
 
-    def _restore(self, snapshot: Snapshot) -> None:
-        state, now = snapshot.state, dataclasses.asdict(self.config)
-        before = state.get("config", {})
-        changed = [k for k in now if k not in MAY_CHANGE and now[k] != before.get(k)]
-        if changed or state.get("seed") != self.seed:
-            raise CheckpointError(
-                f"the checkpoint {self.around.resume_from} was written with other settings "
-                f"({', '.join(f'fit.{k}' for k in changed) or 'seed'}): continue the run as it was "
-                "started, or start another one."
-            )
-        _load(self.weights, _under("weights.", snapshot.tensors))
-        self.best_weights = _under("best.", snapshot.tensors)
-        moments: dict[int, dict[str, Any]] = {}
-        for key, value in _under("optimizer.", snapshot.tensors).items():
-            index, name = key.split(".", 1)
-            moments.setdefault(int(index), {})[name] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
-        self.first = self.step = int(state["step"])
-        go_to_step(self.scheduler, self.step)
-        self.best_score, self.best_step, self.without_gain = state["best"]
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name[len(prefix) :]: t for name, t in tensors.items() if name.startswith(prefix)}
-
-
-@torch.no_grad()
-def _load(weights: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
-    if weights.keys() != values.keys():
-        raise CheckpointError(
-            "the checkpoint holds other weights than those that train now: continue the run with "
-            "the policy settings that it was started with."
-        )
-    for name, value in values.items():
-        weights[name].copy_(value)
+def _is_due(every: int, step: int, last: bool) -> bool:
+    """Whether something that happens every so many steps (0: never) happens after this one."""
+    return every > 0 and (last or step % every == 0)

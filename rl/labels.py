@@ -11,14 +11,16 @@ from torch.nn.functional import cross_entropy
 from instructrec.errors import DataError
 from instructrec.policies.labels import LabelPolicy
 from instructrec.policies.trunk import pad_right
+from instructrec.rl.fitting import FitResult, Surroundings
 from instructrec.rl.sft import Demonstration
-from instructrec.rl.supervised import Evaluate, Objective, OnStep, SFTResult, TrainingRow, fit
+from instructrec.rl.supervised import Evaluate, Objective, TrainingRow, fit
 from instructrec.rl.supervised_config import SFTConfig
 
 
 class Classification(Objective):
     """Mean cross-entropy of the labels (nats); notes the accuracy."""
 
+    notes = ("accuracy",)
     policy: LabelPolicy
 
     def __init__(self, policy: LabelPolicy) -> None:
@@ -46,9 +48,9 @@ def run_labels(
     config: SFTConfig,
     *,
     seed: int,
-    on_step: OnStep,
+    around: Surroundings,
     evaluate: Evaluate | None = None,
-) -> SFTResult:
+) -> FitResult:
     """Trains a policy to give the labels that demonstrations show.
 
     Args:
@@ -58,10 +60,11 @@ def run_labels(
         validation: Demonstrations on which loss and accuracy are watched; not trained on.
         config: Settings.
         seed: Seed of the order.
-        on_step: Called after each optimizer step and each validation.
+        around: Whom to report to; its ``measure`` is set here.
         evaluate: Measures the policy when ``config.best_by`` is not the loss.
 
     Raises:
+        CheckpointError: The checkpoint to go on from belongs to another run.
         ConfigError: Dropout is asked of a model that has none.
         DataError: There are no demonstrations, a response is no label, or there is nothing to
             validate on although it was asked for.
@@ -74,7 +77,7 @@ def run_labels(
         _encode(policy, validation),
         config,
         seed=seed,
-        on_step=on_step,
+        around=around,
         evaluate=evaluate,
     )
 

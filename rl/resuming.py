@@ -80,7 +80,7 @@ def check_compatible(
             "a new run, or go on all the same with --allow_change data."
         )
     if "versions" not in allow_change:
-        _check_versions(state.get("versions"))
+        check_versions(state.get("versions"))
 
 
 def _check_monitors(
@@ -107,8 +107,15 @@ def _check_processes(before: int) -> None:
         )
 
 
-def _check_versions(before: Mapping[str, str] | None) -> None:
-    """A format that kept no versions cannot be held against any."""
+def check_versions(before: Mapping[str, str] | None) -> None:
+    """Refuses to continue a run with other packages than it was started with.
+
+    Args:
+        before: Their versions then; None where none were kept, which passes.
+
+    Raises:
+        CheckpointError: A version differs.
+    """
     if before is None:
         return
     now = versions()

@@ -22,14 +22,9 @@ from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.scorer import Scorer
 from instructrec.rewards.learned import encode_pair
 from instructrec.rewards.local_models import Features, agree_on_padding, run_batches, text_limit
-from instructrec.rl.fitting import (
-    VAL_ACCURACY,
-    VAL_LOSS,
-    Fit,
-    FitResult,
-    Surroundings,
-)
+from instructrec.rl.fitting import Fit, FitResult, Surroundings
 from instructrec.rl.reward_config import FitConfig, PreferenceConfig
+from instructrec.rl.reward_naming import VAL_ACCURACY, VAL_LOSS, reward_naming
 from instructrec.rl.trained import trained_of
 from instructrec.rl.trl_bridge import quiet_settings
 
@@ -162,7 +157,7 @@ def train_reward_model(
     if not train or (config.eval_every and not validation):
         raise DataError("there are no pairs to learn from, or none to validate on.")
 
-    def measure() -> dict[str, float]:
+    def measure(step: int) -> dict[str, float]:
         scores = score_pairs(scorer, validation, config.eval_batch_size)
         return {VAL_LOSS: scores.loss(), VAL_ACCURACY: float(scores.right.mean())}
 
@@ -185,9 +180,11 @@ def train_reward_model(
         )
 
     weights = trained_of(scorer.model)
-    groups = [{"params": list(weights.values()), "lr": config.learning_rate}]
+    optimizer = torch.optim.AdamW(
+        weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     around = dataclasses.replace(around, measure=measure if validation else None)
-    fit = Fit(weights, groups, config, seed, around)
+    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config))
     result = fit.run([_row(pair, preference.margin_scale) for pair in train], make_trainer)
     scorer.model.eval()
     return result

@@ -14,13 +14,12 @@ from torch import Tensor
 
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.policies.trunk import pad_right
+from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.rl.fitting import FitResult, Surroundings
 from instructrec.rl.supervised import (
     IGNORED,
     Evaluate,
     Objective,
-    OnStep,
-    SFTResult,
     TrainingRow,
     fit,
     response_logprobs,
@@ -43,6 +42,7 @@ class Imitation(Objective):
 
     def __init__(self, policy: CausalLMPolicy) -> None:
         super().__init__("sft", policy)
+        self.trunk = Trunk(policy.model)
 
     def collate(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         """Token ids and labels, padded on the right."""
@@ -64,9 +64,9 @@ def run_sft(
     config: SFTConfig,
     *,
     seed: int,
-    on_step: OnStep,
+    around: Surroundings,
     evaluate: Evaluate | None = None,
-) -> SFTResult:
+) -> FitResult:
     """Trains a policy on demonstrations.
 
     Args:
@@ -76,10 +76,11 @@ def run_sft(
         validation: Demonstrations on which the loss is watched; not trained on.
         config: Settings.
         seed: Seed of the order.
-        on_step: Called after each optimizer step and each validation.
+        around: Whom to report to; its ``measure`` is set here.
         evaluate: Measures the policy when ``config.best_by`` is not the loss.
 
     Raises:
+        CheckpointError: The checkpoint to go on from belongs to another run.
         ConfigError: Dropout is asked of a model that has none.
         DataError: There are no demonstrations, or none to validate on although it was asked for.
         NumericsError: The loss is not finite.
@@ -91,7 +92,7 @@ def run_sft(
         _encode(policy, validation),
         config,
         seed=seed,
-        on_step=on_step,
+        around=around,
         evaluate=evaluate,
     )
 

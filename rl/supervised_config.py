@@ -50,12 +50,18 @@ class SupervisedConfig:
     """What validations go by: loss, reward (mean total of responses), or eval/<reward>/mean."""
     early_stopping_patience: int = 0
     """Validations without improvement after which training stops; 0 never stops early."""
+    save_every: int = 500
+    """Steps between two checkpoints; 0 writes one only when the run is asked to stop."""
+    keep_checkpoints: int = 1
+    """Newest checkpoints that are kept; all are deleted when the run has finished."""
 
     def __post_init__(self) -> None:
         for complaint in wrong_choices(self, self.section):
             raise ConfigError(complaint)
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(self.max_steps >= 0, "max_steps", "0 or more")
+        self._require(self.save_every >= 0, "save_every", "0 or more")
+        self._require(self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1")
         self._require(self.epochs is None or self.epochs > 0, "epochs", "more than 0")
         self._require(self.learning_rate > 0, "learning_rate", "more than 0")
         self._require(0 <= self.dropout < 1, "dropout", "0 or more, and below 1")

@@ -23,7 +23,7 @@ def test_the_full_set_has_every_place_and_forty_chances_and_kills_in_a_row() -> 
 def test_the_table_says_what_went_wrong() -> None:
     case = Case("prune.half", "full", lambda runner: 1)
     page = table([Result(case, 1, 3, 3, []), Result(case, 1, 4, 2, ["a | b"])], 60.0, 7)
-    assert "2 runs of 5 updates with 2 kills" in page and "--seed 7" in page
+    assert "2 runs of 5 updates or steps with 2 kills" in page and "--seed 7" in page
     assert "; 1 ended bit for bit" in page
     assert page.splitlines()[-1] == "| prune.half | full | 1 | 4 | 2 | a / b |"
 

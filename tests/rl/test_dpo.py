@@ -13,6 +13,7 @@ from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
 from instructrec.rl.config import DPOConfig
 from instructrec.rl.dpo import Pair, Preference, _encode, preference_loss, run_dpo
+from instructrec.rl.fitting import Surroundings
 from instructrec.rl.trl_bridge import quiet_settings
 
 PAIRS = [Pair(f"name {letter}", "aa", "zzz") for letter in "abcdefgh"]
@@ -25,7 +26,8 @@ def make_policy(**changes):
 
 def run(policy, config=FAST, pairs=PAIRS, validation=()):
     log = []
-    result = run_dpo(policy, pairs, validation, config, seed=0, on_step=log.append)
+    around = Surroundings(on_step=log.append)
+    result = run_dpo(policy, pairs, validation, config, seed=0, around=around)
     return result, log
 
 

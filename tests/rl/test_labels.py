@@ -9,8 +9,9 @@ import torch
 from instructrec.errors import DataError, PolicyError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
-from instructrec.policies.labels import HEAD_FILE, LabelPolicy, refuse_labels
+from instructrec.policies.labels import HEAD_FILE, LabelPolicy, writer
 from instructrec.rl.config import SFTConfig
+from instructrec.rl.fitting import Surroundings
 from instructrec.rl.labels import run_labels
 from instructrec.rl.sft import Demonstration
 
@@ -27,7 +28,8 @@ def make(labels=("cold", "warm"), **changes):
 
 def run(policy, config=FAST, rows=ROWS, validation=()):
     log = []
-    return run_labels(policy, rows, validation, config, seed=0, on_step=log.append), log
+    around = Surroundings(on_step=log.append)
+    return run_labels(policy, rows, validation, config, seed=0, around=around), log
 
 
 @pytest.mark.parametrize("train", ["full", "last_layers", "lora", "head"])
@@ -86,7 +88,7 @@ def test_what_is_no_label_is_refused() -> None:
     with pytest.raises(DataError, match=r"'hot' is the label of 'x'.*one of 'cold', 'warm'"):
         run(make(), rows=[Demonstration("x", "hot")])
     with pytest.raises(PolicyError, match="2 labels and writes no text: ppo needs"):
-        refuse_labels(make(), "ppo")
+        writer(make(), "ppo")
 
 
 def test_a_damaged_head_is_an_error(tmp_path) -> None:

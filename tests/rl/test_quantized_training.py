@@ -10,6 +10,7 @@ import torch
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import SFTConfig
+from instructrec.rl.fitting import Surroundings
 from instructrec.rl.sft import Demonstration, run_sft
 
 pytest.importorskip("bitsandbytes")
@@ -89,7 +90,7 @@ def test_demonstrations_train_the_adapters_in_float32(toy):
         [],
         SFTConfig(max_steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=0, eval_every=0),
         seed=0,
-        on_step=lambda step: losses.append(step["sft/loss"]),
+        around=Surroundings(on_step=lambda step: losses.append(step["sft/loss"])),
     )
     assert losses[-1] < losses[0]
     assert same(weights(policy, trained=False), base)

@@ -223,7 +223,7 @@ def test_a_resumed_fit_ends_like_one_that_was_not_interrupted(tmp_path, how):
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    settings = dataclasses.replace(FAST, max_steps=4, save_every=2)
+    settings = dataclasses.replace(FAST, max_steps=4, save_every=2, keep_checkpoints=2)
     train(load_scorer(TINY, head="score", seed=0), settings, checkpoint_dir=tmp_path)
     other = dataclasses.replace(settings, learning_rate=1e-4)
     with pytest.raises(CheckpointError, match=r"fit\.learning_rate"):

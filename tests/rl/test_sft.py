@@ -10,6 +10,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import SFTConfig
+from instructrec.rl.fitting import Surroundings
 from instructrec.rl.sft import Demonstration, run_sft
 
 DEMONSTRATIONS = [Demonstration(f"name {letter}", f"{letter}{letter}") for letter in "abcdefgh"]
@@ -22,8 +23,8 @@ def make_policy(**changes):
 
 def run(policy, config=FAST, validation=(), demonstrations=DEMONSTRATIONS):
     log = []
-    result = run_sft(policy, demonstrations, validation, config, seed=0, on_step=log.append)
-    return result, log
+    around = Surroundings(on_step=log.append)
+    return run_sft(policy, demonstrations, validation, config, seed=0, around=around), log
 
 
 def test_it_learns_the_responses_and_their_end():
@@ -126,7 +127,7 @@ def test_weights_can_be_chosen_by_the_reward_of_responses():
         DEMONSTRATIONS,
         config,
         seed=0,
-        on_step=log.append,
+        around=Surroundings(on_step=log.append),
         evaluate=evaluate,
     )
     assert (result.steps, result.best_step, result.best_score) == (8, 4, 0.9)
@@ -135,7 +136,7 @@ def test_weights_can_be_chosen_by_the_reward_of_responses():
     assert logged == list(rewards.values())
     plain = make_policy()  # measuring in between must not change what is learned
     config = SFTConfig(max_steps=4, batch_size=4)
-    run_sft(plain, DEMONSTRATIONS, [], config, seed=0, on_step=log.append)
+    run_sft(plain, DEMONSTRATIONS, [], config, seed=0, around=Surroundings(on_step=log.append))
     assert plain.weights_hash() == hashes[4]
 
 
@@ -176,7 +177,7 @@ def test_dropout_changes_what_is_learned_but_no_answer():
 def test_training_goes_by_the_reward_that_is_named():
     scores = {0: 0.2, 2: 0.8, 4: 0.5}
     config = SFTConfig(max_steps=4, batch_size=4, eval_every=2, best_by="eval/chrf/mean")
-    told = {"seed": 0, "on_step": lambda step: None}
+    told = {"seed": 0, "around": Surroundings(on_step=lambda step: None)}
     measured = {"evaluate": lambda step: {"eval/chrf/mean": scores[step], "eval/total/mean": -step}}
     result = run_sft(make_policy(), DEMONSTRATIONS, DEMONSTRATIONS, config, **told, **measured)
     assert (result.best_step, result.best_score) == (2, 0.8)
