@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from instructrec import processes
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.eval_config import EvalConfig, check_draws
@@ -103,6 +104,7 @@ class TrainConfig:
     """Run folder."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for key in ("name", "variant"):
             _check_name(key, getattr(self, key))
         if self.seed < 0:
@@ -364,6 +366,7 @@ class EvaluateConfig:
     """Where it is mirrored to; nowhere unless tracking.mode is given."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         _check_name("name", self.name)
         refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())

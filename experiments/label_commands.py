@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments import label_results, telling
 from instructrec.experiments.jsonl import Row, dump_line, read_json, write_atomic, write_json
@@ -56,6 +57,7 @@ class LabelConfig:
     """Share of its judgments that are turned around, or, of scores, drawn at random."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"noise = {self.noise}: expected a share from 0 to 1.")
         if self.limit is not None and self.limit < 1:

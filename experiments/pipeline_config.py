@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.config import (
@@ -85,6 +86,7 @@ class MentorConfig:
     """Human: preferences of a round that are enough; None wants a word on every instruction."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "mentor")
         Mentor(self.noise)
         for name in ("max_pairs", "wanted"):
             value = getattr(self, name)
@@ -129,6 +131,7 @@ class ChoiceConfig:
     """Evaluations behind the best gold after which that is believed."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "choice")
         if self.patience < 1:
             raise ConfigError(f"choice.patience = {self.patience}: expected at least 1.")
         if self.kl_budget is not None and not self.kl_budget > 0:
@@ -178,6 +181,7 @@ class PipelineConfig:
     """Where the folder goes."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for key in ("name", "variant"):
             value = getattr(self, key)
             if value is not None and not FOLDER_NAME.fullmatch(value):

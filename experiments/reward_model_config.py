@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.config import FOLDER_NAME
@@ -68,6 +69,7 @@ class RewardModelConfig:
     """Run folder."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         refuse_secrets(dataclasses.asdict(self))
         for key in ("name", "variant"):
             value = getattr(self, key)

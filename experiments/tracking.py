@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 from instructrec.redaction import redacted
@@ -53,6 +54,7 @@ class TrackingConfig:
     """Most seconds that the end of a run waits for what is not sent yet."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "tracking")
         if not self.project or any(character in self.project for character in "/\\#?%:"):
             raise ConfigError(
                 f"tracking.project = {self.project!r}: expected a name without / \\ # ? % or :."
