@@ -98,6 +98,15 @@ class Episodes:
             header["max_turns"] = self.max_turns
         return header | ({"env_options": dict(self.options)} if self.options else {})
 
+    def shown(self, task: Task, reward: CombinedReward) -> Task:
+        """The task with its instructions as the episodes show them: behind the tools, with tools.
+
+        Args:
+            task: The instructions.
+            reward: How answers are scored.
+        """
+        return self.make(1, task, reward).task if self.env == "tool" else task
+
     def make(
         self,
         num_envs: int,
