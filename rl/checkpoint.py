@@ -194,7 +194,7 @@ def _checked(folder: Path, snapshot: Snapshot) -> bytes:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether all numbers are; in one pass and without a copy, unlike ``isfinite().all()``."""
-    return not tensor.numel() or all(map(math.isfinite, map(float, torch.aminmax(tensor))))
+    return not tensor.numel() or all(map(math.isfinite, map(float, torch.aminmax(tensor.detach()))))
 
 
 def _make_directory(directory: Path, disk: Disk) -> None:
