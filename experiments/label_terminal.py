@@ -77,8 +77,8 @@ class LabelApp(App[None]):
         self.sitting, self.pairs, self.show_reference = sitting, pairs, show_reference
         self._note = " ".join(notes)
         for binding in (*(_PREFER if pairs else _SCORE), *_ALWAYS):
-            shown = {"description": binding.description, "show": binding.show}
-            self.bind(binding.key, binding.action, **shown)
+            words, is_shown = binding.description, binding.show
+            self.bind(binding.key, binding.action, description=words, show=is_shown)
 
     def compose(self) -> ComposeResult:
         """The parts of the screen, from above."""

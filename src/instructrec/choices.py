@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from instructrec.errors import ConfigError, unknown_name
 
 
-def check_choices(settings: object, section: str = "") -> None:
+def check_choices(settings: Any, section: str = "") -> None:
     """Refuses a value that is not among those of its field.
 
     Looks at fields of the types ``Literal``, ``Literal | None`` and ``tuple[Literal, ...]``.
@@ -25,7 +25,8 @@ def check_choices(settings: object, section: str = "") -> None:
     Raises:
         ConfigError: Names the field, the value and those that there are.
     """
-    for name, (known, is_tuple) in _choices(type(settings)).items():
+    kind: Any = type(settings)
+    for name, (known, is_tuple) in _choices(kind).items():
         given = getattr(settings, name)
         field = f"{section}.{name}" if section else name
         if is_tuple and not isinstance(given, list | tuple):
