@@ -37,7 +37,7 @@ def prepare(model: str, folder: Path, *, num_prompts: int, response_length: int)
     loaded = load_source(model)
     tokenizer = loaded.tokenizer
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        tokenizer.pad_token = _unused_token(tokenizer)
+        tokenizer.pad_token = unused_token(tokenizer)
     settings = loaded.model.generation_config
     settings.pad_token_id = tokenizer.pad_token_id
     settings.suppress_tokens = [tokenizer.pad_token_id]
@@ -57,7 +57,7 @@ def prepare(model: str, folder: Path, *, num_prompts: int, response_length: int)
     Prompts(texts, ids, rendered, responses, logprobs).write(folder / "prompts.json")
 
 
-def _unused_token(tokenizer: Any) -> str:
+def unused_token(tokenizer: Any) -> str:
     """The last special token that neither begins nor ends anything."""
     added = tokenizer.added_tokens_decoder
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id}
