@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -44,9 +45,11 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         task_options: See there.
         max_chars: See there.
         autoreset_mode: Name or member of `gymnasium.vector.AutoresetMode`.
+        max_episode_steps: Steps after which an episode is truncated, as by Gymnasium's `TimeLimit`
+            around each copy: the rules of the episode know nothing of it. None or -1 sets no limit.
 
     Raises:
-        ConfigError: An unknown task, split, reward, option or mode.
+        ConfigError: An unknown task, split, reward, option or mode, or a limit below 1.
         DataError: The task's data cannot be used or lacks a column that a reward needs.
     """
 
@@ -67,6 +70,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         task_options: Mapping[str, Any] | None = None,
         max_chars: int = DEFAULT_MAX_LENGTH,
         autoreset_mode: str | AutoresetMode = AutoresetMode.SAME_STEP,
+        max_episode_steps: int | None = None,
     ) -> None:
         if not isinstance(num_envs, int) or num_envs < 1:
             raise ConfigError(f"num_envs is an integer >= 1, not {num_envs!r}")
@@ -74,6 +78,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self.task = episode.resolve_task(task, split, task_options)
         self.reward = episode.resolve_rewards(reward, self.task, self.told)
         self.autoreset_mode = _parse_mode(autoreset_mode)
+        self._most_steps = _parse_limit(max_episode_steps)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = UnicodeText(max_chars)
         self.single_action_space = UnicodeText(max_chars)
@@ -90,6 +95,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         self._observations = [""] * num_envs
         self._statuses = [""] * num_envs  # of the rewards of the last responses
         self._over = np.ones(num_envs, dtype=np.bool_)
+        self._elapsed = [0] * num_envs  # steps of the episodes that are shown
 
     @property
     def instructions(self) -> list[Instruction]:
@@ -151,8 +157,8 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
 
         Returns:
             Observations; rewards (B,) float64, NaN without a usable total; terminations (B,);
-            truncations (B,), False but for budgets (`cut`); and an info as the scalar
-            environment's, batched:
+            truncations (B,), False but for budgets (`cut`) and max_episode_steps; and an info as
+            the scalar environment's, batched:
             ``reward_parts[name]`` (B,) with the mask ``reward_parts["_" + name]``,
             ``reward_status`` (B,) of ``"scored"``, ``"not_applicable"`` or ``"failed"``.
 
@@ -180,7 +186,9 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             told |= more
             self._observations[i] = message or ""
             terminations[i] = ended = message is None
-            truncations[i] = cut_off = not ended and self.cut(i)
+            self._elapsed[i] += 1
+            late = self._elapsed[i] >= self._most_steps
+            truncations[i] = cut_off = late or (not ended and self.cut(i))
             infos.add(i, self._finish(i, told) if ended or cut_off else told)
         if self.autoreset_mode is AutoresetMode.NEXT_STEP:
             for i in sorted(set(range(self.num_envs)) - set(rows)):
@@ -215,6 +223,7 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
         instruction = self.task[index]
         self._observations[i] = episode.observe(instruction, self._max_chars)
         self._indices[i], self._instructions[i], self._over[i] = index, instruction, False
+        self._elapsed[i] = 0
         self._told[i] = episode.reset_info(index, instruction)
         self.begin(i)
         return self._told[i]
@@ -351,6 +360,17 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
                     f"{name}: got {'one string' if isinstance(values, str) else len(values)}; "
                     f"expected {self.num_envs}, one for each copy"
                 )
+
+
+def _parse_limit(steps: int | None) -> float:
+    """Most steps of an episode; -1 stands for no limit, as in ``gymnasium.make``."""
+    if steps is None or steps == -1:
+        return math.inf
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ConfigError(
+            f"max_episode_steps = {steps!r}: expected an integer >= 1, or None for no limit."
+        )
+    return steps
 
 
 def _parse_mode(mode: str | AutoresetMode) -> AutoresetMode:

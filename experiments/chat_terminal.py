@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from instructrec.choices import check_choices
 from instructrec.envs.tasks.base import Instruction, render_prompt
 from instructrec.errors import ConfigError, InstructRecError, did_you_mean
 from instructrec.experiments import evaluate_policy
@@ -61,6 +62,9 @@ class ChatConfig:
     """auto, cpu, cuda, cuda:1, mps, ..."""
     endpoint: EndpointConfig = EndpointConfig()
     """How a policy behind a server is asked."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def run_chat(policies: Sequence[str], config: ChatConfig, source: TextIO | None = None) -> None:

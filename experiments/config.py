@@ -7,16 +7,17 @@ written to ``config.yaml`` of the run folder and reads back as the same configur
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from instructrec import processes
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.eval_config import EvalConfig, check_draws
+from instructrec.experiments.folder_names import check_name, name_of_task
 from instructrec.experiments.playing import EnvName
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
@@ -28,7 +29,6 @@ from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 from instructrec.rl.reward_config import MAY_CHANGE as FIT_MAY_CHANGE
 
-FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
     *(f"{section}.{name}" for section in ("sft", "dpo") for name in FIT_MAY_CHANGE),
@@ -43,14 +43,6 @@ RESUMABLE_OF_REWARDS = (
 
 
 _SECTIONS = ("ppo", "sft", "dpo")
-
-
-def _check_name(key: str, value: str | None) -> None:
-    if value is not None and not FOLDER_NAME.fullmatch(value):
-        raise ConfigError(
-            f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, at most 150, "
-            "because it names a folder; the folder's place is output.dir."
-        )
 
 
 @dataclass(frozen=True)
@@ -105,8 +97,9 @@ class TrainConfig:
     """Run folder."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for key in ("name", "variant"):
-            _check_name(key, getattr(self, key))
+            check_name(key, getattr(self, key))
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
         if self.supervised is not None and self.task.env == "refine":
@@ -170,10 +163,8 @@ class TrainConfig:
     @property
     def resolved_variant(self) -> str:
         """The variant, derived from algorithm, task and environment when none was given."""
-        name = self.task.name.removeprefix("hf:").split(":")[0]
-        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem)
         env = "" if self.task.env == "instruction" else f"-{self.task.env}"
-        return self.variant or f"{self.algorithm}-{task.replace('_', '-').strip('-')}{env}"
+        return self.variant or f"{self.algorithm}-{name_of_task(self.task.name)}{env}"
 
     @property
     def resolved_name(self) -> str:
@@ -371,7 +362,8 @@ class EvaluateConfig:
     """Where it is mirrored to; nowhere unless tracking.mode is given."""
 
     def __post_init__(self) -> None:
-        _check_name("name", self.name)
+        check_choices(self)
+        check_name("name", self.name)
         refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())
         check_draws("", self.samples, self.temperature, self.limit)

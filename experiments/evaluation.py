@@ -232,7 +232,8 @@ def evaluate(
         episodes: What an episode is; a single response by default.
         corpus: Metrics of all responses together; no part of the rows, so they may change.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
-            that the file holds already, from the same evaluation, are kept and not repeated.
+            that the file holds already, from the same evaluation, are kept and not repeated; a
+            policy with ``skip`` is told how many answers they hold.
         on_progress: Called after each batch with the rows that are done and the rows in all.
 
     Raises:
@@ -255,6 +256,8 @@ def evaluate(
         return header, [] if out is None else _kept_rows(out, header, slots)
 
     header, rows = processes.from_main(begin)
+    if skip := getattr(policy, "skip", None):  # its next answers are drawn as without a break
+        skip(sum(row.get("num_turns", 1) for row in rows))
     play = partial(play_rows, policy, task, reward, sampling, episodes)
     for new in _batches(places[len(rows) :], batch_size, play, out):
         rows += new

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import CheckpointError, ConfigError, PolicyError
 from instructrec.experiments import model_card, setup_run, telling, verification
 from instructrec.experiments.jsonl import read_json, write_atomic
@@ -33,6 +34,9 @@ class ExportConfig:
     """Repository of the hub to upload to, owner/name; it is made when missing."""
     private: bool = True
     """Whether a repository that is made is private."""
+
+    def __post_init__(self) -> None:
+        check_choices(self)
 
 
 def export_policy(

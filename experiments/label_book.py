@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from instructrec.errors import DataError
-from instructrec.experiments.jsonl import JsonlWriter, Row, read_rows
+from instructrec.experiments.jsonl import JsonlWriter, read_rows
 from instructrec.experiments.label_items import Candidate, Item
 
 SCORES = (1, 2, 3, 4, 5)
@@ -44,6 +44,35 @@ class Judgment:
     """When, in UTC."""
 
 
+def read_judgments(path: Path) -> dict[str, Judgment]:
+    """Reads what a mentor said, who may be at it: nothing is written.
+
+    Args:
+        path: The mentor's file.
+
+    Returns:
+        The judgments that stand, by item, the newest last.
+
+    Raises:
+        DataError: The file holds something else.
+    """
+    found: dict[str, Judgment] = {}
+    for row in read_rows(path):
+        try:
+            if "undo" in row:
+                del found[row["undo"]]
+                continue
+            judgment = Judgment(**{**row, "shown": tuple(row["shown"])})
+        except (KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} holds a line that is no judgment ({error}): expected a file that "
+                "`instructrec label` wrote."
+            ) from error
+        found.pop(judgment.item, None)
+        found[judgment.item] = judgment
+    return found
+
+
 class Book:
     """The judgments of one mentor in a file; use it as a context manager.
 
@@ -56,40 +85,23 @@ class Book:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.judgments: dict[str, Judgment] = {}
+        self.judgments = read_judgments(path) if path.exists() else {}
         """The judgments that stand, by item, the newest last."""
-        for row in read_rows(path) if path.exists() else []:
-            self._take(row)
         self._writer = JsonlWriter(path)
 
     def add(self, judgment: Judgment) -> None:
         """Keeps a judgment; an earlier one of the item is replaced."""
         self._writer.write(asdict(judgment))
-        self._take(asdict(judgment))
+        self.judgments.pop(judgment.item, None)
+        self.judgments[judgment.item] = judgment
 
     def undo(self) -> Judgment | None:
         """Takes the newest judgment back and returns it; None if there is none."""
         if not self.judgments:
             return None
-        item = next(reversed(self.judgments))
-        taken = self.judgments[item]
+        item, taken = self.judgments.popitem()
         self._writer.write({"undo": item})
-        self._take({"undo": item})
         return taken
-
-    def _take(self, row: Row) -> None:
-        try:
-            if "undo" in row:
-                del self.judgments[row["undo"]]
-                return
-            judgment = Judgment(**{**row, "shown": tuple(row["shown"])})
-        except (KeyError, TypeError) as error:
-            raise DataError(
-                f"{self.path} holds a line that is no judgment ({error}): expected a file that "
-                "`instructrec label` wrote."
-            ) from error
-        self.judgments.pop(judgment.item, None)
-        self.judgments[judgment.item] = judgment
 
     def close(self) -> None:
         """Closes the file."""
@@ -169,8 +181,8 @@ class Sitting:
         """Keeps a better answer for the item; it counts once the item is judged."""
         self.correction = text.strip() or None
 
-    def undo(self) -> bool:
-        """Takes the newest judgment back and shows its item again; False if there is none."""
+    def undo(self) -> Judgment | None:
+        """Takes the newest judgment back, shows its item again; returns it, None without any."""
         taken = self.book.undo()
         if taken is not None:
             self.correction = taken.correction
@@ -179,7 +191,7 @@ class Sitting:
             if item is not None:
                 self._items = {taken.item: item, **self._items}
             self._since = self._clock()
-        return taken is not None
+        return taken
 
     def _keep(
         self,

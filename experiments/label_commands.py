@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments import label_results, telling
 from instructrec.experiments.jsonl import Row, dump_line, read_json, write_atomic, write_json
-from instructrec.experiments.label_book import SCORES, Book, Sitting
+from instructrec.experiments.label_book import SCORES, Book, Sitting, read_judgments
 from instructrec.experiments.label_items import (
     Item,
     fingerprint,
@@ -22,6 +23,7 @@ from instructrec.experiments.label_items import (
     read_items,
     write_items,
 )
+from instructrec.experiments.locks import held
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -56,6 +58,7 @@ class LabelConfig:
     """Share of its judgments that are turned around, or, of scores, drawn at random."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 <= self.noise <= 1:
             raise ConfigError(f"noise = {self.noise}: expected a share from 0 to 1.")
         if self.limit is not None and self.limit < 1:
@@ -122,19 +125,24 @@ def label(
     Raises:
         ConfigError: A setting is wrong, there is no terminal, or the folder holds other items.
         DataError: The responses cannot be used.
+        CheckpointError: The same mentor is at it in another process.
     """
     folder = Path(config.out)
     items, notes = _items(named, config, folder)
     reward = None if config.from_reward is None else _reward(config)
     if reward is None and show is None:
         show = _terminal()
-    with Book(folder / f"{_BOOKS}{config.who}.jsonl") as book:
+    file = folder / f"{_BOOKS}{config.who}.jsonl"
+    with held(file, "label"), Book(file) as book:
         sitting = Sitting(items, book, config.seed)
         if reward is not None:
             simulate(sitting, reward, noise=config.noise, seed=config.seed)
-        elif show is not None and sitting.item is not None:
+        elif show is not None:
             show(sitting, config, notes)
-    return _write(folder, items, say)
+    found = _write(folder, items, say)
+    if left := sitting.total - sitting.done:
+        say(f"\n{config.who} has {left} of {sitting.total} left: the same command goes on")
+    return found
 
 
 def simulate(sitting: Sitting, reward: CombinedReward, *, noise: float, seed: int) -> None:
@@ -233,13 +241,11 @@ def _terminal() -> Callable[[Sitting, LabelConfig, Sequence[str]], None]:
 
 def _write(folder: Path, items: Sequence[Item], say: telling.Say) -> Row:
     """Makes the results from all judgments in the folder."""
-    judgments = {}
-    for path in sorted(folder.glob(f"{_BOOKS}*.jsonl")):
-        with Book(path) as book:
-            judgments[path.stem.removeprefix(_BOOKS)] = dict(book.judgments)
+    books = sorted(folder.glob(f"{_BOOKS}*.jsonl"))
+    judgments = {path.stem.removeprefix(_BOOKS): read_judgments(path) for path in books}
     found = label_results.summary(items, judgments)
     write_json(folder / "summary.json", found)
-    say(label_results.to_text(found))
+    say(f"{label_results.to_text(found)}\n")
     for name in ("preferences", "demonstrations", "scores"):
         rows = getattr(label_results, name)(items, judgments)
         path = folder / f"{name}.jsonl"

@@ -175,7 +175,10 @@ def to_text(found: Row) -> str:
     """The summary for people."""
     kinds = ", ".join(f"{count} {kind}" for kind, count in found["kinds"].items())
     rows = [("items", str(found["items"]))]
-    rows += [(f"judged by {name}", str(count)) for name, count in found["annotators"].items()]
+    rows += [
+        (f"judged by {name}", f"{count} of {found['items']}")
+        for name, count in found["annotators"].items()
+    ]
     rows += [("said", kinds or "nothing yet"), ("better answers", str(found["corrections"]))]
     decided = sum(found["wins"].values())
     for source, wins in found["wins"].items():

@@ -13,7 +13,7 @@ from textual.widgets import Footer, Static, TextArea
 
 from instructrec.envs.tasks.base import render_prompt
 from instructrec.experiments.env_commands import shown
-from instructrec.experiments.label_book import SCORES, Sitting
+from instructrec.experiments.label_book import SCORES, Judgment, Sitting
 
 _PREFER = (
     Binding("1,left", "prefer(0)", "first better"),
@@ -28,8 +28,16 @@ _ALWAYS = (
     Binding("s", "skip", "skip"),
     Binding("e", "write", "write a better"),
     Binding("u", "undo", "undo"),
+    Binding("up", "scroll('side', 'up')", show=False),
+    Binding("down", "scroll('side', 'down')", "scroll"),
+    Binding("pageup", "scroll('side', 'page_up')", show=False),
+    Binding("pagedown", "scroll('side', 'page_down')", show=False),
+    Binding("left_square_bracket", "scroll('prompt', 'page_up')", show=False),
+    Binding("right_square_bracket", "scroll('prompt', 'page_down')", show=False),
     Binding("q", "leave", "end"),
 )
+_JUDGING = ("prefer", "tie", "score", "skip", "write")
+_ANY_TIME = ("undo", "scroll", "leave")
 
 
 class LabelApp(App[None]):
@@ -51,6 +59,7 @@ class LabelApp(App[None]):
     #note { height: auto; padding: 0 1; color: $warning; }
     """
     ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = None  # keys are for judging, not for the editor that is not shown
     BINDINGS: ClassVar[list[Any]] = [
         Binding("ctrl+s", "save", "keep the answer", show=False, priority=True),
         Binding("escape", "close_editor", "back", show=False, priority=True),
@@ -68,16 +77,17 @@ class LabelApp(App[None]):
         self.sitting, self.pairs, self.show_reference = sitting, pairs, show_reference
         self._note = " ".join(notes)
         for binding in (*(_PREFER if pairs else _SCORE), *_ALWAYS):
-            self.bind(binding.key, binding.action, description=binding.description)
+            words, is_shown = binding.description, binding.show
+            self.bind(binding.key, binding.action, description=words, show=is_shown)
 
     def compose(self) -> ComposeResult:
         """The parts of the screen, from above."""
         yield Static(id="progress")
-        with VerticalScroll(id="prompt"):
+        with VerticalScroll(id="prompt", classes="prompt", can_focus=False):
             yield Static(id="prompt-text")
         with Horizontal(id="sides"):
             for side in range(2 if self.pairs else 1):
-                with VerticalScroll(classes="side", id=f"side-{side}"):
+                with VerticalScroll(id=f"side-{side}", classes="side", can_focus=False):
                     yield Static(id=f"response-{side}")
         yield TextArea(id="editor")
         yield Static(id="note")
@@ -96,36 +106,44 @@ class LabelApp(App[None]):
         return bool(self.query_one("#editor").display)
 
     def _show(self) -> None:
-        """Puts the current item on the screen; ends when there is none left."""
-        sitting, item = self.sitting, self.sitting.item
-        if item is None:
-            self.exit()
-            return
-        self._put("progress", f"{sitting.done + 1} of {sitting.total}")
-        prompt = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
-        text = shown(prompt if isinstance(prompt, str) else render_prompt(prompt))
-        if self.show_reference and item.reference is not None:
-            text += f"\n\nexpected: {shown(str(item.reference))}"
-        self._put("prompt-text", text)
-        for i, side in enumerate(sitting.sides):
-            self._put(f"response-{i}", shown(side.text) or "(nothing)")
-            self.query_one(f"#side-{i}", VerticalScroll).scroll_home(animate=False)
+        """Puts the current item on the screen, or that there is none left."""
+        sitting = self.sitting
+        texts = [shown(side.text) or "(nothing)" for side in sitting.sides]
+        is_over = sitting.item is None
+        number = f"{sitting.done + 1} of {sitting.total}"
+        self._put("progress", f"all {sitting.total} are judged" if is_over else number)
+        self._put("prompt-text", self._prompt())
+        for i in range(2 if self.pairs else 1):
+            self._put(f"response-{i}", "" if is_over else texts[i])
+        for pane in self.query(VerticalScroll):
+            pane.scroll_home(animate=False)
         kept = f"your answer: {shown(sitting.correction)}" if sitting.correction else ""
         self._put("note", " ".join(filter(None, (self._note, kept))))
         self._note = ""
         self.refresh_bindings()
+
+    def _prompt(self) -> str:
+        """The instruction, and the expected answer where that is shown."""
+        item = self.sitting.item
+        if item is None:
+            return "Nothing is left to judge: u takes the newest judgment back, q ends."
+        prompt = item.prompt if isinstance(item.prompt, str) else tuple(item.prompt)
+        text = shown(prompt if isinstance(prompt, str) else render_prompt(prompt))
+        if self.show_reference and item.reference is not None:
+            text += f"\n\nexpected: {shown(str(item.reference))}"
+        return text
 
     def _put(self, name: str, text: str) -> None:
         """Shows text as it is: a response cannot style the screen."""
         self.query_one(f"#{name}", Static).update(Text(text))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """While an answer is written, keys are letters of it."""
-        is_editing = action in ("save", "close_editor")
-        known = {"prefer", "tie", "score", "skip", "write", "undo", "leave"}
-        if action in known or is_editing:
-            return self._is_writing == is_editing
-        return True
+        """While an answer is written, keys are letters of it; at the end nothing is judged."""
+        if action in ("save", "close_editor"):
+            return self._is_writing
+        if action in _JUDGING and self.sitting.item is None:
+            return False
+        return not (action in (*_JUDGING, *_ANY_TIME) and self._is_writing)
 
     def action_prefer(self, side: int) -> None:
         """One side is better."""
@@ -149,9 +167,14 @@ class LabelApp(App[None]):
 
     def action_undo(self) -> None:
         """The newest judgment is taken back."""
-        if not self.sitting.undo():
-            self._note = "there is nothing to take back"
+        taken = self.sitting.undo()
+        self._note = f"taken back: {_said(taken)}" if taken else "there is nothing to take back"
         self._show()
+
+    def action_scroll(self, what: str, way: str) -> None:
+        """Moves the instruction, or all responses together."""
+        for pane in self.query(f".{what}").results(VerticalScroll):
+            getattr(pane, f"scroll_{way}")(animate=False)
 
     def action_write(self) -> None:
         """Opens the editor on what was written, else on the response shown first."""
@@ -177,3 +200,10 @@ class LabelApp(App[None]):
     def action_leave(self) -> None:
         """Ends the sitting; the same command goes on."""
         self.exit()
+
+
+def _said(judgment: Judgment) -> str:
+    """A judgment in the words of its key, which do not say whose response was better."""
+    if judgment.winner is not None:
+        return ("first better", "second better")[judgment.shown.index(judgment.winner)]
+    return {"tie": "equal", "score": str(judgment.score)}.get(judgment.kind, judgment.kind)

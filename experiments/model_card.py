@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,8 @@ class Weights:
     """Precision of the weights."""
     int8: bool = False
     """Whether the matrices are in int8."""
-    system_prompt: str = ""
-    """System message that the policy was trained with."""
+    system_prompt: str | None = ""
+    """System message that the policy was trained with; None where its template takes none."""
     max_new_tokens: int = 64
     """Most tokens in one response of its evaluation."""
 
@@ -63,16 +63,20 @@ def weights_of(config: dict[str, Any], **known: Any) -> Weights:
     )
 
 
-def describe(run: RunFolder, warn: Callable[[str], None]) -> None:
+def describe(run: RunFolder, *, takes_system: bool, warn: Callable[[str], None]) -> None:
     """Writes the card of a finished run into its ``policy/``; what goes wrong is only said.
 
     Args:
         run: A run with an exported policy.
+        takes_system: Whether the policy's chat template takes a system message.
         warn: Receives one line.
     """
     try:
         adapter = (run.policy / "adapter_config.json").is_file()
-        card = card_of_run(read_run(run.path), weights_of(run.config(), adapter=adapter))
+        weights = weights_of(run.config(), adapter=adapter)
+        if not takes_system:
+            weights = replace(weights, system_prompt=None)
+        card = card_of_run(read_run(run.path), weights)
         write_atomic(run.policy / "README.md", card)
     except (InstructRecError, OSError, ValueError) as error:
         warn(f"no card was written beside the policy: {error}")
@@ -211,7 +215,8 @@ def _loading(weights: Weights, prompt: str) -> str:
             "transformers loads."
         )
     messages = [{"role": "user", "content": prompt}]
-    if not weights.exported:  # templates of some models otherwise put in a text of their own
+    if not weights.exported and weights.system_prompt is not None:
+        # Templates of some models otherwise put in a text of their own.
         messages.insert(0, {"role": "system", "content": weights.system_prompt})
     lines = [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",

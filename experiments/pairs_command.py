@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from instructrec.choices import check_choices
 from instructrec.envs.tasks.base import default_rewards, make_task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import command_line, evaluate_policy, telling
@@ -73,6 +74,7 @@ class PairsConfig:
     """System message; None takes that of the policy's run folder, else none."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if Path(self.out).suffix != ".jsonl":
             raise ConfigError(f"out = {self.out!r}: expected the name of a .jsonl file.")
         if self.n < 2:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.config import (
-    FOLDER_NAME,
     EvalConfig,
     OutputConfig,
     TaskConfig,
     TrainConfig,
     reward_value,
 )
+from instructrec.experiments.folder_names import check_name, name_of_task
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.preference_data import PreferenceTask
 from instructrec.experiments.preference_pairs import Mentor, Select
@@ -85,6 +85,7 @@ class MentorConfig:
     """Human: preferences of a round that are enough; None wants a word on every instruction."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "mentor")
         Mentor(self.noise)
         for name in ("max_pairs", "wanted"):
             value = getattr(self, name)
@@ -129,6 +130,7 @@ class ChoiceConfig:
     """Evaluations behind the best gold after which that is believed."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "choice")
         if self.patience < 1:
             raise ConfigError(f"choice.patience = {self.patience}: expected at least 1.")
         if self.kl_budget is not None and not self.kl_budget > 0:
@@ -178,13 +180,9 @@ class PipelineConfig:
     """Where the folder goes."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         for key in ("name", "variant"):
-            value = getattr(self, key)
-            if value is not None and not FOLDER_NAME.fullmatch(value):
-                raise ConfigError(
-                    f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because "
-                    "it names a folder; the folder's place is output.dir."
-                )
+            check_name(key, getattr(self, key))
         for key, least in (("seed", 0), ("rounds", 1), ("best_of", 2)):
             if getattr(self, key) < least:
                 raise ConfigError(f"{key} = {getattr(self, key)}: expected at least {least}.")
@@ -212,9 +210,7 @@ class PipelineConfig:
     @property
     def resolved_variant(self) -> str:
         """The variant, derived from the task when none was given."""
-        name = self.task.name.removeprefix("hf:").split(":")[0]
-        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).replace("_", "-").strip("-")
-        return self.variant or f"pipeline-{task}"
+        return self.variant or f"pipeline-{name_of_task(self.task.name)}"
 
     @property
     def folder(self) -> Path:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.envs.chat import ChatVectorEnv
 from instructrec.envs.episode import LABELS
 from instructrec.envs.refine import RefineVectorEnv, TurnReward
@@ -34,7 +35,7 @@ _KINDS: Mapping[str, Any] = {
     "tool": ToolVectorEnv,
 }
 _SETTLED = {"self", "num_envs", "task", "split", "task_options", "reward", "autoreset_mode"}
-_SETTLED |= {"observe", "max_turns", "options"}
+_SETTLED |= {"observe", "max_turns", "max_episode_steps", "options"}
 _UNBOUNDED = 2**24
 """Characters of a prompt or an answer where the policy's window alone is the bound."""
 
@@ -55,6 +56,7 @@ class Episodes:
     """More options of the environment (chat, tool)."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         known = env_options(self.env)
         for name in self.options:
             if name not in known:
@@ -95,6 +97,15 @@ class Episodes:
         if self.several:
             header["max_turns"] = self.max_turns
         return header | ({"env_options": dict(self.options)} if self.options else {})
+
+    def shown(self, task: Task, reward: CombinedReward) -> Task:
+        """The task with its instructions as the episodes show them: behind the tools, with tools.
+
+        Args:
+            task: The instructions.
+            reward: How answers are scored.
+        """
+        return self.make(1, task, reward).task if self.env == "tool" else task
 
     def make(
         self,

@@ -16,7 +16,13 @@ from instructrec.experiments.hang_watch import HangWatch
 from instructrec.experiments.jsonl import read_json, read_rows, write_json
 from instructrec.experiments.progress import Progress
 from instructrec.experiments.runfolder import RunFolder, read_metrics
-from instructrec.experiments.tracking import Tracker, TrackingConfig, open_tracking, reason
+from instructrec.experiments.tracking import (
+    Tracker,
+    TrackingConfig,
+    distributions,
+    open_tracking,
+    reason,
+)
 from instructrec.experiments.tracking_threads import in_background
 from instructrec.faults import Fault, heard_by
 from instructrec.metrics import axis_value
@@ -135,7 +141,7 @@ class Recorder:
         crash_point("metrics.written")
         if kept:
             self._samples.write(*kept)
-        self._tracker.log(metrics, rows)
+        self._tracker.log(metrics, distributions(rows))
         self._tracker.log_samples(kept)
         self._show(metrics)
 

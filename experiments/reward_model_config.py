@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
-from instructrec.experiments.config import FOLDER_NAME
+from instructrec.experiments.folder_names import check_name, name_of_task
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.preference_data import PreferenceTask
 from instructrec.experiments.tracking import TrackingConfig
@@ -68,14 +68,10 @@ class RewardModelConfig:
     """Run folder."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         refuse_secrets(dataclasses.asdict(self))
         for key in ("name", "variant"):
-            value = getattr(self, key)
-            if value is not None and not FOLDER_NAME.fullmatch(value):
-                raise ConfigError(
-                    f"{key} = {value!r}: expected letters, digits, '.', '_' and '-' only, because "
-                    "it names a folder; the folder's place is output.dir."
-                )
+            check_name(key, getattr(self, key))
         if self.seed < 0:
             raise ConfigError(f"seed = {self.seed}: expected 0 or more.")
         other = self._other
@@ -101,8 +97,7 @@ class RewardModelConfig:
     @property
     def resolved_variant(self) -> str:
         """The variant, derived from algorithm and data when none was given."""
-        name = self.task.name.removeprefix("hf:").split(":")[0]
-        task = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).replace("_", "-").strip("-")
+        task = name_of_task(self.task.name)
         return self.variant or f"{self.algorithm.replace('_', '-')}-{task or 'pairs'}"
 
     @property

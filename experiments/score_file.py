@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from instructrec.choices import check_choices
 from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.jsonl import Row, dump_line, plain, read_json, write_json
 from instructrec.experiments.listing import table
@@ -52,6 +53,7 @@ class ScoreConfig:
     """Responses scored with one call."""
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.batch_size < 1:
             raise ConfigError(f"batch_size = {self.batch_size}: expected at least 1.")
 

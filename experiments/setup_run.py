@@ -152,8 +152,9 @@ def check_prompts(policy: Policy, tasks: Iterable[Task], response_length: int = 
                 if window is not None and len(ids) + response_length > window:
                     raise DataError(
                         f"instruction {item.id!r} of the {task.split} split: its prompt of "
-                        f"{len(ids)} tokens and a response of up to {response_length} do not fit "
-                        f"into the model's window of {window}. Lower ppo.response_length (or "
+                        f"{len(ids)} tokens (what the environment puts before it counts) and a "
+                        f"response of up to {response_length} do not fit into the model's window "
+                        f"of {window}. Lower ppo.response_length (or "
                         "eval.max_new_tokens), leave long rows out with task.options.filters, or "
                         "use a model with a longer window."
                     )
@@ -162,15 +163,19 @@ def check_prompts(policy: Policy, tasks: Iterable[Task], response_length: int = 
 def check_all_prompts(policy: Policy, materials: Materials, config: TrainConfig) -> None:
     """Refuses a run of whose splits an instruction does not fit beside its response.
 
+    Tools that stand before the instructions are parts of the prompts.
+
     Raises:
         DataError: See ``check_prompts``.
     """
-    kept = [each.task for each in materials.kept]
-    measured = (materials.validation, materials.test, *kept)
+    episodes, reward = config.task.episodes, materials.reward
+    kept = [each.episodes.shown(each.task, each.reward) for each in materials.kept]
+    measured = [episodes.shown(task, reward) for task in (materials.validation, materials.test)]
+    train = episodes.shown(materials.train, reward)
     answer = 0 if config.has_labels else config.ppo.response_length
     measured_answer = 0 if config.has_labels else config.eval_sampling.max_new_tokens
-    check_prompts(policy, (materials.train,), answer)
-    check_prompts(policy, measured, measured_answer)
+    check_prompts(policy, (train,), answer)
+    check_prompts(policy, (*measured, *kept), measured_answer)
 
 
 def _check_prompt(encode: Any, item: Instruction, split: str) -> None:

@@ -7,6 +7,7 @@ are tried again first and continue their runs from the newest checkpoint.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import shutil
 import time
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from instructrec.errors import CheckpointError, ConfigError, NumericsError, RewardError
+from instructrec.devices import release_memory
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import sweep_report, telling
 from instructrec.experiments.jsonl import write_atomic
 from instructrec.experiments.locks import held
@@ -25,6 +27,7 @@ from instructrec.experiments.sweep_spec import SweepSpec, check_runs
 from instructrec.experiments.sweep_trials import (
     CONTINUES,
     ERROR,
+    is_of_settings,
     number_of,
     scores_of,
     suggest,
@@ -35,9 +38,6 @@ if TYPE_CHECKING:
     from optuna import Study, Trial
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
-
-_BY_SETTINGS = (ConfigError, NumericsError, RewardError)
-"""What the settings of a trial may cause; other errors would end any trial, and end the sweep."""
 
 
 def run_sweep(
@@ -65,7 +65,7 @@ def run_sweep(
     Raises:
         ConfigError: A key or value would be refused, or optuna is not installed; no trial was run.
         CheckpointError: There is such a sweep already, another one, or one at work.
-        InstructRecError: A trial failed for a reason that is not in its settings.
+        Exception: A trial failed for a reason that is not in its settings; see `is_of_settings`.
         RunInterrupted: It was stopped behind a checkpoint.
     """
     _require_optuna()
@@ -143,16 +143,29 @@ def finished(study: Study) -> list[Any]:
     ]
 
 
+def _has_ended(study: Study) -> bool:
+    """Whether a trial was trained to its end, or as far as the pruner let it."""
+    return any(trial.state.name in ("COMPLETE", "PRUNED") for trial in finished(study))
+
+
 def _try(spec: SweepSpec, folder: Path, study: Study, trial: Trial, train: Train) -> None:
     """Trains all seeds of a trial and tells the study how it ended."""
     from optuna.trial import TrialState
 
     start = time.perf_counter()
     _recall(study, trial)
+    failed = None
     try:
         scores, pruned = scores_of(spec, folder, trial, train)
-    except _BY_SETTINGS as error:
-        trial.set_user_attr(ERROR, str(error))
+    except Exception as error:
+        if not is_of_settings(error, others_ended=_has_ended(study)):
+            raise
+        failed = str(error) or type(error).__name__
+    if failed is not None:
+        # Outside of the handler: the frames that failed, and the model that they held, are gone.
+        gc.collect()
+        release_memory()
+        trial.set_user_attr(ERROR, failed)
         study.tell(trial, state=TrialState.FAIL)
         return
     trial.set_user_attr("seconds", time.perf_counter() - start)

@@ -19,14 +19,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args
 
 import yaml
 
 from instructrec import metrics
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.api import train_config
-from instructrec.experiments.config import FOLDER_NAME, TrainConfig
+from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.folder_names import FOLDER_NAME
 from instructrec.experiments.yaml_files import read_yaml
 
 Kind = Literal["log_uniform", "uniform", "integer", "choice"]
@@ -217,12 +219,7 @@ def _check_values(spec: SweepSpec) -> None:
         )
     if not isinstance(spec.metric, str):
         raise ConfigError(f"sweep: metric = {spec.metric!r}: expected the name of a metric.")
-    hints = get_type_hints(SweepSpec)
-    for key in ("direction", "sampler", "pruner"):
-        if getattr(spec, key) not in get_args(hints[key]):
-            raise ConfigError(
-                f"sweep: {unknown_name(key, str(getattr(spec, key)), get_args(hints[key]))}"
-            )
+    check_choices(spec, "sweep")
     for key, least in (("trials", 1), ("pruner_startup", 0), ("sampler_seed", 0)):
         value = getattr(spec, key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from instructrec.errors import DataError
+from instructrec.devices import is_out_of_memory
+from instructrec.errors import ConfigError, DataError, NumericsError, PolicyError, RewardError
 from instructrec.experiments import telling
 from instructrec.experiments.api import as_options
 from instructrec.experiments.config import TrainConfig
@@ -24,6 +25,28 @@ CONTINUES = "continues"
 """Attribute of a trial that goes on with the runs of an earlier one: the number of that."""
 ERROR = "error"
 """Attribute of a trial that failed: what was wrong."""
+
+
+def is_of_settings(error: BaseException, *, others_ended: bool) -> bool:
+    """Says whether an error may lie in the settings of its trial, so that others may do better.
+
+    Numbers that are not finite, failing rewards, settings that contradict each other and a lack
+    of memory do. A model or data that cannot be used are what all trials have in common, until
+    one of them has shown that they can. Everything else (a full disk, a folder that another
+    process holds, a signal, a fault of the program) meets the next trial as well.
+
+    Args:
+        error: What ended the trial.
+        others_ended: Whether another trial was trained to its end.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if is_out_of_memory(cause):
+            return True
+        cause = cause.__cause__
+    if isinstance(error, PolicyError | DataError):
+        return others_ended
+    return isinstance(error, ConfigError | NumericsError | RewardError)
 
 
 def number_of(trial: Trial | FrozenTrial) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.envs.tasks.base import default_rewards, make_task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.playing import EnvName, Episodes
@@ -37,6 +38,7 @@ class TaskConfig:
     """More options of env chat and tool, e.g. --task.env_options.tools '[calculator, calendar]'."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "task")
         if self.max_turns < 1:
             raise ConfigError(f"task.max_turns = {self.max_turns}: expected 1 or more.")
         changed = {

@@ -16,12 +16,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 from instructrec.redaction import redacted
 
 Level = Literal["warning", "error"]
 """How bad something is that an alert tells."""
+Distributions = Mapping[str, np.ndarray]
+"""Name of a number that every episode of an update may have -> those numbers, (N,) float32."""
 _LONGEST_WAIT_S = 86_400.0
 _MODES = {"online": "online", "offline": "offline", "disabled": "disabled"}
 _MODES |= {"run": "online", "dryrun": "offline", "shared": "online"}
@@ -51,6 +54,7 @@ class TrackingConfig:
     """Most seconds that the end of a run waits for what is not sent yet."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "tracking")
         if not self.project or any(character in self.project for character in "/\\#?%:"):
             raise ConfigError(
                 f"tracking.project = {self.project!r}: expected a name without / \\ # ? % or :."
@@ -111,12 +115,12 @@ class Tracker(Protocol):
         """One line for people: the address of the run, or the command that sends it; or empty."""
         ...
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """Sends the numbers of one update; ``train/update`` among them is the axis.
 
         Args:
             metrics: The numbers.
-            episodes: Rows of all its episodes, which are shown as distributions.
+            spread: Numbers of all its episodes by name, which are shown as histograms.
         """
         ...
 
@@ -155,7 +159,7 @@ class NullTracker:
     mode = "disabled"
     where = ""
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """Does nothing."""
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -257,7 +261,7 @@ def flat_row(row: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def distributions(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def distributions(episodes: Sequence[Mapping[str, Any]]) -> Distributions:
     """The numbers of all episodes of an update by name: every part, total, length, advantage.
 
     Args:
@@ -275,5 +279,5 @@ def distributions(episodes: Sequence[Mapping[str, Any]]) -> dict[str, list[float
                 found.setdefault(name, []).append(value)
     with np.errstate(over="ignore"):  # too large for it: left out like an infinity
         single = {name: np.asarray(values, dtype=np.float32) for name, values in found.items()}
-    finite = {name: values[np.isfinite(values)].tolist() for name, values in single.items()}
-    return {name: values for name, values in finite.items() if values}
+    finite = {name: values[np.isfinite(values)] for name, values in single.items()}
+    return {name: values for name, values in finite.items() if values.size}

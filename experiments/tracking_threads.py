@@ -12,10 +12,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from instructrec.experiments.tracking import Level, Tracker, reason, warn
+from instructrec.experiments.tracking import Distributions, Level, Tracker, reason, warn
 
 CAPACITY = 256
 """Reports that wait for a tracker at most."""
+MOST_TEXT = 2**25
+"""Characters in the rows that wait for a tracker, from which on no more rows are taken."""
 _INTERRUPTED_S = 15.0
 """Most seconds that a run waits which was told to stop: whoever told it may not be patient."""
 
@@ -32,9 +34,9 @@ class Together:
         """Where each of them is."""
         return "; ".join(tracker.where for tracker in self.trackers if tracker.where)
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """See `Tracker`."""
-        self._each(lambda tracker: tracker.log(metrics, episodes))
+        self._each(lambda tracker: tracker.log(metrics, spread))
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Tracker`."""
@@ -77,34 +79,40 @@ class BackgroundTracker:
         wait_s: Most seconds that ``finish`` waits.
         capacity: Reports that may wait. Samples stop at half of it, numbers at all of it; the
             few reports of the end are always taken.
+        most_text: Characters that may wait in rows of samples and tables. What is on its way, or
+            comes to an empty queue, is taken whole.
     """
 
-    def __init__(self, tracker: Tracker, wait_s: float, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, tracker: Tracker, wait_s: float, capacity: int = CAPACITY, most_text: int = MOST_TEXT
+    ) -> None:
         self.dropped = 0
         """Reports that were left out, because too many were waiting."""
         self.mode = tracker.mode
         self.where = tracker.where
         self._tracker = tracker
         self._wait_s = wait_s
-        self._capacity = capacity
-        self._waiting: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._capacity, self._most_text = capacity, most_text
+        self._waiting: SimpleQueue[tuple[Callable[[], None], int] | None] = SimpleQueue()
+        # Each is counted up by one thread alone.
+        self._text_given, self._text_done = 0, 0
         self._has_ended = False
         # A daemon: a tracker that hangs does not keep the program alive.
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self._thread.start()
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """See `Tracker`; returns at once."""
         kept = dict(metrics)
-        self._give(lambda: self._tracker.log(kept, episodes), self._capacity)
+        self._give(lambda: self._tracker.log(kept, spread), self._capacity)
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Tracker`; returns at once."""
-        self._give(lambda: self._tracker.log_samples(rows), self._capacity // 2)
+        self._give(lambda: self._tracker.log_samples(rows), self._capacity // 2, _text(rows))
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """See `Tracker`; returns at once."""
-        self._give(lambda: self._tracker.log_table(name, rows), self._capacity)
+        self._give(lambda: self._tracker.log_table(name, rows), self._capacity, _text(rows))
 
     def alert(self, title: str, text: str, level: Level) -> None:
         """See `Tracker`; returns at once."""
@@ -143,21 +151,36 @@ class BackgroundTracker:
         """See `Tracker`; at once, because its thread hangs."""
         self._tracker.abandon()
 
-    def _give(self, report: Callable[[], None], most: int | None) -> None:
-        """Hands a report over, unless ``most`` are waiting already."""
+    def _give(self, report: Callable[[], None], most: int | None, text: int = 0) -> None:
+        """Hands a report over, unless ``most`` are waiting already, or too much text is."""
         if self._has_ended:
             return
-        if most is not None and self._waiting.qsize() >= most:
+        waiting = self._text_given - self._text_done
+        is_full = most is not None and self._waiting.qsize() >= most
+        if is_full or (text and waiting and waiting + text > self._most_text):
             self.dropped += 1
         else:
-            self._waiting.put(report)
+            self._text_given += text
+            self._waiting.put((report, text))
 
     def _work(self) -> None:
-        while (report := self._waiting.get()) is not None:
+        while (waiting := self._waiting.get()) is not None:
+            report, text = waiting
             try:
                 report()
             except Exception as error:  # trackers do not raise; if one does, the others go on
                 warn(f"tracking failed at one report; the run goes on ({reason(error)})")
+            del waiting, report  # what it held, while nothing comes
+            self._text_done += text
+
+
+def _text(value: object) -> int:
+    """Characters in the texts of nested mappings and lists, names apart."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, Mapping):
+        return sum(map(_text, value.values()))
+    return sum(map(_text, value)) if isinstance(value, list | tuple) else 0
 
 
 def in_background(tracker: Tracker, wait_s: float) -> Tracker:

@@ -19,9 +19,9 @@ from instructrec.errors import ConfigError
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.tracking import (
     About,
+    Distributions,
     Level,
     TrackingConfig,
-    distributions,
     flat_row,
     reason,
     warn,
@@ -43,15 +43,16 @@ class TrackioTracker:
         self._step = 0
         self.where = f"Trackio: trackio show --project {project}"
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """Sends the numbers of one update, whose number is the step there."""
 
         def send(run: Any) -> None:
             values = {key: value for key, value in plain(metrics).items() if value is not None}
             place = axis_value(values)
             self._step = self._step if place is None else int(place)
-            for name, numbers in distributions(episodes).items():
-                values[f"histogram/{name}"] = self._trackio.Histogram(numbers, num_bins=_BINS)
+            for name, numbers in (spread or {}).items():
+                histogram = self._trackio.Histogram(numbers.tolist(), num_bins=_BINS)
+                values[f"histogram/{name}"] = histogram
             run.log(values, step=self._step)
 
         self._safely(send)

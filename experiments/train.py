@@ -325,7 +325,7 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
                 crash_point("export.half")
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
-            model_card.describe(run.folder, warn)
+            model_card.describe(run.folder, takes_system=run.policy.takes_system, warn=warn)
         if run.config.supervised is not None:
             continuing.drop_checkpoints(run.folder)
 

@@ -18,9 +18,9 @@ import numpy as np
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.tracking import (
     About,
+    Distributions,
     Level,
     TrackingConfig,
-    distributions,
     flat_row,
     reason,
     warn,
@@ -60,12 +60,12 @@ class WandbTracker:
         self.mode = mode
         self.where = _where(run, mode)
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         """Sends the numbers of one update (without ``step=``: W&B drops steps that go back)."""
 
         def send(run: Any) -> None:
             values = {key: value for key, value in plain(metrics).items() if value is not None}
-            for name, numbers in distributions(episodes).items():
+            for name, numbers in (spread or {}).items():
                 counts = np.histogram(numbers, bins=_BINS)
                 values[f"histogram/{name}"] = self._wandb.Histogram(np_histogram=counts)
             run.log(values)

@@ -133,6 +133,11 @@ class CausalLMPolicy(ModelPolicy):
         )
 
     @property
+    def takes_system(self) -> bool:
+        """Whether its prompts get a system message: a chat template may refuse them."""
+        return self._encoder.takes_system
+
+    @property
     def chat_template(self) -> str:
         """Chat template with which other software gives the model the same prompts."""
         return self._encoder.template

@@ -95,6 +95,11 @@ class ChatEncoder:
             )
 
     @property
+    def takes_system(self) -> bool:
+        """Whether prompts get a system message: a template that refuses them gets none."""
+        return bool(self._system)
+
+    @property
     def template(self) -> str:
         """Chat template that puts the system message in by itself, for other software."""
         template: str = self._tokenizer.chat_template

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 
 
@@ -48,6 +49,7 @@ class PolicyConfig:
     """System message put before every instruction given as plain text (sent even when empty)."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "policy")
         if self.num_layers < 1:
             raise ConfigError(f"policy.num_layers = {self.num_layers}: expected at least 1.")
         if self.quantization is not None and self.train != "lora":
@@ -82,6 +84,7 @@ class EndpointConfig:
     """Let http leave this machine, in a network that you trust."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "endpoint")
         if self.concurrency < 1 or not self.deadline_s > 0:
             raise ConfigError(
                 f"endpoint.concurrency = {self.concurrency}, endpoint.deadline_s = "

@@ -33,7 +33,7 @@ class EndpointPolicy:
         config: Model, key, limits.
         system_prompt: System message put before every instruction given as plain text.
         sampling: How responses are drawn unless a call says otherwise.
-        seed: Sent along, counted up from call to call; servers need not heed it.
+        seed: Sent along, counted up from answer to answer; servers need not heed it.
 
     Raises:
         ConfigError: The address or a limit is wrong, no model is named, or httpx is missing.
@@ -67,6 +67,14 @@ class EndpointPolicy:
         self._system_prompt = system_prompt
         self._sampling = sampling or Sampling()
         self._next_seed = seed
+
+    def skip(self, answers: int) -> None:
+        """Leaves out the seeds of answers that were given before, so that others get their own.
+
+        Args:
+            answers: Their number.
+        """
+        self._next_seed += answers
 
     def respond(
         self,

@@ -108,7 +108,7 @@ class LabelPolicy(ModelPolicy):
         if not sampling.greedy:
             uniform_B = torch.rand(len(prompts), dtype=torch.float64, generator=self._generator)
         self.model.eval()
-        ids_BL = pad_right([torch.tensor(ids) for ids in prompt_ids]).to(self.device)
+        ids_BL = pad_right(prompt_ids).to(self.device)
         lengths_B = torch.tensor([len(ids) for ids in prompt_ids], device=self.device)
         picked_B, _ = pick_tokens(self.logits(ids_BL, lengths_B), sampling, uniform_B)
         return Responses(

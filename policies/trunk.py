@@ -249,6 +249,7 @@ def _layers_from(base: Any, first: int) -> nn.Module:
     return view
 
 
-def pad_right(rows: Sequence[Tensor], value: float = 0.0) -> Tensor:
-    """Stacks tensors of different length (first dimension) into (B, T, ...)."""
-    return nn.utils.rnn.pad_sequence(list(rows), batch_first=True, padding_value=value)
+def pad_right(rows: Sequence[Tensor | list[int] | list[bool]], value: float = 0.0) -> Tensor:
+    """Stacks tensors, or lists of numbers, of different length into (B, T, ...)."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    return nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value)

@@ -294,6 +294,8 @@ def _prepare(
         function = target
         settings, columns = _split(options, parameters.names)
         bound = bind(info.name, target, settings, constructs=False)
+        if (check := getattr(target, "check_options", None)) is not None:
+            check(bound)  # a class does that in its constructor
     feeds = (*parameters.columns, *parameters.optional, *info.requires)
     for parameter, column in columns.items():
         if parameter not in feeds:

@@ -81,7 +81,13 @@ def _check_columns(available: Mapping[str, Any] | Sequence[str]) -> None:
         raise DataError(_NO_COLUMN)
 
 
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Says when the reward is made what ``constraints`` would say at its first batch."""
+    _selection(options.get("only"))
+
+
 constraints.check_columns = _check_columns  # type: ignore[attr-defined]
+constraints.check_options = _check_options  # type: ignore[attr-defined]
 
 
 def check_constraints(

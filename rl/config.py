@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError, DataError
-from instructrec.rl.config_rules import complaints, wrong_choices
+from instructrec.rl.config_rules import complaints
 from instructrec.rl.config_rules import require as _require
 from instructrec.rl.monitor_config import MonitorsConfig
 from instructrec.rl.supervised_config import DPOConfig as DPOConfig
@@ -177,8 +178,7 @@ class PPOConfig:
     """Newest checkpoints kept on disk, the best one apart."""
 
     def __post_init__(self) -> None:
-        for complaint in wrong_choices(self, "ppo"):
-            raise ConfigError(complaint)
+        check_choices(self, "ppo")
         for field in _COUNTS:
             self._check(field, lambda value: value >= 1, "at least 1")
         for field in _POSITIVE:

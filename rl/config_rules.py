@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from typing import TYPE_CHECKING, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING
 
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.rl.monitor_config import monitor_complaints
 
 if TYPE_CHECKING:
     from instructrec.rl.config import PPOConfig
-    from instructrec.rl.supervised_config import SupervisedConfig
 
 _WITH = {
     "prompt_filter_floor": ("prompt_filter", "a filter, e.g. ppo.prompt_filter = 'id'"),
@@ -48,22 +47,6 @@ def complaints(config: PPOConfig) -> Iterator[str]:
     yield from _useless(config)
     yield from _impossible(config)
     yield from monitor_complaints(config)
-
-
-def wrong_choices(config: PPOConfig | SupervisedConfig, section: str) -> Iterator[str]:
-    """Yields a sentence about every field whose value is not one of its choices.
-
-    The command line refuses such a value by itself. From Python nothing would, and the code that
-    asks for one choice after another would silently take the last.
-
-    Args:
-        config: The settings.
-        section: What they are called in a recipe, e.g. ``"ppo"``.
-    """
-    for name, kind in get_type_hints(type(config)).items():
-        given = getattr(config, name)
-        if get_origin(kind) is Literal and given not in get_args(kind):
-            yield unknown_name(f"{section}.{name}", str(given), get_args(kind))
 
 
 def _useless(config: PPOConfig) -> Iterator[str]:

@@ -72,8 +72,8 @@ class Preference(Objective):
             [IGNORED] * start + ids[start:] for ids, start in zip(both, prompts, strict=True)
         ]
         batch = {
-            "input_ids": pad_right([torch.tensor(ids) for ids in both]),
-            "targets": pad_right([torch.tensor(ids) for ids in targets], IGNORED),
+            "input_ids": pad_right(both),
+            "targets": pad_right(targets, IGNORED),
         }
         if "reference" in rows[0]:
             batch["reference"] = torch.tensor([row["reference"] for row in rows]).T

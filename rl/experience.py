@@ -156,7 +156,7 @@ def tensors_of(rollout: Rollout, device: torch.device, first: int = 0) -> Experi
         [ok and is_action for is_action in mask]
         for ok, mask in zip(rollout.kept, rollout.action_mask, strict=True)
     ]
-    action_mask_BT = pad_right([torch.tensor(mask) for mask in masks], value=False).to(device)
+    action_mask_BT = pad_right(masks, value=False).to(device)
     zeros_BT = torch.zeros(action_mask_BT.shape, device=device)
     scores_BT = zeros_BT.clone()
     ends_BT = torch.zeros_like(action_mask_BT, dtype=torch.long)

@@ -29,7 +29,7 @@ class Classification(Objective):
     def collate(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         """Prompts padded on the right, their lengths, and the numbers of their labels."""
         return {
-            "input_ids": pad_right([torch.tensor(row["input_ids"]) for row in rows]),
+            "input_ids": pad_right([row["input_ids"] for row in rows]),
             "lengths": torch.tensor([len(row["input_ids"]) for row in rows]),
             "targets": torch.tensor([row["target"] for row in rows]),
         }

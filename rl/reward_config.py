@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 
 MAY_CHANGE = ("save_every", "keep_checkpoints")
@@ -52,6 +53,7 @@ class FitConfig:
     """Newest checkpoints that are kept; all are deleted when the run has finished."""
 
     def __post_init__(self) -> None:
+        check_choices(self, "fit")
         for name in ("max_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
         for name in ("warmup_steps", "weight_decay", "eval_every", "save_every"):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from instructrec.policies.base import Prompt
@@ -47,8 +46,8 @@ class Imitation(Objective):
     def collate(self, rows: Sequence[TrainingRow]) -> dict[str, Tensor]:
         """Token ids and labels, padded on the right."""
         return {
-            "input_ids": pad_right([torch.tensor(row["input_ids"]) for row in rows]),
-            "labels": pad_right([torch.tensor(row["labels"]) for row in rows], IGNORED),
+            "input_ids": pad_right([row["input_ids"] for row in rows]),
+            "labels": pad_right([row["labels"] for row in rows], IGNORED),
         }
 
     def loss(self, inputs: dict[str, Tensor], count: Tensor | int | None) -> Tensor:

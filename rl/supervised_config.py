@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self
 
-from instructrec.errors import ConfigError
-from instructrec.rl.config_rules import require, wrong_choices
+from instructrec.choices import check_choices
+from instructrec.rl.config_rules import require
 
 REWARD_KEY = "eval/total/mean"
 """The metric by which ``best_by = "reward"`` goes (larger is better)."""
@@ -56,8 +56,7 @@ class SupervisedConfig:
     """Newest checkpoints that are kept; all are deleted when the run has finished."""
 
     def __post_init__(self) -> None:
-        for complaint in wrong_choices(self, self.section):
-            raise ConfigError(complaint)
+        check_choices(self, self.section)
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(self.max_steps >= 0, "max_steps", "0 or more")
         self._require(self.save_every >= 0, "save_every", "0 or more")

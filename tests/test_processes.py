@@ -93,8 +93,11 @@ def test_engines_that_split_weights_are_refused_to_one_process_too(monkeypatch) 
         raise AssertionError("it went on without")
 
 
-def test_a_launcher_that_starts_one_process_instead_of_several_is_refused(monkeypatch) -> None:
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "True")
+@pytest.mark.parametrize("on_cpu", ["True", "False"])  # with --cpu, or on a machine without GPU
+def test_a_launcher_that_starts_one_process_instead_of_several_is_refused(
+    monkeypatch, on_cpu
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_CPU", on_cpu)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     with pytest.raises(ConfigError, match="has started a single one"), processes.joined("cpu"):
         raise AssertionError("it went on alone")

@@ -123,13 +123,14 @@ def _in_touch() -> Iterator[None]:
 def _check_launch(device: str) -> None:
     """Refuses launches that would not do what they seem to."""
     environment = os.environ
-    on_cpu = environment.get("ACCELERATE_USE_CPU", "false").lower() == "true"
-    if on_cpu and "MASTER_ADDR" in environment and "RANK" not in environment:
+    accelerated = "ACCELERATE_USE_CPU" in environment  # set where it starts a program by itself
+    if accelerated and "MASTER_ADDR" in environment and "RANK" not in environment:
         raise ConfigError(
-            "accelerate launch was asked for several processes on the CPU and has started a single "
-            "one: expected RANK and WORLD_SIZE, which it sets under MPI only. Launch with "
-            "--multi_gpu instead of --cpu (that is its name for torchrun, no GPU is needed), or "
-            "with torchrun --nproc-per-node 2."
+            "accelerate launch was asked for several processes and has started a single one: "
+            "expected RANK and WORLD_SIZE, which it sets with --multi_gpu. Launch with --multi_gpu "
+            "in place of --cpu (that is its name for torchrun, no GPU is needed), or with torchrun "
+            "--nproc-per-node 2. If one process is what you want, unset MASTER_ADDR, by which it "
+            "asks for several."
         )
     for variable, engine in _OTHER_ENGINES.items():
         if environment.get(variable, "false").lower() in ("true", "1"):

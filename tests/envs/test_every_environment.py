@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import instructrec  # noqa: F401  (registers the ids)
-from instructrec.errors import InstructRecError
+from instructrec.errors import ConfigError, InstructRecError
 
 NEEDS = {"instructrec/ReasoningGym-v0": "reasoning_gym"}
 """Ids that work only with a package of an extra."""
@@ -276,9 +276,30 @@ def test_gymnasiums_vector_wrappers_work(name):
     assert finished
 
 
+@pytest.mark.parametrize("limit", [1, 2, -1])
 @pytest.mark.parametrize("name", IDS)
-def test_a_time_limit_of_gym_make_holds_for_copies_by_gymnasium(name):
-    env = gym.make_vec(name, num_envs=2, vectorization_mode="sync", max_episode_steps=1)
-    env.reset(seed=0)
-    actions = tuple(right_answer(copy.unwrapped) for copy in env.envs)
-    assert env.step(actions)[3].all()
+def test_a_time_limit_cuts_our_vector_environment_as_copies_by_gymnasium(name, limit):
+    ours = gym.make_vec(name, num_envs=2, max_episode_steps=limit)
+    twins = gym.make_vec(
+        name,
+        num_envs=2,
+        max_episode_steps=limit,
+        vectorization_mode="sync",
+        vector_kwargs={"autoreset_mode": AutoresetMode.SAME_STEP},
+    )
+    actions = (0, 1) if "Candidates" in name else ("?", "?")
+    shown = [env.reset(seed=0)[0] for env in (ours, twins)]
+    assert shown[0] == shown[1]
+    for _ in range(5):
+        steps = [env.step(actions) for env in (ours, twins)]
+        assert steps[0][0] == steps[1][0]
+        for mine, theirs in zip(steps[0][1:4], steps[1][1:4], strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    if limit == 1:
+        assert steps[0][3].all()
+
+
+@pytest.mark.parametrize("limit", [0, -2, 1.5, True])
+def test_a_time_limit_that_is_none_is_refused(limit):
+    with pytest.raises(ConfigError, match="max_episode_steps = "):
+        gym.make_vec(IDS[0], num_envs=2, max_episode_steps=limit)

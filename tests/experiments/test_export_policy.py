@@ -17,6 +17,8 @@ from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.model_card import Weights, card_of_run
 from instructrec.experiments.report import read_run
 from instructrec.experiments.staging import staged
+from instructrec.policies.causal_lm import load_policy
+from instructrec.policies.config import PolicyConfig
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -96,6 +98,32 @@ def test_a_run_is_exported_with_its_card_and_answers_from_its_code(
     assert main(["export", "runs/tiny-smoke-s0", "--out", "out"]) == 2
     assert main(["export", "runs/tiny-smoke-s0", "--out", "out", "--overwrite"]) == 0
     assert main(["report", "runs/tiny-smoke-s0"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("refuses", [True, False])
+def test_the_code_of_a_runs_own_card_answers_whatever_the_template_takes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refuses: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    start = load_policy(PolicyConfig(model="tiny", device="cpu", dtype="float32"))
+    if refuses:
+        start.tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['role'] == 'system' %}"
+            "{{ raise_exception('System role not supported') }}{% endif %}"
+            "{{ m['content'] }}{% endfor %}"
+        )
+    start.save(tmp_path / "start")
+    assert main(["train", "tiny_smoke", "--policy.model", "start"]) == 0
+    monkeypatch.chdir("runs/tiny-smoke-s0/policy")
+    (code,) = re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), flags=re.DOTALL)
+    assert ('"role": "system"' in code) is not refuses
+    capsys.readouterr()
+    exec(code, {})
+    assert capsys.readouterr().out.endswith("\n")
 
 
 def test_what_cannot_be_exported_is_refused_before_anything_is_written(tmp_path: Path) -> None:

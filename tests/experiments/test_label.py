@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from instructrec.envs.tasks.base import make_task
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.cli import main
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.label_book import Book, Sitting
@@ -136,6 +136,30 @@ def test_a_noisy_mentor_errs_as_often_as_said(tmp_path: Path, two: list[str]) ->
     assert wins["good"] + wins["bad"] == 20 and 1 <= wins["bad"] <= 10
     turned = LabelConfig(out=str(tmp_path / "turned"), from_reward="exact_match", noise=1.0)
     assert label(two, turned, say=silent)["wins"] == {"bad": 20, "good": 0}
+
+
+def test_one_mentor_is_at_it_once_and_others_meanwhile(tmp_path: Path, two: list[str]) -> None:
+    said: list[str] = []
+
+    def first(sitting: Sitting, config: LabelConfig, notes: Sequence[str]) -> None:
+        sitting.prefer(0)
+        with pytest.raises(CheckpointError, match="another process is at work"):
+            label([], LabelConfig(out=out, annotator="ann"), show=first, say=silent)
+        with open(tmp_path / "out" / "judgments-ann.jsonl", "a") as file:
+            file.write('{"half a line')  # which is being written
+        found = label([], LabelConfig(out=out, annotator="ben"), show=second, say=silent)
+        assert found["annotators"] == {"ann": 1, "ben": 2}
+        kept = (tmp_path / "out" / "judgments-ann.jsonl").read_text()
+        assert kept.endswith('{"half a line')  # others only read it
+
+    def second(sitting: Sitting, config: LabelConfig, notes: Sequence[str]) -> None:
+        sitting.tie()
+        sitting.tie()
+
+    out = str(tmp_path / "out")
+    label(two, LabelConfig(out=out, annotator="ann", limit=5), show=first, say=said.append)
+    assert "judged by ann    1 of 5" in said[0] and "judged by ben    2 of 5" in said[0]
+    assert said[-1].endswith("ann has 4 of 5 left: the same command goes on")
 
 
 def test_preferences_can_be_trained_on_and_judged_again(tmp_path: Path, two: list[str]) -> None:

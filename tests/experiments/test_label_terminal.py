@@ -59,10 +59,41 @@ def test_keys_judge_take_back_and_end(tmp_path: Path) -> None:
     assert "2 of 3" in screens[3]
 
 
-def test_the_last_judgment_ends_the_sitting(tmp_path: Path) -> None:
+def test_the_last_judgment_can_be_taken_back_too(tmp_path: Path) -> None:
     with Book(tmp_path / "judgments-me.jsonl") as book:
-        driven(book, ["2", "2", "2"])
-        assert len(book.judgments) == 3
+        screens = driven(book, ["2", "2", "2", "1", "e", "u"])
+        assert "all 3 are judged" in screens[3] and screens[3] == screens[4] == screens[5]
+        assert "3 of 3" in screens[6] and "taken back: second better" in screens[6]
+        driven(book, ["s"])
+        assert "all 3 are judged" in driven(book, ["q"])[0]  # another sitting, to look at it
+        screens = driven(book, ["u", "t", "q"])
+        assert "taken back: skip" in screens[1] and screens[3] == ""
+        assert [said.kind for said in book.judgments.values()] == ["prefer", "prefer", "tie"]
+
+
+def test_long_texts_are_moved_by_keys_both_responses_together(tmp_path: Path) -> None:
+    from textual.containers import VerticalScroll
+
+    long = "word\n" * 200
+    items = [Item("q0", long, (Candidate("a", long + "a"), Candidate("b", long + "b")))]
+
+    async def drive() -> list[list[float]]:
+        seen = []
+        async with app.run_test(size=(100, 40)) as pilot:
+            for key in ("pagedown", "down", "up", "pageup", "]", "["):
+                await pilot.press(key)
+                await pilot.pause()
+                seen.append([pane.scroll_y for pane in app.query(VerticalScroll)])
+            await pilot.press("left")  # still a judgment
+        return seen
+
+    with Book(tmp_path / "judgments-me.jsonl") as book:
+        app = LabelApp(Sitting(items, book), pairs=True)
+        page, line, back, top, prompt, end = asyncio.run(drive())
+        assert book.judgments["q0"].kind == "prefer"
+    assert page[0] == 0 and page[1] == page[2] > 5
+    assert line == [0, page[1] + 1, page[1] + 1] and back == page and top == [0, 0, 0] == end
+    assert prompt[0] > 5 and prompt[1:] == [0, 0]
 
 
 def test_a_better_answer_is_written_and_counts_with_the_judgment(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from instructrec.errors import NumericsError, RunInterrupted
 from instructrec.experiments.config import OutputConfig, TrainConfig
 from instructrec.experiments.recording import Recorder, lineage, logged_policy, parent_of
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics, read_rows
-from instructrec.experiments.tracking import NullTracker, TrackingConfig
+from instructrec.experiments.tracking import Distributions, NullTracker, TrackingConfig
 from instructrec.rl.monitors import Alarm
 
 CONFIG = TrainConfig(output=OutputConfig(samples_per_update=2), seed=1)
@@ -37,8 +37,8 @@ class Listening(NullTracker):
         self.opened = about
         return self
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
-        self.told.append(("log", dict(metrics), len(episodes)))
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
+        self.told.append(("log", dict(metrics), {k: len(v) for k, v in (spread or {}).items()}))
 
     def log_samples(self, rows: Sequence[Mapping[str, Any]]) -> None:
         self.told.append(("samples", [row["id"] for row in rows]))
@@ -88,7 +88,11 @@ def test_an_update_goes_to_the_folder_and_to_the_tracker(
         recorder.on_update(METRICS, ROWS)
     assert read_metrics(tmp_path / "run") == [METRICS]
     assert [row["id"] for row in read_rows(tmp_path / "run" / "samples.jsonl")] == ["0", "1"]
-    assert listener.told == [("log", METRICS, 4), ("samples", ["0", "1"]), ("end", "finished")]
+    assert listener.told == [
+        ("log", METRICS, {"exact": 4, "total": 4}),
+        ("samples", ["0", "1"]),
+        ("end", "finished"),
+    ]
 
 
 def test_the_tracker_knows_the_configuration_and_what_ran(

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from instructrec.envs.tasks.base import make_task
+from instructrec.envs.tool_use import ToolVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.experiments import setup_run
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
@@ -55,6 +56,25 @@ def test_a_response_that_would_not_fit_behind_its_prompt_is_refused(tmp_path: Pa
     setup_run.check_prompts(policy, [task], policy.max_length - longest)
     with pytest.raises(DataError, match=r"'n1' of the all split: .* Lower ppo.response_length"):
         setup_run.check_prompts(policy, [task], policy.max_length - longest + 1)
+
+
+def test_the_tools_before_an_instruction_are_a_part_of_its_prompt() -> None:
+    config = TrainConfig(
+        task=TaskConfig("arithmetic", options={"size": 40}, env="tool"),
+        rewards={"exact_match": 1.0},
+        ppo=PPOConfig(response_length=8),
+    )
+    materials = setup_run.make_materials(config)
+    policy = load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))
+    seen = ToolVectorEnv(40, task=materials.train, reward=materials.reward)
+    seen.reset(options={"index": list(range(40))})
+    longest = max(map(len, policy.encode([item.prompt for item in seen.instructions])))
+    assert longest > 2 * max(map(len, policy.encode([item.prompt for item in materials.train])))
+    policy.max_length = longest + 64  # more than the prompts alone would take
+    setup_run.check_all_prompts(policy, materials, config)
+    policy.max_length = longest + 7
+    with pytest.raises(DataError, match=rf"its prompt of {longest} tokens \(what the environment"):
+        setup_run.check_all_prompts(policy, materials, config)
 
 
 def test_a_token_without_an_embedding_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -13,8 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from instructrec.errors import CheckpointError, ConfigError, NumericsError, PolicyError
+from instructrec.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    NumericsError,
+    PolicyError,
+    RunInterrupted,
+    SandboxError,
+)
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.sweep import finished, open_study, run_sweep
@@ -124,6 +134,73 @@ def test_settings_that_break_are_failed_trials_and_other_errors_end_the_sweep(
     with pytest.raises(PolicyError):
         sweep(spec_of(), tmp_path / "other", quick_training)
     assert len(quick_training.trained) == 1
+
+
+def out_of_memory() -> PolicyError:
+    """As the guards raise it when not even one episode fits."""
+    error = PolicyError("out of memory in the training step with one episode at a time.")
+    error.__cause__ = torch.OutOfMemoryError("CUDA out of memory.")
+    return error
+
+
+@pytest.mark.parametrize(
+    "lack", [out_of_memory(), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+)
+def test_a_trial_that_the_memory_does_not_hold_fails_and_the_others_go_on(
+    tmp_path: Path, quick_training: Any, lack: Exception
+) -> None:
+    def fills(config: TrainConfig, update: int) -> None:
+        if config.ppo.response_length == 64:
+            raise lack
+
+    quick_training.before = fills
+    space = {"ppo.response_length": {"choice": [64, 8, 4]}}  # the first is the one that fails
+    results = sweep(spec_of(space=space, sampler="grid"), tmp_path / "toy", quick_training)
+    states = {row["params"]["ppo.response_length"]: row["state"] for row in results["trials"]}
+    assert states == {64: "failed", 8: "complete", 4: "complete"}
+    (failed,) = (row for row in results["trials"] if row["state"] == "failed")
+    assert failed["error"] == (str(lack) or "MemoryError")
+    assert f"t000 failed: {failed['error']}" in (tmp_path / "toy" / "sweep.md").read_text()
+
+
+@pytest.mark.parametrize("kind", [PolicyError, DataError])
+def test_an_error_of_model_or_data_is_the_trials_once_another_one_could_use_them(
+    tmp_path: Path, quick_training: Any, kind: type[Exception]
+) -> None:
+    def refuses(config: TrainConfig, update: int) -> None:
+        if config.ppo.response_length == 64:
+            raise kind("cannot be used.")
+
+    quick_training.before = refuses
+    space = {"ppo.response_length": {"choice": [8, 64, 4]}}
+    results = sweep(spec_of(space=space, sampler="grid"), tmp_path / "toy", quick_training)
+    assert [row["state"] for row in results["trials"]] == ["complete", "complete", "failed"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "no space left on device"),
+        CheckpointError("another process is at work."),
+        SandboxError("code cannot be confined."),
+        RunInterrupted("stopped after update 1."),
+        RuntimeError("CUDA error: device-side assert triggered"),
+    ],
+)
+def test_what_would_meet_the_next_trial_as_well_ends_the_sweep(
+    tmp_path: Path, quick_training: Any, error: Exception
+) -> None:
+    def breaks(config: TrainConfig, update: int) -> None:
+        if len(quick_training.trained) == 2:
+            raise error
+
+    quick_training.before = breaks
+    with pytest.raises(type(error)):
+        sweep(spec_of(), tmp_path / "toy", quick_training)
+    assert len(quick_training.trained) == 2
+    quick_training.before = lambda config, update: None
+    results = sweep(spec_of(), tmp_path / "toy", quick_training, resume=True)
+    assert [row["state"] for row in results["trials"]] == ["complete"] * 6
 
 
 def test_an_interrupted_trial_goes_on_with_its_values_and_its_run(

@@ -10,7 +10,12 @@ from pathlib import Path
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.experiments.tracking import NullTracker, TrackingConfig, open_tracking
+from instructrec.experiments.tracking import (
+    NullTracker,
+    TrackingConfig,
+    distributions,
+    open_tracking,
+)
 
 NAMES = {"name": "ppo-parity-s1", "job_type": "train", "group": "ppo-parity"}
 ROWS = [
@@ -286,7 +291,7 @@ def test_every_update_shows_how_its_episodes_are_distributed(tmp_path):
         {"parts": {"exact": 0.0, "style": float("nan")}, "total": None, "response_len": 5},
         {"parts": {"exact": 1.0}, "response_len": 4, "advantage": None},
     ]
-    tracker.log({"train/update": 1.0}, episodes)
+    tracker.log({"train/update": 1.0}, distributions(episodes))
     (logged,) = wandb.run.logged
     counts = {key: sum(h.counts) for key, h in logged.items() if key.startswith("histogram/")}
     assert counts == {
@@ -305,7 +310,7 @@ def test_numbers_that_differ_by_rounding_alone_have_a_distribution(tmp_path):
     totals = [0.3, 0.1 + 0.2, 1e300, float("nan")]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        tracker.log({"train/update": 1.0}, [{"total": total} for total in totals])
+        tracker.log({"train/update": 1.0}, distributions([{"total": t} for t in totals]))
     (logged,) = wandb.run.logged
     assert sum(logged["histogram/total"].counts) == 2
 

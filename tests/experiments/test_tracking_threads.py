@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 
-from instructrec.experiments.tracking import NullTracker, Tracker, TrackingConfig
+from instructrec.experiments.tracking import (
+    Distributions,
+    NullTracker,
+    Tracker,
+    TrackingConfig,
+)
 from instructrec.experiments.tracking_threads import BackgroundTracker, Together, in_background
 
 
@@ -23,7 +28,7 @@ class Recording(NullTracker):
     def __init__(self, first: Callable[[], object] = lambda: None) -> None:
         self.first, self.told = first, list[Any]()
 
-    def log(self, metrics: Mapping[str, Any], episodes: Sequence[Mapping[str, Any]] = ()) -> None:
+    def log(self, metrics: Mapping[str, Any], spread: Distributions | None = None) -> None:
         self.first()
         self.told.append((dict(metrics), threading.current_thread().name))
 
@@ -101,6 +106,31 @@ def test_numbers_have_the_way_before_samples(gate: threading.Event) -> None:
     assert [told[0] for told in inner.told if isinstance(told[0], dict)] == [
         {"train/update": update} for update in range(3)
     ]
+
+
+def test_rows_that_wait_hold_a_bounded_amount_of_text(gate: threading.Event) -> None:
+    inner = Recording(gate.wait)
+    tracker = BackgroundTracker(inner, wait_s=30, most_text=1000)
+    tracker.log_samples([{"prompt": "x" * 5000}])  # alone, however long
+    for _ in range(5):
+        tracker.log_samples([{"prompt": [{"content": "x" * 400}], "total": 1.0}])
+        tracker.log({"train/update": 1})
+    assert tracker.dropped == 5
+    gate.set()
+    with pytest.warns(RuntimeWarning, match="5 reports were left out"):
+        tracker.finish("finished")
+    assert len(inner.told) == 7
+
+
+def test_text_that_has_been_sent_makes_room() -> None:
+    sent = threading.Semaphore(0)
+    tracker = BackgroundTracker(Recording(sent.release), wait_s=30, most_text=1000)
+    for update in range(5):
+        tracker.log_samples([{"prompt": "x" * 800}])
+        tracker.log({"train/update": update})  # begins when the thread has let go of the rows
+        assert sent.acquire(timeout=30) and sent.acquire(timeout=30)
+    tracker.finish("finished")
+    assert tracker.dropped == 0
 
 
 def test_the_end_is_told_however_much_waits(gate: threading.Event) -> None:

@@ -14,7 +14,12 @@ from typing import Any
 
 import pytest
 
-from instructrec.experiments.tracking import NullTracker, TrackingConfig, open_tracking
+from instructrec.experiments.tracking import (
+    NullTracker,
+    TrackingConfig,
+    distributions,
+    open_tracking,
+)
 
 NAMES = {"name": "ppo-parity-s1", "job_type": "train", "group": "ppo-parity"}
 BOTH = TrackingConfig(report_to=("trackio",), project="answers", tags=("mine",))
@@ -107,7 +112,8 @@ def test_a_continued_run_goes_on_and_a_new_one_of_the_same_name_does_not(tmp_pat
 def test_numbers_stand_at_their_update(tmp_path: Path) -> None:
     trackio = FakeTrackio()
     tracker, _ = start(tmp_path, trackio)
-    tracker.log({"train/update": 3.0, "reward/total/mean": 0.5, "x": float("nan")}, [{"total": 1}])
+    spread = distributions([{"total": 1}])
+    tracker.log({"train/update": 3.0, "reward/total/mean": 0.5, "x": float("nan")}, spread)
     tracker.log_samples([{"id": "a", "prompt": [{"role": "user"}], "parts": {"exact": 1.0}}])
     tracker.log({"sft/step": 7.0})
     tracker.finish("finished", {"eval/total/mean": 0.5, "ids": ["a"]})
@@ -165,13 +171,14 @@ def test_the_real_one_holds_what_was_logged(tmp_path: Path) -> None:
     pytest.importorskip("trackio")
     code = f"""
 from pathlib import Path
-from instructrec.experiments.tracking import TrackingConfig, open_tracking
+from instructrec.experiments.tracking import TrackingConfig, distributions, open_tracking
 from instructrec.experiments.tracking_threads import in_background
 opened = open_tracking(TrackingConfig(report_to=("trackio",)), Path({str(tmp_path)!r}), **{NAMES!r})
 tracker = in_background(opened, 60)
 for update in (1, 2):
     episodes = [{{"total": 1.0, "parts": {{"exact": 1.0}}}}]
-    tracker.log({{"train/update": float(update), "reward/total/mean": update / 10}}, episodes)
+    metrics = {{"train/update": float(update), "reward/total/mean": update / 10}}
+    tracker.log(metrics, distributions(episodes))
     tracker.log_samples([{{"update": update, "prompt": "2?", "parts": {{"exact": 1.0}}}}])
 tracker.alert("title", "text", "warning")
 tracker.finish("finished", {{"eval/total/mean": 0.5}})

@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 
+from instructrec.envs.tasks.base import make_task
 from instructrec.errors import ConfigError, PolicyError
 from instructrec.experiments.cli import main
+from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.jsonl import read_rows
+from instructrec.experiments.playing import Episodes
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import EndpointConfig, Sampling
 from instructrec.policies.endpoint import EndpointPolicy
+from instructrec.rewards.combine import make_rewards
 
 pytest.importorskip("httpx")
 
@@ -157,7 +161,34 @@ def test_an_evaluation_goes_on_behind_the_answers_that_it_has(
     assert [row["response"] for row in rows] == ["odd"] * 6
     prompts = [request["messages"][-1]["content"] for request in asked]
     assert len(prompts) == 7 and len(set(prompts)) == 6  # the refused one was asked again
+    assert [request["seed"] for request in asked] == [0, 1, 2, 3, 4, 4, 5]  # each row its own
     assert "exact_match" in capsys.readouterr().out
+
+
+def test_seeds_go_on_behind_all_answers_of_the_conversations_that_are_kept(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+
+    def seeds() -> list[int]:
+        """What the rest of the evaluation asks for."""
+        with serving(lambda request: says("wrong")) as (url, asked):
+            made = EndpointPolicy(url, EndpointConfig(model="m", concurrency=1), seed=5)
+            made.name = "m"  # the port is another one each time
+            evaluate(
+                made,
+                make_task("parity", split="test", size=20),
+                make_rewards({"exact_match": 1.0}),
+                sampling=Sampling(),
+                batch_size=2,
+                limit=4,
+                episodes=Episodes("refine", max_turns=3),
+                out=file,
+            )
+        return [request["seed"] for request in asked]
+
+    whole = seeds()
+    assert whole == list(range(5, 17))  # four instructions, three tries at each
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:2]))
+    assert seeds() == whole[6:]
 
 
 def test_settings_of_a_server_need_one(capsys: pytest.CaptureFixture[str]) -> None:

@@ -225,6 +225,12 @@ def test_wrong_columns_and_options_are_named():
         constraints(["p"], ["c"], None, [["no_comma", "title"]], [[{}]])
     with pytest.raises(ConfigError, match=r"only = 'punctuatio'.*Did you mean 'punctuation'"):
         constraints(["p"], ["c"], [[]], only="punctuatio")
+    for made in (
+        lambda: make_reward("constraints", only="number_word"),
+        lambda: make_rewards({"short": {"use": "constraints", "options": {"only": "number_word"}}}),
+    ):
+        with pytest.raises(ConfigError, match=r"only = 'number_word'.*'number_words'.*Known: "):
+            made()
     with pytest.raises(ConfigError, match=r"option mode = 'lose'.*Did you mean 'loose'"):
         make_reward("constraints", mode="lose")
 

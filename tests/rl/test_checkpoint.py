@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from instructrec.errors import CheckpointError, NumericsError
 from instructrec.rl.checkpoint import (
     Snapshot,
     checkpoint_path,
+    is_finite,
     read_checkpoint,
     update_of,
     write_checkpoint,
@@ -35,6 +37,13 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path):
     assert read.state == {"update": 3}
     assert torch.equal(read.tensors["weight"], torch.full((4,), 3.0))
     assert [path.name for path in tmp_path.iterdir()] == ["update-000003"]
+
+
+def test_weights_that_train_are_looked_through_in_silence():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of torch, on numbers that a gradient goes through
+        assert is_finite(torch.nn.Parameter(torch.ones(3)))
+        assert not is_finite(torch.nn.Parameter(torch.tensor([1.0, float("inf")])))
 
 
 def test_writing_again_replaces_the_older_one(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 
 import pytest
 import torch
@@ -85,12 +86,13 @@ def test_the_policys_schedules_begin_behind_the_critics_warm_up(toy):
     trainer = toy.trainer(config)
     rates = []
 
-    def step(closure=None, plain=trainer.learner.optimizer.step):
-        rates.append([group["lr"] for group in trainer.learner.optimizer.param_groups])
-        return plain(closure)
+    def note(optimizer, *_):
+        rates.append([group["lr"] for group in optimizer.param_groups])
 
-    trainer.learner.optimizer.step = step
-    trainer.train()
+    trainer.learner.optimizer.register_step_pre_hook(note)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*optimizer.step")  # torch on schedules
+        trainer.train()
     steps = config.steps_per_update
     assert [rate for _, rate in rates[:4]] == [0.25, 0.5, 0.75, 1.0]
     assert [rate for rate, _ in rates[2 * steps :]] == [2.5e-4, 5e-4, 7.5e-4, 1e-3]
