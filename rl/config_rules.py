@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from instructrec.errors import ConfigError, unknown_name
+from instructrec.errors import ConfigError
 from instructrec.rl.monitor_config import monitor_complaints
 
 if TYPE_CHECKING:
