@@ -37,6 +37,11 @@ class EncoderPolicy(ModelPolicy):
                 "encoder and reads no chat: set it to ''."
             )
 
+    @property
+    def takes_system(self) -> bool:
+        """It reads no chat."""
+        return False
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each text, between the tokens that its tokenizer adds.
 

@@ -69,6 +69,11 @@ class LabelPolicy(ModelPolicy):
             linear.load_state_dict(dict(head))
         self.model.label_head = linear.to(self.device)
 
+    @property
+    def takes_system(self) -> bool:
+        """What its reader does."""
+        return self._reader.takes_system
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded."""
         return self._reader.encode(prompts)

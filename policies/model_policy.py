@@ -64,6 +64,11 @@ class ModelPolicy(ABC):
         self._generator = torch.Generator()
         self._generator.manual_seed(seed)
 
+    @property
+    @abstractmethod
+    def takes_system(self) -> bool:
+        """Whether its prompts get a system message: a chat template may refuse them."""
+
     @abstractmethod
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded.
