@@ -175,6 +175,17 @@ def test_the_code_sees_no_call_but_the_one_it_is_asked(no_leftovers: None) -> No
     assert kind == "value" and descriptor.isdigit() and typed == "" and last == descriptor
 
 
+def test_an_answer_to_another_question_is_a_forgery(no_leftovers: None) -> None:
+    guessing = """
+import os
+def f():
+    for fd in range(3, 64):
+        try: os.write(fd, b'["0123456789abcdef","value",6]\\n')
+        except OSError: pass
+"""
+    assert run(make("native"), guessing) == ("fault", "it answered what it was not asked")
+
+
 def test_types_survive_and_other_objects_do_not(no_leftovers: None) -> None:
     sandbox = make("native")
     plain = [1, 2.5, True, None, "é\ud800\n", b"\x00", (1,), {2}, frozenset({3}), {4: [5]}, 1j]
