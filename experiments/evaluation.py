@@ -232,15 +232,13 @@ def evaluate(
         episodes: What an episode is; a single response by default.
         corpus: Metrics of all responses together; no part of the rows, so they may change.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
-            that the file holds already, from the same evaluation, are kept and not repeated; a
-            policy with ``skip`` is told how many answers they hold.
+            that the file holds already, from the same evaluation, are kept and not repeated.
         on_progress: Called after each batch with the rows that are done and the rows in all.
 
     Raises:
         ConfigError: ``samples``, ``batch_size`` or ``limit`` is below 1.
         DataError: The task is empty, lacks a column, or ``out`` holds another evaluation's rows.
-        PolicyError: The policy returned another number of responses than it was asked for, or its
-            chat template forbids several turns.
+        PolicyError: The policy gave too few or too many responses, or cannot take several turns.
     """
     start = time.perf_counter()
     _require_positive(samples=samples, batch_size=batch_size, limit=limit)
@@ -256,8 +254,7 @@ def evaluate(
         return header, [] if out is None else _kept_rows(out, header, slots)
 
     header, rows = processes.from_main(begin)
-    if skip := getattr(policy, "skip", None):  # its next answers are drawn as without a break
-        skip(sum(row.get("num_turns", 1) for row in rows))
+    _skip(policy, rows)
     play = partial(play_rows, policy, task, reward, sampling, episodes)
     for new in _batches(places[len(rows) :], batch_size, play, out):
         rows += new
@@ -307,6 +304,13 @@ def _instructions(task: Task, limit: int | None) -> list[Instruction]:
             f"split {task.split!r} of task {task.name!r} is empty: nothing to evaluate."
         )
     return [task[i] for i in range(min(len(task), limit or len(task)))]
+
+
+def _skip(policy: Policy, rows: Sequence[Row]) -> None:
+    """Lets a policy with ``skip`` go on behind the answers that rows hold, as without a break."""
+    skip: Callable[[int], None] | None = getattr(policy, "skip", None)
+    if skip is not None:
+        skip(sum(row.get("num_turns", 1) for row in rows))
 
 
 def _batches(
