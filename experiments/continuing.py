@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from instructrec.policies.model_policy import ModelPolicy
 
 
+_UPDATES = ("ppo.num_updates", "updates")
+"""What counts the work of training by rewards, and its unit."""
+
+
 def check_flags(resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
     """Refuses flags that exclude or need each other.
 
@@ -62,10 +66,11 @@ def continued(
         saved = list_checkpoints(config.folder / "checkpoints")
         done = update_of(saved[-1] if saved else None)
         if config.steps < done:
-            key = "ppo.num_updates" if config.supervised is None else f"{config.section}.max_steps"
+            given = config.supervised is not None
+            key, unit = (f"{config.section}.max_steps", "steps") if given else _UPDATES
             raise ConfigError(
-                f"{key} = {config.steps}: the run has done {done} already. Give at least as many, "
-                "or start another run."
+                f"{key} = {config.steps}: the run has done {done} {unit} already. Give at least as "
+                "many, or start another run."
             )
         if allow_change:
             say(f"allowed to differ from here on: {', '.join(allow_change)}")
