@@ -41,6 +41,7 @@ class Echo:
     name = "echo"
     device = torch.device("cpu")
     compute_dtype = torch.float32
+    takes_system = True
 
     def __init__(self) -> None:
         self.model = torch.nn.Linear(1, 1, bias=False)
