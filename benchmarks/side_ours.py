@@ -81,7 +81,11 @@ def make_policy(workload: Workload) -> CausalLMPolicy:
 
 @torch.no_grad()
 def logprob_error(policy: CausalLMPolicy, prompts: Prompts) -> float:
-    """Mean absolute difference to the frozen log-probs, on the trainer's own path."""
+    """Mean absolute difference to the frozen log-probs, by a whole pass of the trainer's trunk.
+
+    What decoding, reuse, shared prompts, values and gradients compute is held by
+    ``benchmarks.gate``.
+    """
     trunk = Trunk(policy.model)
     pairs = list(zip(prompts.ids, prompts.responses, strict=False))
     ids_BL = pad_right([torch.tensor(p + r, device=policy.device) for p, r in pairs])
@@ -163,8 +167,9 @@ def run(workload: Workload, side: str = "ours") -> Report:
         watch.response_lengths = [int(row["response_len"]) for row in rows]
         watch.prompts_hash = prompts_hash(decoder.prompt_ids)
         watch.losses = [metrics["ppo/policy_loss"], metrics["ppo/value_loss"]]
+        watch.drift = metrics["ppo/drift_mean"]
         report.extra = {key: value for key, value in metrics.items() if key.startswith("speed/")}
-        report.extra |= {key: metrics[key] for key in ("ppo/drift_mean", "rollout/reused")}
+        report.extra["rollout/reused"] = metrics["rollout/reused"]
         watch.finish_update()
 
     config = settings(workload)
