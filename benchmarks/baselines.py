@@ -34,13 +34,15 @@ class Comparison:
     worse: list[str] = field(default_factory=list)
     """Those that got worse than is allowed, with both values."""
     not_compared: list[str] = field(default_factory=list)
-    """Ratios and parts that the run measured or should have measured, with the reason."""
+    """Parts of other work, and ratios that the run lacks: what a check was asked for in vain."""
+    unknown: list[str] = field(default_factory=list)
+    """Parts and ratios that the baseline does not have."""
     not_run: list[str] = field(default_factory=list)
     """Parts of the baseline that this run left out."""
 
     @property
     def status(self) -> int:
-        """Exit code: 1 when something got worse, 2 when something was not compared, else 0."""
+        """Exit code: 1 when something got worse, 2 when that cannot be said, else 0."""
         return 1 if self.worse else 2 if self.not_compared or not self.compared else 0
 
     def text(self) -> str:
@@ -52,6 +54,8 @@ class Comparison:
             lines.append("no regression in what was compared")
         if self.not_compared:
             lines += ["not compared:", *self.not_compared]
+        if self.unknown:
+            lines.append(f"the baseline does not have: {', '.join(self.unknown)}")
         if self.not_run:
             lines.append(f"parts of the baseline that were not run: {', '.join(self.not_run)}")
         return "\n".join([*lines, f"{len(self.compared)} ratios were compared."])
@@ -91,7 +95,7 @@ def compare(baseline: Mapping[str, Any], result: Mapping[str, Any]) -> Compariso
     for name, part in result["parts"].items():
         before = baseline["parts"].get(name)
         if before is None:
-            found.not_compared.append(f"{name}: the baseline does not have this part")
+            found.unknown.append(name)
         elif differences := _other_work(before["workloads"], part["sides"]):
             found.not_compared.append(f"{name}: other work ({'; '.join(differences)})")
         else:
@@ -127,7 +131,7 @@ def _compare_ratios(
         if name not in now:
             found.not_compared.append(f"{name}: only the baseline has it")
         elif name not in before:
-            found.not_compared.append(f"{name}: the baseline does not have it")
+            found.unknown.append(name)
         else:
             found.compared.append(name)
             was, new = before[name]["median"], now[name]["median"]

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.workload import Workload
 
-PROGRAMS = OURS, PPO_PEER, GRPO_PEER = "ours", "trl112", "trl116"
+PROGRAMS = OURS, PPO_PEER, GRPO_PEER, GENERATE = "ours", "trl112", "trl116", "generate"
 """Programs that play a side: ``benchmarks/side_<name>.py``."""
 
 
@@ -43,7 +43,7 @@ class Part:
     rounds: int | None = None
     """Most rounds, where one is enough: memory does not vary, and defaults differ by far."""
     on_demand: bool = False
-    """Whether it runs only when it is named: it is too much for a CPU."""
+    """Whether it runs only when it is named."""
 
     @property
     def peer(self) -> Side | None:
@@ -120,6 +120,13 @@ PARTS = (
         (Side("ours"), Side("TRL 1.16 GRPO", GRPO_PEER)),
         {**_GROUPS, "train": "lora"},
         rounds=1,
+    ),
+    Part(
+        "rollout",
+        "decoding alone: ours, and transformers' generate in the same precision",
+        (Side("ours"), Side("transformers generate", GENERATE)),
+        {"epochs": 0, "kl_coef": 0.0},
+        on_demand=True,
     ),
     Part(
         "h100",

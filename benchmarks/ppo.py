@@ -148,9 +148,7 @@ class Bench:
             if prompts is not None:
                 wanted += ["--prompt-length", str(prompts)]
             self.call(OURS, "prepare", self.given.model, str(folder), *wanted)
-        return replace(
-            workload, model=str(folder / "model"), prompts=str(folder / "prompts.json")
-        )
+        return replace(workload, model=str(folder / "model"), prompts=str(folder / "prompts.json"))
 
     def part(self, part: Part, base: Workload) -> dict[str, Any]:
         """Runs a part: its sides in turn, round after round.
@@ -242,7 +240,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     names = [part.name for part in PARTS]
     on_demand = ", ".join(part.name for part in PARTS if part.on_demand)
-    parts_help = f"what to compare (all but {on_demand}, which want a large GPU)"
+    parts_help = f"what to compare (all but {on_demand})"
     made.add_argument("--parts", nargs="+", choices=names, help=parts_help)
     made.add_argument("--sides", nargs="+", choices=PROGRAMS, default=PROGRAMS, help="who plays")
     made.add_argument("--model", default="smollm2-135m", help="as policy.model")

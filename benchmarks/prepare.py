@@ -108,7 +108,7 @@ def _of_length(
         found = found.rpartition(" ")[0]
     if (left := missing(found)) < 0:
         raise RuntimeError(
-            f"a prompt of {length} tokens is too short: the template and the number of the "
+            f"prompts of {length} tokens are too short: the template and the number of the "
             f"instruction alone take {length - left}."
         )
     while left:

@@ -83,8 +83,10 @@ def ratios(
     """Each side over the peer of its part, round by round; nothing where there is no peer.
 
     Returns:
-        ``<part>/<side>/speed`` (episodes per second, larger is better; not where there was no
-        warm-up) and ``…/memory`` (peak memory, smaller is better; on a GPU that of the GPU).
+        ``<part>/<side>/speed`` (episodes per second, larger is better), ``…/update`` (episodes
+        per second of the phases update and optimizer alone, where both sides have them) and
+        ``…/memory`` (peak memory, smaller is better; on a GPU that of the GPU). No speeds where
+        there was no warm-up.
     """
     found: dict[str, Spread] = {}
     if part.peer is None:
@@ -98,6 +100,12 @@ def ratios(
                 for ours, theirs in pairs
             ]
             found[f"{part.name}/{side.name}/speed"] = spread(speeds)
+            if all(workloads[name].steps for name in (side.name, peer)):
+                steps = [
+                    _update_rate(ours, workloads[side.name]) / _update_rate(theirs, workloads[peer])
+                    for ours, theirs in pairs
+                ]
+                found[f"{part.name}/{side.name}/update"] = spread(steps)
         memory = [_memory(ours) / _memory(theirs) for ours, theirs in pairs]
         found[f"{part.name}/{side.name}/memory"] = spread(memory)
     return found
@@ -105,6 +113,11 @@ def ratios(
 
 def _rate(report: Report, workload: Workload) -> float:
     return workload.episodes / seconds_of(report, workload)
+
+
+def _update_rate(report: Report, workload: Workload) -> float:
+    phases = phases_of([report], workload)
+    return workload.episodes / (phases.get("update", 0.0) + phases.get("optimizer", 0.0))
 
 
 def _memory(report: Report) -> float:

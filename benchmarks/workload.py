@@ -41,7 +41,7 @@ class Workload:
     generations: int = 1
     """Responses to one prompt."""
     epochs: int = 4
-    """Passes over the rollout in an update."""
+    """Passes over the rollout in an update; 0 decodes and learns nothing."""
     mini_batches: int = 1
     """Optimizer steps in a pass."""
     micro_batch: int | None = None
@@ -164,10 +164,15 @@ def prompts_hash(prompt_ids: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def expected_hash(workload: Workload, prompts: Prompts) -> str:
-    """The hash of a rollout that answers the first prompts, each ``generations`` times."""
+def asked_prompts(workload: Workload, prompts: Prompts) -> list[list[int]]:
+    """Token ids of a rollout's prompts: the first ones, each ``generations`` times."""
     chosen = prompts.ids[: workload.episodes // workload.generations]
-    return prompts_hash([ids for ids in chosen for _ in range(workload.generations)])
+    return [ids for ids in chosen for _ in range(workload.generations)]
+
+
+def expected_hash(workload: Workload, prompts: Prompts) -> str:
+    """The hash of such a rollout."""
+    return prompts_hash(asked_prompts(workload, prompts))
 
 
 def check_logprobs(workload: Workload, error: float) -> None:

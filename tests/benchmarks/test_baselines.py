@@ -96,9 +96,16 @@ def test_ratios_and_parts_of_one_side_alone_are_named(tmp_path: Path) -> None:
     del now["parts"]["full"]["ratios"]["full/ours/speed"]
     found = compare(baseline, now)
     assert found.status == 2 and found.compared == ["full/ours/memory"]
-    assert found.not_run == ["half"] and len(found.not_compared) == 3
-    for line in ("full/ours/speed: only the baseline has it", "grpo: the baseline does not", "half"):
+    assert found.not_compared == ["full/ours/speed: only the baseline has it"]
+    assert found.unknown == ["full/ours/limit_frac", "grpo"] and found.not_run == ["half"]
+    for line in (*found.not_compared, "does not have: full/ours/limit_frac, grpo", "run: half"):
         assert line in found.text()
+
+
+def test_what_the_baseline_does_not_have_is_told_and_fails_nothing(tmp_path: Path) -> None:
+    found = compare(kept(tmp_path / "b.json", result("full")), result("full", update=2.0))
+    assert found.status == 0 and found.unknown == ["full/ours/update"]
+    assert compare(kept(tmp_path / "b.json"), result("grpo")).status == 2  # nothing at all
 
 
 def test_sides_that_are_missing_or_new_are_other_work(tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     peer = [report(0, 4.0), report(0, 30.0)]
     found = ratios(PART, {"ours": ours, "peer": peer}, {"ours": WORK, "peer": WORK})
     assert found["full/ours/speed"] == {"median": 3.5, "min": 3.0, "max": 4.0}
+    assert found["full/ours/update"] == found["full/ours/speed"]  # three quarters on both sides
     assert found["full/ours/memory"] == spread([0.5, 0.6])
     cold = {name: replace(WORK, warmup=0) for name in ("ours", "peer")}
     assert list(ratios(PART, {"ours": ours, "peer": peer}, cold)) == ["full/ours/memory"]
