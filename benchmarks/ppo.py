@@ -1,10 +1,10 @@
 """How fast is our PPO beside TRL's trainers, and how near to the limit of this machine?
 
-``python -m benchmarks.ppo`` (or ``make benchmark``) runs every part: the sides take turns, each in
-a process of its own, on the same weights and the same prompts, token for token, with responses of
-one forced length. A side whose log-probs, gradient, lengths, steps or loss are not what they should
-be is refused and its part not reported. Processes that have finished are not run again: the command can
-be stopped and given again. See docs/speed.md.
+``python -m benchmarks.ppo`` (or ``make benchmark``) runs every part but those on demand: the sides
+take turns, each in a process of its own, on the same weights and the same prompts, token for token,
+with responses of one forced length. A side whose log-probs, gradient, lengths, steps or loss are
+not what they should be is refused, and its part not reported. Processes that have finished are not
+run again: the command can be stopped and given again. See docs/speed.md.
 """
 
 from __future__ import annotations

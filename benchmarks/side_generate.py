@@ -1,4 +1,4 @@
-"""One process of transformers' ``generate``: ``python -m benchmarks.side_generate WORKLOAD REPORT``.
+"""One process of transformers' own decoding: ``python -m benchmarks.side_generate REQUEST REPORT``.
 
 Decoding alone, with the weights in the precision that is computed in: sampling at temperature 1
 from the whole distribution, responses of one forced length, every prompt padded on the left.

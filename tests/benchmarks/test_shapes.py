@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import ppo as benchmark
+from benchmarks.prepare import main as prepare_main
 from benchmarks.prepare import prepare
 from benchmarks.shapes import SHAPES, random_model, shape_config
 from benchmarks.side_ours import run
@@ -64,10 +65,18 @@ def test_every_shape_is_a_choice_of_the_command() -> None:
 
 
 @pytest.mark.slow
+def test_a_shape_is_prepared_without_a_download(tmp_path: Path) -> None:
+    sizes = ["--prompts", "2", "--response-length", "2", "--prompt-length", "40"]
+    prepare_main(["shape:smollm2", str(tmp_path / "made"), *sizes])
+    config = json.loads((tmp_path / "made" / "model" / "config.json").read_text())
+    assert (config["model_type"], config["num_hidden_layers"]) == ("llama", 30)
+    assert [len(ids) for ids in Prompts.read(tmp_path / "made" / "prompts.json").ids] == [40, 40]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a process for each gate, side and limit, each of which loads libraries
-@pytest.mark.parametrize("model", [["--model", "tiny"], ["--shape", "smollm2"]])
-def test_the_parts_for_a_gpu_run_in_small_without_a_peer(tmp_path: Path, model: list[str]) -> None:
-    given = [*model, "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path)]
+def test_the_parts_for_a_gpu_run_in_small_without_a_peer(tmp_path: Path) -> None:
+    given = ["--model", "tiny", "--device", "cpu", "--dtype", "float32", "--out", str(tmp_path)]
     given += ["--parts", "h100", "verl", "--sides", "ours", "--rounds", "1", "--warmup", "0"]
     given += ["--episodes", "4", "--prompt-length", "40", "--response-length", "2"]
     assert benchmark.main(given) == 0
