@@ -21,10 +21,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.baselines import compare, machine_name, write_baseline
 from benchmarks.figures import plot_phases
 from benchmarks.parts import OURS, PARTS, PPO_PEER, PROGRAMS, Part, Side, prompts_needed
 from benchmarks.peer_env import trl112_python
+from benchmarks.regressions import compare, machine_name, write_baseline
 from benchmarks.shapes import SHAPES
 from benchmarks.summary import markdown, own_shares, ratios, side_summary
 from benchmarks.workload import Report, Workload

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from benchmarks import ppo as benchmark
-from benchmarks.baselines import compare, machine_name, write_baseline
 from benchmarks.parts import PARTS
+from benchmarks.regressions import compare, machine_name, write_baseline
 from benchmarks.summary import spread
 from benchmarks.workload import Workload
 
