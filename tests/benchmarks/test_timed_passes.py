@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmarks import gate
 from benchmarks.prepare import prepare
 from benchmarks.side_ours import WatchedDecoder, run
-from benchmarks.workload import GateError, Workload
+from benchmarks.workload import GateError, Prompts, Workload
 from instructrec.policies.trunk import Trunk
 
 
@@ -24,6 +24,9 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     """The tiny model in float32 and prompts that begin alike."""
     folder = tmp_path_factory.mktemp("prepared")
     prepare("tiny", folder, num_prompts=8, response_length=6)
+    prompts = Prompts.read(folder / "prompts.json")
+    alike = [f"Please answer the following question: {text}" for text in prompts.texts]
+    replace(prompts, texts=alike).write(folder / "prompts.json")
     return Workload(
         str(folder / "model"),
         str(folder / "prompts.json"),
@@ -76,11 +79,33 @@ def test_a_sampler_that_is_wrong_is_refused(
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_update_whose_sampler_drifts_is_refused(
-    tiny: Workload, monkeypatch: pytest.MonkeyPatch, dtype: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str
 ) -> None:
+    prepare("tiny", tmp_path, num_prompts=8, response_length=6)
+    files = str(tmp_path / "model"), str(tmp_path / "prompts.json")
+    work = Workload(*files, episodes=8, response_length=6, dtype=dtype)
     monkeypatch.setattr(WatchedDecoder, "generate", shifted(0.05))
     with pytest.raises(GateError, match=r"sampler and trainer differ by 0\.0"):
-        run(replace(tiny, dtype=dtype))
+        run(work)
+
+
+def test_the_gate_sees_a_wrong_pass_over_shared_prompts(
+    tiny: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Trunk.full
+    seen = []
+
+    def shifted_states(self: Trunk, ids_BL: Tensor, shared: int = 0) -> Any:
+        seen.append(shared)
+        hidden, cut = full(self, ids_BL, shared)
+        return hidden * (1.0 if not shared else 1.2), cut
+
+    monkeypatch.setattr(Trunk, "full", shifted_states)
+    monkeypatch.setattr(Trunk, "_check", lambda self, causal: None)  # it would notice, too
+    errors = gate.measure(tiny)
+    assert max(seen) > 30 and errors.reference > 1e-3
+    with pytest.raises(GateError, match="reference"):
+        gate.check(tiny, errors)
 
 
 def test_a_pass_whose_gradient_is_wrong_is_refused(
