@@ -145,7 +145,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for name, part in result["parts"].items():
         lines += ["", f"## {name}: {part['title']}", "", *_sides_table(part["sides"])]
-        lines += _gate_lines(part["sides"])
+        lines += ["", *_gate_lines(part["sides"])]
         if part["ratios"]:
             lines += ["", "| ratio to the last row | value |", "| --- | --- |"]
             lines += [f"| {key} | {_show(value)} |" for key, value in part["ratios"].items()]
@@ -179,13 +179,10 @@ def _sides_table(sides: Mapping[str, Any]) -> list[str]:
 def _gate_lines(sides: Mapping[str, Any]) -> list[str]:
     """What the gate measured of the passes that are timed, in words."""
     return [
-        "",
-        *(
-            f"Gate of {name}, differences to plain passes: "
-            + ", ".join(f"{key} {value:.2g}" for key, value in side["gate"].items())
-            for name, side in sides.items()
-            if side.get("gate")
-        ),
+        f"Gate of {name}, differences to plain passes: "
+        + ", ".join(f"{key} {value:.2g}" for key, value in side["gate"].items())
+        for name, side in sides.items()
+        if side["gate"]
     ]
 
 

@@ -32,10 +32,12 @@ LIMIT = {
 }
 
 
-def report(*seconds: float, memory: int = 100) -> Report:
+def report(*seconds: float, memory: int = 100, drift: float | None = None) -> Report:
     """A report whose first update is the warm-up."""
+    phases = [{"update": 0.75 * s, "other": 0.25 * s} for s in seconds]
     updates = [
-        Update(s, {"update": 0.75 * s, "other": 0.25 * s}, [4] * 8, "", 4, 0.0) for s in seconds
+        Update(s, phase, [4] * 8, "", 4, 0.0, drift)
+        for s, phase in zip(seconds, phases, strict=True)
     ]
     return Report("x", 0.001, updates, peak_rss_bytes=memory)
 
@@ -65,10 +67,14 @@ def test_ratios_are_taken_within_a_round() -> None:
 
 
 def result() -> dict[str, Any]:
-    reports = {"ours": [report(0, 1.0, memory=50)], "peer": [report(0, 4.0)]}
+    reports = {"ours": [report(0, 1.0, memory=50, drift=0.004)], "peer": [report(0, 4.0)]}
     works = {"ours": WORK, "peer": WORK}
     sides = {
-        name: {"workload": {"episodes": 8}, **side_summary(found, works[name], LIMIT)}
+        name: {
+            "workload": {"episodes": 8},
+            **side_summary(found, works[name], LIMIT),
+            "gate": {"gradient": 0.0123} if name == "ours" else None,
+        }
         for name, found in reports.items()
     }
     shares = own_shares(PART, sides)
@@ -88,6 +94,9 @@ def test_tables_and_plot_show_every_side(tmp_path: Path) -> None:
     assert "| ours | 8 (8 to 8) |" in text and "| peer | 2 (2 to 2) |" in text
     assert "| full/ours/speed | 4 (4 to 4) |" in text
     assert "0.75 (0.5)" in text  # seconds of the update, and the least
+    assert text.count("Gate of") == 1
+    assert "Gate of ours, differences to plain passes: gradient 0.012" in text
+    assert "| 0.001 | 0.004 |" in text and "| 0.001 | - |" in text  # log-prob error and drift
     plot_phases(result()["parts"], tmp_path / "phases.png")
     assert (tmp_path / "phases.png").stat().st_size > 1000
 
