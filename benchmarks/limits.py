@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.parts import GRPO_PEER, OURS, PPO_PEER
 from benchmarks.side_ours import make_policy
-from benchmarks.workload import Prompts, Workload
+from benchmarks.workload import Prompts, Workload, asked_prompts
 from instructrec.policies.flops import ModelCost, model_cost
 from instructrec.policies.prefill import common_prefix
 from instructrec.policies.rates import Rates, measure_rates
@@ -59,8 +59,7 @@ def limits(program: str, workload: Workload) -> dict[str, Any]:
     cost, device = _cost(workload)
     dtype = getattr(torch, workload.dtype)
     prompts = Prompts.read(workload.prompts)
-    chosen = prompts.ids[: workload.episodes // workload.generations]
-    asked = [ids for ids in chosen for _ in range(workload.generations)]
+    asked = asked_prompts(workload, prompts)
     lengths = Lengths(
         tuple(map(len, asked)),
         (workload.response_length,) * len(asked),

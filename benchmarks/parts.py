@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from benchmarks.workload import Workload
 
-OURS, PPO_PEER, GRPO_PEER = "ours", "trl112", "trl116"
+PROGRAMS = OURS, PPO_PEER, GRPO_PEER, GENERATE = "ours", "trl112", "trl116", "generate"
 """Programs that play a side: ``benchmarks/side_<name>.py``."""
 
 
@@ -36,16 +37,27 @@ class Part:
     title: str
     """What it asks."""
     sides: tuple[Side, ...]
-    """The peer stands last; every other side is held against it."""
+    """A peer stands last; every other side is held against it."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the workload for all sides."""
     rounds: int | None = None
     """Most rounds, where one is enough: memory does not vary, and defaults differ by far."""
+    on_demand: bool = False
+    """Whether it runs only when it is named."""
 
     @property
-    def peer(self) -> Side:
-        """The side that the others are held against."""
-        return self.sides[-1]
+    def peer(self) -> Side | None:
+        """The side that the others are held against; None where we are alone."""
+        last = self.sides[-1]
+        return None if last.program == OURS else last
+
+    def of(self, programs: Collection[str], fields: Mapping[str, Any]) -> Part:
+        """This part for some programs, with fields that the command line decides.
+
+        What makes a side what it is (``Side.changes``) stays.
+        """
+        sides = tuple(side for side in self.sides if side.program in programs)
+        return replace(self, sides=sides, changes={**self.changes, **fields})
 
 
 _GROUPS = {"generations": 4, "kl_coef": 0.0}
@@ -109,11 +121,48 @@ PARTS = (
         {**_GROUPS, "train": "lora"},
         rounds=1,
     ),
+    Part(
+        "rollout",
+        "decoding alone: ours, and transformers' generate in the same precision",
+        (Side("ours"), Side("transformers generate", GENERATE)),
+        {"epochs": 0, "kl_coef": 0.0},
+        on_demand=True,
+    ),
+    Part(
+        "h100",
+        "PPO on one large GPU: 64 episodes, prompts of 64 tokens, responses of 128",
+        (
+            Side("ours"),
+            Side("ours, separate critic", changes={"critic": "separate"}),
+            Side("TRL 1.12 PPO", PPO_PEER),
+        ),
+        {"episodes": 64, "prompt_length": 64, "response_length": 128},
+        on_demand=True,
+    ),
+    Part(
+        "verl",
+        "the work of verl's published log (66.3 s an update, 3.86 episodes a second, on one GPU)",
+        (Side("ours, separate critic"),),
+        {
+            "episodes": 256,
+            "prompt_length": 104,
+            "response_length": 276,
+            "epochs": 1,
+            "mini_batches": 4,
+            "micro_batch": 16,
+            "critic": "separate",
+        },
+        on_demand=True,
+    ),
 )
 """All parts, in the order in which they run."""
 
 
-def most_prompts(base: Workload) -> int:
-    """Different prompts that the largest rollout needs."""
-    workloads = [side.workload(base, part) for part in PARTS for side in part.sides]
-    return max(w.episodes // w.generations for w in workloads)
+def prompts_needed(parts: Sequence[Part], base: Workload) -> dict[tuple[int | None, int], int]:
+    """Different prompts that the largest rollout needs, by prompt and response length."""
+    needed: dict[tuple[int | None, int], int] = {}
+    for part in parts:
+        for work in (side.workload(base, part) for side in part.sides):
+            kind = work.prompt_length, work.response_length
+            needed[kind] = max(needed.get(kind, 0), work.episodes // work.generations)
+    return needed

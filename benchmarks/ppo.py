@@ -1,10 +1,10 @@
 """How fast is our PPO beside TRL's trainers, and how near to the limit of this machine?
 
-``python -m benchmarks.ppo`` (or ``make benchmark``) runs every part: the sides take turns, each in
-a process of its own, on the same weights and the same prompts, token for token, with responses of
-one forced length. A side whose log-probs, lengths, steps or loss are not what they should be is
-refused before any time is taken. Processes that have finished are not run again: the command can
-be stopped and given again. See docs/speed.md.
+``python -m benchmarks.ppo`` (or ``make benchmark``) runs every part but those on demand: the sides
+take turns, each in a process of its own, on the same weights and the same prompts, token for token,
+with responses of one forced length. A side whose log-probs, gradient, lengths, steps or loss are
+not what they should be is refused, and its part not reported. Processes that have finished are not
+run again: the command can be stopped and given again. See docs/speed.md.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import plot_phases
-from benchmarks.parts import OURS, PARTS, PPO_PEER, Part, Side, most_prompts
+from benchmarks.parts import OURS, PARTS, PPO_PEER, PROGRAMS, Part, Side, prompts_needed
 from benchmarks.peer_env import trl112_python
-from benchmarks.summary import markdown, own_shares, ratios, regressions, side_summary
+from benchmarks.regressions import compare, machine_name, write_baseline
+from benchmarks.shapes import SHAPES
+from benchmarks.summary import markdown, own_shares, ratios, side_summary
 from benchmarks.workload import Report, Workload
 from instructrec.experiments import machine
 from instructrec.experiments.jsonl import read_json, write_atomic, write_json
@@ -49,10 +51,16 @@ class Bench:
     Args:
         folder: Where everything lies.
         given: The command line.
+        needed: See ``prompts_needed``.
     """
 
-    def __init__(self, folder: Path, given: argparse.Namespace) -> None:
-        self.folder, self.given = folder, given
+    def __init__(
+        self,
+        folder: Path,
+        given: argparse.Namespace,
+        needed: Mapping[tuple[int | None, int], int],
+    ) -> None:
+        self.folder, self.given, self.needed = folder, given, needed
         self._pythons: dict[str, str] = {}
 
     def python(self, program: str) -> str:
@@ -91,7 +99,7 @@ class Bench:
     def report(self, part: Part, side: Side, workload: Workload, number: int) -> Report:
         """The report of one process: that of an earlier call where there is one."""
         place = self.folder / part.name / f"round-{number}"
-        name = re.sub(r"[^a-z0-9.]+", "-", side.name.lower()).strip("-")
+        name = _file_name(side)
         request, answer = place / f"{name}.workload.json", place / f"{name}.json"
         text = json.dumps(asdict(workload), indent=1)
         self.once(f"side_{side.program}", side.program, request, answer, text)
@@ -117,15 +125,41 @@ class Bench:
         found = json.loads(answer.read_text(encoding="utf-8"))
         return {side.name: limit for side, limit in zip(part.sides, found, strict=True)}
 
+    def gate(self, part: Part, side: Side, workload: Workload) -> dict[str, float] | None:
+        """How far our timed passes are from plain ones; None for a peer, which gates itself.
+
+        Raises:
+            SideFailed: They are too far.
+        """
+        if side.program != OURS:
+            return None
+        place = self.folder / part.name / _file_name(side)
+        request, answer = place.with_suffix(".gate.request.json"), place.with_suffix(".gate.json")
+        self.once("gate", OURS, request, answer, json.dumps(asdict(workload), indent=1))
+        return {key: float(value) for key, value in read_json(answer).items()}
+
+    def prepared(self, workload: Workload) -> Workload:
+        """The workload with a model folder and prompts, which are made once."""
+        prompts, length = workload.prompt_length, workload.response_length
+        number = self.needed[prompts, length]
+        folder = self.folder / f"prepared-{number}x{prompts or 'task'}x{length}"
+        if not folder.exists():
+            wanted = ["--prompts", str(number), "--response-length", str(length)]
+            if prompts is not None:
+                wanted += ["--prompt-length", str(prompts)]
+            self.call(OURS, "prepare", self.given.model, str(folder), *wanted)
+        return replace(workload, model=str(folder / "model"), prompts=str(folder / "prompts.json"))
+
     def part(self, part: Part, base: Workload) -> dict[str, Any]:
         """Runs a part: its sides in turn, round after round.
 
         Raises:
             SideFailed: A side was refused by the gate, or did not finish.
         """
-        workloads = {side.name: side.workload(base, part) for side in part.sides}
+        workloads = {side.name: self.prepared(side.workload(base, part)) for side in part.sides}
         for side in part.sides:
             self.python(side.program)  # installs what is missing before anything is timed
+        gates = {side.name: self.gate(part, side, workloads[side.name]) for side in part.sides}
         reports: dict[str, list[Report]] = {side.name: [] for side in part.sides}
         for number in range(min(self.given.rounds, part.rounds or self.given.rounds)):
             for side in part.sides:
@@ -139,11 +173,16 @@ class Bench:
             side.name: {
                 "workload": asdict(workloads[side.name]),
                 **side_summary(reports[side.name], workloads[side.name], limit[side.name]),
+                "gate": gates[side.name],
             }
             for side in part.sides
         }
         found = ratios(part, reports, workloads) | own_shares(part, sides)
         return {"title": part.title, "sides": sides, "ratios": found}
+
+
+def _file_name(side: Side) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", side.name.lower()).strip("-")
 
 
 def base_workload(given: argparse.Namespace) -> Workload:
@@ -156,10 +195,8 @@ def base_workload(given: argparse.Namespace) -> Workload:
     return Workload(
         model="",
         prompts="",
-        episodes=given.episodes or (64 if gpu else 16),
-        response_length=given.response_length or (128 if gpu else 32),
-        mini_batches=given.mini_batches,
-        epochs=given.epochs,
+        episodes=64 if gpu else 16,
+        response_length=128 if gpu else 32,
         dtype=dtype,
         device=device.type,
         threads=given.threads,
@@ -168,20 +205,16 @@ def base_workload(given: argparse.Namespace) -> Workload:
     )
 
 
-def prepared(bench: Bench, base: Workload) -> Workload:
-    """The workload with a model folder and prompts, which are made once."""
-    number = most_prompts(base)
-    folder = bench.folder / f"prepared-{number}x{base.response_length}"
-    if not folder.exists():
-        lengths = ("--prompts", str(number), "--response-length", str(base.response_length))
-        bench.call(OURS, "prepare", bench.given.model, str(folder), *lengths)
-    return replace(base, model=str(folder / "model"), prompts=str(folder / "prompts.json"))
+_WORK = ("episodes", "prompt_length", "response_length", "epochs", "mini_batches")
+"""Fields of the workload that the command line decides where it names them."""
 
 
-def machine_name(info: dict[str, Any], model: str) -> str:
-    """File name of a baseline: processor or GPU, cores, model."""
-    chip = info["gpus"][0] if info["gpus"] else f"{info['cpu']}-{info['cores']}-cores"
-    return re.sub(r"[^a-z0-9]+", "-", f"{chip}-{model}".lower()).strip("-")
+def chosen_parts(given: argparse.Namespace, named: Sequence[str] | None) -> list[Part]:
+    """The parts of a command: those that it names, else all that are not on demand."""
+    fields = {key: getattr(given, key) for key in _WORK if getattr(given, key) is not None}
+    wanted = [p for p in PARTS if (p.name in named if named else not p.on_demand)]
+    parts = [part.of(given.sides, fields) for part in wanted]
+    return [part for part in parts if part.sides]
 
 
 def write_result(folder: Path, result: dict[str, Any]) -> None:
@@ -197,49 +230,58 @@ def check_baseline(result: dict[str, Any], path: Path) -> int:
     if not path.is_file():
         print(f"there is no baseline of this machine: {path.name}. Write one with --write-baseline")
         return 2
-    worse = regressions(read_json(path)["ratios"], _all_ratios(result))
-    print("\n".join(["worse than the baseline:", *worse]) if worse else "no regression")
-    return 1 if worse else 0
-
-
-def _all_ratios(result: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for part in result["parts"].values() for k, v in part["ratios"].items()}
+    found = compare(read_json(path), result)
+    print(found.text())
+    return found.status
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     names = [part.name for part in PARTS]
-    made.add_argument("--parts", nargs="+", choices=names, default=names, help="what to compare")
+    on_demand = ", ".join(part.name for part in PARTS if part.on_demand)
+    parts_help = f"what to compare (all but {on_demand})"
+    made.add_argument("--parts", nargs="+", choices=names, help=parts_help)
+    made.add_argument("--sides", nargs="+", choices=PROGRAMS, default=PROGRAMS, help="who plays")
     made.add_argument("--model", default="smollm2-135m", help="as policy.model")
+    made.add_argument("--shape", choices=list(SHAPES), help="random weights of a shape instead")
     made.add_argument("--device", default="auto", help="as policy.device")
     made.add_argument("--dtype", default="auto", help="as policy.dtype")
     made.add_argument("--rounds", type=int, default=3, help="turns of each side")
     made.add_argument("--warmup", type=int, default=1, help="updates before the clock counts")
     made.add_argument("--updates", type=int, default=1, help="timed updates of a process")
     made.add_argument("--episodes", type=int, help="episodes of an update (16; on a GPU 64)")
+    made.add_argument("--prompt-length", type=int, help="tokens of each prompt (the task's own)")
     made.add_argument("--response-length", type=int, help="forced length (32; on a GPU 128)")
-    made.add_argument("--epochs", type=int, default=4, help="PPO epochs")
-    made.add_argument("--mini-batches", type=int, default=1, help="optimizer steps of an epoch")
+    made.add_argument("--epochs", type=int, help="PPO epochs (4)")
+    made.add_argument("--mini-batches", type=int, help="optimizer steps of an epoch (1)")
     made.add_argument("--threads", type=int, help="threads of torch")
     made.add_argument("--timeout-s", type=float, default=900.0, help="limit of one process")
     made.add_argument("--out", type=Path, default=ROOT / "build" / "benchmarks", help="results")
     made.add_argument("--trl112-python", type=Path, help="interpreter with TRL 1.12.0")
     made.add_argument("--check", action="store_true", help="compare ratios with the baseline")
-    made.add_argument("--write-baseline", action="store_true", help="keep the ratios as baseline")
+    made.add_argument("--write-baseline", action="store_true", help="keep the parts as baseline")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmark; returns 1 when a side failed or something got worse."""
     given = parser().parse_args(arguments)
+    if given.shape:
+        given.model = f"shape:{given.shape}"
+    parts = chosen_parts(given, given.parts)
+    if not parts:
+        print("none of these parts has one of these sides", file=sys.stderr)
+        return 2
     base = base_workload(given)
     commit = machine.git_commit() or "installed"
     code = commit[:12] + ("-changed" if commit.endswith("+changes") else "")
-    folder = given.out.resolve() / f"{code}-{given.model.replace('/', '-')}-{base.device}"
+    model = re.sub(r"[/:]+", "-", given.model)
+    folder = given.out.resolve() / f"{code}-{model}-{base.device}"
     folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(folder, given)
-    base = prepared(bench, base)
+    # Whatever is named, so that a second command finds the prompts of the first.
+    needed = prompts_needed([*chosen_parts(given, None), *parts], base)
+    bench = Bench(folder, given, needed)
     result: dict[str, Any] = {
         "model": given.model,
         "commit": commit,
@@ -249,9 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "parts": {},
     }
     failed = []
-    for part in PARTS:
-        if part.name not in given.parts:
-            continue
+    for part in parts:
         try:
             result["parts"][part.name] = bench.part(part, base)
         except (SideFailed, RuntimeError) as error:
@@ -261,11 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print((folder / "ppo.md").read_text(encoding="utf-8"))
     print(f"written: {folder / 'ppo.json'}, ppo.md and ppo.png beside it")
     baseline = BASELINES / f"{machine_name(result['machine'], given.model)}.json"
-    if given.write_baseline and not failed:
-        baseline.parent.mkdir(exist_ok=True)
-        kept = {key: result[key] for key in ("machine", "versions", "commit", "rounds")}
-        write_json(baseline, {**kept, "ratios": _all_ratios(result)})
-        print(f"baseline: {baseline}")
+    if given.write_baseline and result["parts"]:
+        write_baseline(result, baseline)
+        print(f"baseline: {baseline}, parts {', '.join(result['parts'])}")
     status = check_baseline(result, baseline) if given.check else 0
     return status or bool(failed)
 

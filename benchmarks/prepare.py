@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.shapes import SHAPES, random_model
 from benchmarks.workload import Prompts
 from instructrec.envs.tasks.base import make_task
 from instructrec.policies.chat import ChatEncoder
-from instructrec.policies.loading import load_source
+from instructrec.policies.loading import Loaded, load_source
 
 _TASK = "closed_answers"
 _FROZEN = 8
 """Responses with known log-probs."""
+_WORDS = ("river", "seven", "quiet", "lemon", "under", "paper", "signal", "orbit", "north", "a")
 
 
-def prepare(model: str, folder: Path, *, num_prompts: int, response_length: int) -> None:
+def prepare(
+    model: str | Loaded,
+    folder: Path,
+    *,
+    num_prompts: int,
+    response_length: int,
+    prompt_length: int | None = None,
+) -> None:
     """Writes ``model/`` and ``prompts.json`` into a folder.
 
     The pad token is one that no text holds: where it is the end token as well, TRL 1.12 takes end
     tokens inside a prompt for padding. No side may sample it.
 
     Args:
-        model: A model that the package can load.
+        model: A model, one that the package can load, or ``shape:`` and one of ``SHAPES``.
         folder: Where to write.
         num_prompts: Different prompts.
         response_length: Tokens of the frozen responses.
+        prompt_length: Tokens of each prompt; None leaves what the task gives.
+
+    Raises:
+        RuntimeError: There are not as many prompts, or none of that length.
     """
     torch.manual_seed(0)
-    loaded = load_source(model)
+    loaded = model if isinstance(model, Loaded) else _load(model)
     tokenizer = loaded.tokenizer
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
         tokenizer.pad_token = unused_token(tokenizer)
@@ -45,16 +59,24 @@ def prepare(model: str, folder: Path, *, num_prompts: int, response_length: int)
     loaded.model.save_pretrained(target)
     tokenizer.save_pretrained(target)
 
+    encode = ChatEncoder(tokenizer, system_prompt="", max_length=2**31).encode
     texts = _different_prompts(num_prompts)
-    ids = ChatEncoder(tokenizer, system_prompt="", max_length=2**31).encode(texts)
+    if prompt_length is not None:
+        texts = [_of_length(text, i, prompt_length, encode) for i, text in enumerate(texts)]
+    ids = encode(texts)
     rendered = [tokenizer.decode(row, skip_special_tokens=False) for row in ids]
     if [tokenizer(text)["input_ids"] for text in rendered] != ids:
-        raise RuntimeError(f"{model}: the text of a prompt does not give its tokens again.")
+        raise RuntimeError(f"{loaded.base}: the text of a prompt does not give its tokens again.")
     responses = [_sample(loaded.model, row, response_length) for row in ids[:_FROZEN]]
     logprobs = [
         _logprobs(loaded.model, *pair) for pair in zip(ids[:_FROZEN], responses, strict=True)
     ]
     Prompts(texts, ids, rendered, responses, logprobs).write(folder / "prompts.json")
+
+
+def _load(model: str) -> Loaded:
+    kind, _, shape = model.partition(":")
+    return random_model(shape) if kind == "shape" and shape in SHAPES else load_source(model)
 
 
 def unused_token(tokenizer: Any) -> str:
@@ -70,6 +92,33 @@ def _different_prompts(num: int) -> list[str]:
     if len(found) < num:
         raise RuntimeError(f"{_TASK} gave {len(found)} different prompts: {num} are needed.")
     return list(found)[:num]
+
+
+def _of_length(
+    text: str, number: int, length: int, encode: Callable[[list[str]], list[list[int]]]
+) -> str:
+    """The instruction with as many words more or less as make it a prompt of that length."""
+
+    def missing(candidate: str) -> int:
+        return length - len(encode([candidate])[0])
+
+    rng = random.Random(number)
+    found = f"{number}. {text}"
+    while missing(found) < 0 and " " in found:
+        found = found.rpartition(" ")[0]
+    if (left := missing(found)) < 0:
+        raise RuntimeError(
+            f"prompts of {length} tokens are too short: the template and the number of the "
+            f"instruction alone take {length - left}."
+        )
+    while left:
+        pieces = (f" {rng.choice(_WORDS)}", " a", "a")  # a short one is a single token
+        longer = ((found + piece, missing(found + piece)) for piece in pieces)
+        fitting = next((pair for pair in longer if 0 <= pair[1] < left), None)
+        if fitting is None:
+            raise RuntimeError(f"no word brings {found!r} nearer to {length} tokens.")
+        found, left = fitting
+    return found
 
 
 @torch.no_grad()
@@ -103,10 +152,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--prompts", type=int, required=True)
     parser.add_argument("--response-length", type=int, required=True)
+    parser.add_argument("--prompt-length", type=int)
     given = parser.parse_args(arguments)
     staging = given.folder.with_name(f".{given.folder.name}-{os.getpid()}")
     staging.mkdir(parents=True)
-    prepare(given.model, staging, num_prompts=given.prompts, response_length=given.response_length)
+    prepare(
+        given.model,
+        staging,
+        num_prompts=given.prompts,
+        response_length=given.response_length,
+        prompt_length=given.prompt_length,
+    )
     staging.rename(given.folder)
     return 0
 

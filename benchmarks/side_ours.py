@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
+    asked_prompts,
     prompts_hash,
 )
 from instructrec.devices import pick_device, pick_dtype
@@ -81,7 +83,11 @@ def make_policy(workload: Workload) -> CausalLMPolicy:
 
 @torch.no_grad()
 def logprob_error(policy: CausalLMPolicy, prompts: Prompts) -> float:
-    """Mean absolute difference to the frozen log-probs, on the trainer's own path."""
+    """Mean absolute difference to the frozen log-probs, by a whole pass of the trainer's trunk.
+
+    What decoding, reuse, shared prompts, values and gradients compute is held by
+    ``benchmarks.gate``.
+    """
     trunk = Trunk(policy.model)
     pairs = list(zip(prompts.ids, prompts.responses, strict=False))
     ids_BL = pad_right([torch.tensor(p + r, device=policy.device) for p, r in pairs])
@@ -138,8 +144,24 @@ def environment(workload: Workload, prompts: Prompts) -> Iterator[InstructionVec
         )
 
 
+def run_rollouts(
+    policy: CausalLMPolicy, workload: Workload, prompts: Prompts, watch: Stopwatch
+) -> None:
+    """Answers the prompts of a workload and learns nothing."""
+    sampling = replace(policy.sampling, max_new_tokens=workload.response_length)
+    generator = torch.Generator().manual_seed(workload.seed)
+    asked = asked_prompts(workload, prompts)
+    watch.restart()
+    for _ in range(workload.warmup + workload.updates):
+        decoded = policy.decoder.generate(asked, sampling, generator)
+        watch.response_lengths = [len(one.ids) for one in decoded]
+        watch.prompts_hash = prompts_hash(asked)
+        watch.losses = [0.0]  # there is none
+        watch.finish_update()
+
+
 def run(workload: Workload, side: str = "ours") -> Report:
-    """Runs the updates of a workload.
+    """Runs the updates of a workload, or its rollouts where it has no epochs.
 
     Raises:
         GateError: What it does is not what is to be compared.
@@ -163,10 +185,16 @@ def run(workload: Workload, side: str = "ours") -> Report:
         watch.response_lengths = [int(row["response_len"]) for row in rows]
         watch.prompts_hash = prompts_hash(decoder.prompt_ids)
         watch.losses = [metrics["ppo/policy_loss"], metrics["ppo/value_loss"]]
+        watch.drift = metrics["ppo/drift_mean"]
         report.extra = {key: value for key, value in metrics.items() if key.startswith("speed/")}
-        report.extra |= {key: metrics[key] for key in ("ppo/drift_mean", "rollout/reused")}
+        report.extra["rollout/reused"] = metrics["rollout/reused"]
         watch.finish_update()
 
+    if not workload.epochs:
+        with listening(on_phase):
+            run_rollouts(policy, workload, prompts, watch)
+        report.settings = {"algorithm": "decoding", "compute": workload.dtype}
+        return watch.conclude()
     config = settings(workload)
     with environment(workload, prompts) as env, listening(on_phase):
         watch.restart()

@@ -65,6 +65,7 @@ class Stopwatch:
         self.prompts_hash = ""
         self.optimizer_steps = 0
         self.losses: list[float] = []
+        self.drift: float | None = None
         self._start = self._mark = self._now()
 
     def _now(self) -> float:
@@ -144,6 +145,7 @@ class Stopwatch:
             prompts_hash=self.prompts_hash,
             optimizer_steps=self.optimizer_steps,
             loss=sum(self.losses) if self.losses else float("nan"),
+            drift=self.drift,
         )
         check_update(self.workload, update, self._digest)
         self.report.updates.append(update)

@@ -1,4 +1,4 @@
-"""From the reports of a part's sides to tables and ratios, and from ratios to regressions.
+"""From the reports of a part's sides to tables and ratios.
 
 Pure functions. Times depend on the machine and on whoever else uses it; what is kept and compared
 are ratios of numbers that were taken in the same sitting.
@@ -12,9 +12,6 @@ from typing import Any
 
 from benchmarks.parts import Part
 from benchmarks.workload import Report, Workload
-
-SLOWER, LARGER = 0.15, 0.05
-"""How far a ratio of speeds may fall, and one of memory rise, before it is a regression."""
 
 PHASES = (*("prefill", "decode", "score", "reference", "values", "update", "optimizer", "other"),)
 """Phases of an update, in the order in which they run."""
@@ -59,11 +56,14 @@ def side_summary(
     least = sum(limit["seconds"].values())
     update_rate = limit["flops"]["update"] / max(phases.get("update", 0.0), 1e-9)
     memory = [report.peak_rss_bytes for report in reports]
+    updates = [update for report in reports for update in report.updates]
+    drifts = [update.drift for update in updates if update.drift is not None]
     cuda = [report.peak_cuda_bytes for report in reports if report.peak_cuda_bytes is not None]
     return {
         "settings": reports[0].settings,
         "versions": reports[0].versions,
         "logprob_error": max(report.logprob_error for report in reports),
+        "drift": max(drifts) if drifts else None,
         "episodes_per_s": spread([workload.episodes / s for s in seconds]),
         "tokens_per_s": spread([limit["tokens"] / s for s in seconds]),
         "mfu": spread([flops / s / limit["peak_flops_per_s"] for s in seconds]),
@@ -80,13 +80,17 @@ def side_summary(
 def ratios(
     part: Part, reports: Mapping[str, Sequence[Report]], workloads: Mapping[str, Workload]
 ) -> dict[str, Spread]:
-    """Each side over the peer of its part, round by round.
+    """Each side over the peer of its part, round by round; nothing where there is no peer.
 
     Returns:
-        ``<part>/<side>/speed`` (episodes per second, larger is better; not where there was no
-        warm-up) and ``…/memory`` (peak memory, smaller is better; on a GPU that of the GPU).
+        ``<part>/<side>/speed`` (episodes per second, larger is better), ``…/update`` (episodes
+        per second of the phases update and optimizer alone, where both sides have them) and
+        ``…/memory`` (peak memory, smaller is better; on a GPU that of the GPU). No speeds where
+        there was no warm-up.
     """
-    found = {}
+    found: dict[str, Spread] = {}
+    if part.peer is None:
+        return found
     peer = part.peer.name
     for side in part.sides[:-1]:
         pairs = list(zip(reports[side.name], reports[peer], strict=True))
@@ -96,6 +100,12 @@ def ratios(
                 for ours, theirs in pairs
             ]
             found[f"{part.name}/{side.name}/speed"] = spread(speeds)
+            if all(workloads[name].steps for name in (side.name, peer)):
+                steps = [
+                    _update_rate(ours, workloads[side.name]) / _update_rate(theirs, workloads[peer])
+                    for ours, theirs in pairs
+                ]
+                found[f"{part.name}/{side.name}/update"] = spread(steps)
         memory = [_memory(ours) / _memory(theirs) for ours, theirs in pairs]
         found[f"{part.name}/{side.name}/memory"] = spread(memory)
     return found
@@ -105,26 +115,13 @@ def _rate(report: Report, workload: Workload) -> float:
     return workload.episodes / seconds_of(report, workload)
 
 
+def _update_rate(report: Report, workload: Workload) -> float:
+    phases = phases_of([report], workload)
+    return workload.episodes / (phases.get("update", 0.0) + phases.get("optimizer", 0.0))
+
+
 def _memory(report: Report) -> float:
     return float(report.peak_cuda_bytes or report.peak_rss_bytes)
-
-
-def regressions(baseline: Mapping[str, Spread], now: Mapping[str, Spread]) -> list[str]:
-    """What got worse than the baseline allows, one line each; ratios of one of them are left out.
-
-    Args:
-        baseline: Ratios by name, as ``ratios`` and ``own_shares`` give them.
-        now: The same, measured now.
-    """
-    found = []
-    for name, before in baseline.items():
-        if name not in now:
-            continue
-        was, new = before["median"], now[name]["median"]
-        larger, smaller = new > was * (1 + LARGER), new < was * (1 - SLOWER)
-        if larger if name.endswith("/memory") else smaller:
-            found.append(f"{name}: {new:.3g}, the baseline has {was:.3g}")
-    return found
 
 
 def own_shares(part: Part, sides: Mapping[str, Mapping[str, Any]]) -> dict[str, Spread]:
@@ -148,6 +145,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for name, part in result["parts"].items():
         lines += ["", f"## {name}: {part['title']}", "", *_sides_table(part["sides"])]
+        lines += ["", *_gate_lines(part["sides"])]
         if part["ratios"]:
             lines += ["", "| ratio to the last row | value |", "| --- | --- |"]
             lines += [f"| {key} | {_show(value)} |" for key, value in part["ratios"].items()]
@@ -158,7 +156,7 @@ def markdown(result: Mapping[str, Any]) -> str:
 def _sides_table(sides: Mapping[str, Any]) -> list[str]:
     head = (
         *("side", "episodes/s", "tokens/s", "MFU", "of the limit", "update, of the matrix rate"),
-        *("memory, GB", "log-prob error"),
+        *("memory, GB", "log-prob error", "drift"),
     )
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for name, side in sides.items():
@@ -172,9 +170,20 @@ def _sides_table(sides: Mapping[str, Any]) -> list[str]:
             f"{side['update_limit_frac']:.3g}",
             _show({key: value / 1e9 for key, value in memory.items()}),
             f"{side['logprob_error']:.2g}",
+            "-" if side["drift"] is None else f"{side['drift']:.2g}",
         )
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _gate_lines(sides: Mapping[str, Any]) -> list[str]:
+    """What the gate measured of the passes that are timed, in words."""
+    return [
+        f"Gate of {name}, differences to plain passes: "
+        + ", ".join(f"{key} {value:.2g}" for key, value in side["gate"].items())
+        for name, side in sides.items()
+        if side["gate"]
+    ]
 
 
 def _phases_table(sides: Mapping[str, Any]) -> list[str]:

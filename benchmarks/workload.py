@@ -16,6 +16,8 @@ from typing import Any
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.06}
 """Largest mean difference (nats per token) to the log-probs of a plain float32 model."""
+MOST_DRIFT = {"float32": 1e-4, "bfloat16": 0.02}
+"""Largest mean difference between the sampler's log-probs and the trainer's (nats per token)."""
 
 
 class GateError(Exception):
@@ -34,14 +36,16 @@ class Workload:
     """Episodes of an update; each prompt gives ``generations`` of them."""
     response_length: int
     """Tokens of every response: it never ends earlier."""
+    prompt_length: int | None = None
+    """Tokens of every prompt, chat template included; None leaves the task's own lengths."""
     generations: int = 1
     """Responses to one prompt."""
     epochs: int = 4
-    """Passes over the rollout in an update."""
+    """Passes over the rollout in an update; 0 decodes and learns nothing."""
     mini_batches: int = 1
     """Optimizer steps in a pass."""
     micro_batch: int | None = None
-    """Episodes in one forward/backward; None takes the whole minibatch."""
+    """Episodes in one forward/backward at most; None takes the whole minibatch."""
     learning_rate: float = 1e-6
     """Learning rate, small enough that the policy stays what it is."""
     kl_coef: float = 0.05
@@ -66,7 +70,8 @@ class Workload:
     @property
     def micro_batch_size(self) -> int:
         """Episodes in one forward/backward."""
-        return self.micro_batch or self.episodes // self.mini_batches
+        minibatch = self.episodes // self.mini_batches
+        return min(self.micro_batch or minibatch, minibatch)
 
     @property
     def steps(self) -> int:
@@ -115,6 +120,9 @@ class Update:
     """Calls of the optimizer."""
     loss: float
     """The loss, or a sum of its parts; what counts is that it is a number."""
+    drift: float | None = None
+    """Mean absolute difference between the sampler's log-probs and the trainer's before its first
+    step (nats per token); None where the side does not tell."""
 
 
 @dataclass
@@ -156,14 +164,19 @@ def prompts_hash(prompt_ids: Sequence[Sequence[int]]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def expected_hash(workload: Workload, prompts: Prompts) -> str:
-    """The hash of a rollout that answers the first prompts, each ``generations`` times."""
+def asked_prompts(workload: Workload, prompts: Prompts) -> list[list[int]]:
+    """Token ids of a rollout's prompts: the first ones, each ``generations`` times."""
     chosen = prompts.ids[: workload.episodes // workload.generations]
-    return prompts_hash([ids for ids in chosen for _ in range(workload.generations)])
+    return [ids for ids in chosen for _ in range(workload.generations)]
+
+
+def expected_hash(workload: Workload, prompts: Prompts) -> str:
+    """The hash of such a rollout."""
+    return prompts_hash(asked_prompts(workload, prompts))
 
 
 def check_logprobs(workload: Workload, error: float) -> None:
-    """The first gate, before anything trains.
+    """The gate of every side before it trains.
 
     Args:
         workload: Says the precision.
@@ -182,7 +195,7 @@ def check_logprobs(workload: Workload, error: float) -> None:
 
 
 def update_faults(workload: Workload, update: Update, prompts_digest: str) -> list[str]:
-    """The second gate, after the first update: what it did that it should not have done."""
+    """The gate behind every update: what it did that it should not have done."""
     faults = []
     if len(update.response_lengths) != workload.episodes:
         faults.append(f"{len(update.response_lengths)} episodes instead of {workload.episodes}")
@@ -198,6 +211,12 @@ def update_faults(workload: Workload, update: Update, prompts_digest: str) -> li
         faults.append(f"{update.optimizer_steps} optimizer steps instead of {workload.steps}")
     if not math.isfinite(update.loss):
         faults.append(f"the loss is {update.loss}")
+    most = MOST_DRIFT[workload.dtype]
+    if update.drift is not None and not update.drift <= most:
+        faults.append(
+            f"sampler and trainer differ by {update.drift:.3g} nats per token instead of at most "
+            f"{most:g}"
+        )
     return faults
 
 

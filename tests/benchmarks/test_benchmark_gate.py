@@ -134,3 +134,15 @@ def test_grpo_does_the_work_of_a_workload(tiny: Workload, train: str) -> None:
     assert [update.response_lengths for update in report.updates] == [[4] * 8] * 2
     assert {"prefill", "decode", "update", "optimizer"} <= set(report.updates[1].phases)
     assert report.logprob_error < 1e-5
+
+
+def test_decoding_alone_is_the_same_work_on_both_sides(tiny: Workload) -> None:
+    from benchmarks import side_generate
+
+    work = replace(tiny, epochs=0, mini_batches=1, kl_coef=0.0)
+    for report in (run(work), side_generate.run(work)):
+        assert [update.response_lengths for update in report.updates] == [[4] * 8] * 2
+        assert {"prefill", "decode"} <= set(report.updates[1].phases)
+        assert "update" not in report.updates[1].phases and report.logprob_error < 1e-5
+    with pytest.raises(GateError, match="only decodes"):
+        side_generate.run(tiny)

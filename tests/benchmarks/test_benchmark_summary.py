@@ -14,8 +14,8 @@ from benchmarks import ppo as benchmark
 from benchmarks.figures import plot_phases
 from benchmarks.growth import AXES, power
 from benchmarks.growth import main as growth
-from benchmarks.parts import PARTS, Part, Side, most_prompts
-from benchmarks.summary import markdown, own_shares, ratios, regressions, side_summary, spread
+from benchmarks.parts import PARTS, Part, Side, prompts_needed
+from benchmarks.summary import markdown, own_shares, ratios, side_summary, spread
 from benchmarks.workload import Report, Update, Workload
 from instructrec.rl.config import PPOConfig
 
@@ -32,10 +32,12 @@ LIMIT = {
 }
 
 
-def report(*seconds: float, memory: int = 100) -> Report:
+def report(*seconds: float, memory: int = 100, drift: float | None = None) -> Report:
     """A report whose first update is the warm-up."""
+    phases = [{"update": 0.75 * s, "other": 0.25 * s} for s in seconds]
     updates = [
-        Update(s, {"update": 0.75 * s, "other": 0.25 * s}, [4] * 8, "", 4, 0.0) for s in seconds
+        Update(s, phase, [4] * 8, "", 4, 0.0, drift)
+        for s, phase in zip(seconds, phases, strict=True)
     ]
     return Report("x", 0.001, updates, peak_rss_bytes=memory)
 
@@ -56,6 +58,7 @@ def test_ratios_are_taken_within_a_round() -> None:
     peer = [report(0, 4.0), report(0, 30.0)]
     found = ratios(PART, {"ours": ours, "peer": peer}, {"ours": WORK, "peer": WORK})
     assert found["full/ours/speed"] == {"median": 3.5, "min": 3.0, "max": 4.0}
+    assert found["full/ours/update"] == found["full/ours/speed"]  # three quarters on both sides
     assert found["full/ours/memory"] == spread([0.5, 0.6])
     cold = {name: replace(WORK, warmup=0) for name in ("ours", "peer")}
     assert list(ratios(PART, {"ours": ours, "peer": peer}, cold)) == ["full/ours/memory"]
@@ -63,31 +66,15 @@ def test_ratios_are_taken_within_a_round() -> None:
     assert ratios(PART, {"ours": ours, "peer": peer}, half)["full/ours/speed"]["max"] == 8.0
 
 
-@pytest.mark.parametrize(
-    ("name", "now", "worse"),
-    [
-        ("full/ours/speed", 2.6, False),
-        ("full/ours/speed", 2.5, True),
-        ("full/ours/speed", 9.0, False),
-        ("full/ours/limit_frac", 2.5, True),
-        ("full/ours/memory", 3.1, False),
-        ("full/ours/memory", 3.2, True),
-        ("full/ours/memory", 1.0, False),
-        ("half/ours/speed", 0.1, False),  # the baseline does not know it
-    ],
-)
-def test_what_counts_as_a_regression(name: str, now: float, worse: bool) -> None:
-    baseline = {f"full/ours/{kind}": spread([3.0]) for kind in ("speed", "limit_frac", "memory")}
-    found = regressions(baseline, {name: spread([now])})
-    assert bool(found) == worse
-    assert not worse or found[0].startswith(f"{name}: ")
-
-
 def result() -> dict[str, Any]:
-    reports = {"ours": [report(0, 1.0, memory=50)], "peer": [report(0, 4.0)]}
+    reports = {"ours": [report(0, 1.0, memory=50, drift=0.004)], "peer": [report(0, 4.0)]}
     works = {"ours": WORK, "peer": WORK}
     sides = {
-        name: {"workload": {"episodes": 8}, **side_summary(found, works[name], LIMIT)}
+        name: {
+            "workload": {"episodes": 8},
+            **side_summary(found, works[name], LIMIT),
+            "gate": {"gradient": 0.0123} if name == "ours" else None,
+        }
         for name, found in reports.items()
     }
     shares = own_shares(PART, sides)
@@ -107,35 +94,38 @@ def test_tables_and_plot_show_every_side(tmp_path: Path) -> None:
     assert "| ours | 8 (8 to 8) |" in text and "| peer | 2 (2 to 2) |" in text
     assert "| full/ours/speed | 4 (4 to 4) |" in text
     assert "0.75 (0.5)" in text  # seconds of the update, and the least
+    assert text.count("Gate of") == 1
+    assert "Gate of ours, differences to plain passes: gradient 0.012" in text
+    assert "| 0.001 | 0.004 |" in text and "| 0.001 | - |" in text  # log-prob error and drift
     plot_phases(result()["parts"], tmp_path / "phases.png")
     assert (tmp_path / "phases.png").stat().st_size > 1000
-
-
-def test_the_check_reads_the_baseline_of_this_machine(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "machine.json"
-    assert benchmark.check_baseline(result(), path) == 2
-    path.write_text(json.dumps({"ratios": {"full/ours/speed": spread([4.2])}}))
-    assert benchmark.check_baseline(result(), path) == 0
-    path.write_text(json.dumps({"ratios": {"full/ours/speed": spread([8.0])}}))
-    assert benchmark.check_baseline(result(), path) == 1
-    assert "full/ours/speed: 4, the baseline has 8" in capsys.readouterr().out
-
-
-def test_the_baseline_is_named_by_what_decides_the_numbers() -> None:
-    info = {"cpu": "AMD EPYC", "cores": 2, "gpus": []}
-    assert benchmark.machine_name(info, "smollm2-135m") == "amd-epyc-2-cores-smollm2-135m"
-    info["gpus"] = ["NVIDIA H100 80GB HBM3"]
-    assert benchmark.machine_name(info, "tiny") == "nvidia-h100-80gb-hbm3-tiny"
 
 
 def test_every_part_changes_fields_that_a_workload_has() -> None:
     known = {field.name for field in fields(Workload)}
     for part in PARTS:
-        assert set(part.changes) <= known and len(part.sides) >= 2
+        assert set(part.changes) <= known and part.sides
         assert all(set(side.changes) <= known for side in part.sides)
-    assert most_prompts(WORK) == 128
+
+
+def test_prompts_are_made_for_the_largest_rollout_of_their_lengths() -> None:
+    assert prompts_needed([part for part in PARTS if not part.on_demand], WORK) == {(None, 4): 128}
+    assert prompts_needed(PARTS, WORK) == {(None, 4): 128, (64, 128): 64, (104, 276): 256}
+
+
+def test_the_command_line_decides_sizes_but_not_what_makes_a_side() -> None:
+    given = benchmark.parser().parse_args(["--episodes", "4", "--prompt-length", "20"])
+    parts = {part.name: part for part in benchmark.chosen_parts(given, ["full", "defaults"])}
+    works = [side.workload(WORK, parts["full"]) for side in parts["full"].sides]
+    assert {(work.episodes, work.prompt_length) for work in works} == {(4, 20)}
+    assert [work.critic for work in works] == ["shared", "separate", "shared"]
+    works = [side.workload(WORK, parts["defaults"]) for side in parts["defaults"].sides]
+    assert [work.episodes for work in works] == [128, 8]
+    given = benchmark.parser().parse_args(["--sides", "ours"])
+    chosen = benchmark.chosen_parts(given, None)
+    assert {side.program for part in chosen for side in part.sides} == {"ours"}
+    assert "h100" not in {part.name for part in chosen} and chosen[0].peer is None
+    assert ratios(chosen[0], {}, {}) == {}
 
 
 def test_our_defaults_in_the_benchmark_are_our_defaults() -> None:
