@@ -11,9 +11,8 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
 from instructrec.experiments.eval_config import EvalConfig, check_draws
@@ -26,6 +25,9 @@ from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
+
+if TYPE_CHECKING:
+    from instructrec.policies.causal_lm import CausalLMPolicy
 
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,149}")
 RESUMABLE = (
@@ -215,10 +217,11 @@ class TrainConfig:
             rewards=self.rewards or self.task.own_rewards(),
         )
 
-    def with_micro_batch_size(self, device_type: str) -> TrainConfig:
-        """The same run with a micro-batch size for its episodes' length and its processes."""
-        turns, count = self.task.episodes.most_turns, processes.world_size()
-        ppo = self.ppo.with_micro_batch_size(device_type, turns, count)
+    def with_micro_batch(self, policy: CausalLMPolicy) -> TrainConfig:
+        """The same run with a micro-batch for its episodes, processes and memory."""
+        from instructrec.rl.micro_batches import with_micro_batch
+
+        ppo = with_micro_batch(policy, self.ppo, self.task.episodes.most_turns)
         return dataclasses.replace(self, ppo=ppo)
 
     def reward_value(self) -> dict[str, Any]:
@@ -260,7 +263,7 @@ def _plain(value: Any) -> Any:
 
 
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Takes over what the run chose at its start: the micro-batch size, the steps of its epochs."""
+    """Takes over what the run chose at its start: the micro-batch, the steps of its epochs."""
     saved = read_config(folder)
     if config.supervised is not None and config.supervised.epochs is not None:
         steps = (saved.get(config.section) or {}).get("max_steps", config.steps)
@@ -268,11 +271,13 @@ def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
             config.section: dataclasses.replace(config.supervised, max_steps=steps)
         }
         return dataclasses.replace(config, **resolved)
-    chosen = (saved.get("ppo") or {}).get("micro_batch_size")
-    if config.ppo.micro_batch_size is not None or chosen is None:
+    chosen = saved.get("ppo") or {}
+    if config.ppo.micro_batch_size is not None or chosen.get("micro_batch_size") is None:
         return config
-    ppo = dataclasses.replace(config.ppo, micro_batch_size=chosen)
-    return dataclasses.replace(config, ppo=ppo)
+    taken = {"micro_batch_size": chosen["micro_batch_size"]}
+    if config.ppo.micro_batch_tokens is None:
+        taken["micro_batch_tokens"] = chosen.get("micro_batch_tokens")
+    return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **taken))
 
 
 def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[str] = ()) -> None:

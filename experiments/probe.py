@@ -108,7 +108,7 @@ def run_probe(
     policy = load_policy(
         dataclasses.replace(config.policy, model=model), config.seed, config.eval_sampling
     )
-    config = config.with_micro_batch_size(policy.device.type)
+    config = config.with_micro_batch(policy)
     from instructrec.devices import describe
 
     machine = describe(policy.device, policy.compute_dtype)
@@ -257,7 +257,11 @@ def _costs(
     phases = ", ".join(f"{name} {seen[0][key]:.1f} s" for name, key in names.items())
     total = seen[0]["time/total_s"] * config.ppo.num_updates
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
+    passes = f"{config.ppo.micro_batch_size} episodes"
+    if config.ppo.micro_batch_tokens is not None:
+        passes += f" and {config.ppo.micro_batch_tokens:,} tokens"
     return [
+        f"micro-batch    at most {passes} in one forward/backward",
         f"one update     {seen[0]['time/total_s']:.1f} s ({phases})",
         f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates; "
         "evaluations and checkpoints come on top",

@@ -46,9 +46,17 @@ FASTER = 2.0
 NEARLY = 0.95
 """Share of the best reward that counts as learned."""
 _HOLDS_BACK = (
-    *("micro_batch_size", "lr_schedule", "warmup_steps", "target_kl", "prompt_filter"),
+    *("micro_batch_size", "micro_batch_tokens", "lr_schedule", "warmup_steps", "target_kl"),
     *("curriculum", "curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
-    *("prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon", "eval_every", "save_every"),
+    *(
+        "prompt_filter",
+        "prompt_filter_floor",
+        "kl_penalty",
+        "kl_target",
+        "kl_horizon",
+        "eval_every",
+        "save_every",
+    ),
     "early_stopping_patience",
 )
 """Settings that are put to their defaults: they would slow a policy down, or do nothing here."""

@@ -136,6 +136,8 @@ def run_training(
             config, policy, info = processes.together(
                 lambda: _policy(config, materials, load_policy)
             )
+            if config.supervised is None:  # outside of `together`: the processes agree on it
+                config = config.with_micro_batch(policy)
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
             flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
@@ -174,7 +176,6 @@ def _policy(
     )
     if config.supervised is None:
         refuse_labels(policy, f"algorithm {config.algorithm}")
-        config = config.with_micro_batch_size(policy.device.type)
     else:
         config, policy = prepared(config, materials, policy)
     setup_run.check_all_prompts(policy, materials, config)

@@ -22,7 +22,7 @@ from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
-from instructrec.processes import together, world_size
+from instructrec.processes import together
 from instructrec.rl import reporting
 from instructrec.rl.adaptive import AdaptiveCoefficient
 from instructrec.rl.config import PPOConfig
@@ -30,6 +30,7 @@ from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.guards import MemoryGuard, StepGuard
 from instructrec.rl.losses import LossSettings, ppo_loss
+from instructrec.rl.micro_batches import MicroBatch, with_micro_batch
 from instructrec.rl.optim import clip_gradients, go_to_step, make_optimizer, make_scheduler
 from instructrec.rl.reference import make_reference
 from instructrec.rl.reuse import DecodingReuse
@@ -79,7 +80,7 @@ class PPOLearner:
     def __init__(self, policy: CausalLMPolicy, config: PPOConfig, *, seed: int = 0) -> None:
         check_shares(config)
         self.policy = policy
-        self.config = config.with_micro_batch_size(policy.device.type, 1, world_size())
+        self.config = with_micro_batch(policy, config)
         self.updates = 0
         """Updates so far, those before a resume included."""
         self.shuffler = seed_own_draws(policy, seed)
@@ -91,8 +92,7 @@ class PPOLearner:
         )
         self.optimizer = make_optimizer(*self.trained_parameters(), config, policy.device)
         self.scheduler = make_scheduler(self.optimizer, config)
-        assert self.config.micro_batch_size is not None, "it has just been filled in"
-        self.memory = MemoryGuard(self.config.micro_batch_size)
+        self.memory = MemoryGuard(MicroBatch.of(self.config))
         self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
         self.kl_weight = AdaptiveCoefficient(config.kl_coef, config.kl_target, config.kl_horizon)
@@ -137,7 +137,7 @@ class PPOLearner:
         for _ in range(config.num_ppo_epochs):
             for minibatch in self._minibatches():
                 if not self.stopped_early:
-                    self._learn([row for rows in minibatch for row in rows])
+                    self._learn(minibatch)
         clock.lap("time/update_s")
         self.updates += 1
         self.experience.cut_states = {}  # large, and not needed any more
@@ -231,15 +231,15 @@ class PPOLearner:
             temperature=self.config.temperature,
             autocast=self.policy.autocast,
         )
-        return self.memory.run(lambda n: work(micro_batch_size=n), "pass over the rollout")
+        return self.memory.run(lambda most: work(micro_batch=most), "pass over the rollout")
 
-    def _minibatches(self) -> Iterator[list[list[int]]]:
-        parts, size = self.config.num_mini_batches, self.memory.size
-        return minibatches(self.experience, self.rows, parts, size, self.shuffler)
+    def _minibatches(self) -> Iterator[list[int]]:
+        parts = self.config.num_mini_batches
+        return minibatches(self.experience, self.rows, parts, self.shuffler)
 
     def _learn(self, minibatch: list[int]) -> None:
         """Takes one step with the gradient of the given episodes, ordered by length."""
-        self.memory.run(lambda size: self._gradient(minibatch, size), "training step")
+        self.memory.run(lambda most: self._gradient(minibatch, most), "training step")
         norm = self.clip()
         self.minibatch = self.minibatch.over_processes()
         if self._is_finite(norm) and self.may_step():
@@ -251,14 +251,14 @@ class PPOLearner:
             self.steps_taken += 1
         self.optimizer.zero_grad()
 
-    def _gradient(self, minibatch: list[int], size: int) -> None:
-        """Sums the gradient of the episodes in micro-batches of a size; anew at each call."""
+    def _gradient(self, minibatch: list[int], most: MicroBatch) -> None:
+        """Sums the gradient of the episodes in micro-batches; anew at each call."""
         self.minibatch = reporting.LossStats()
         if not self.steps_taken:
             self.reuse.forget()
         self.optimizer.zero_grad()  # an update that was broken off may have left some
-        for start in range(0, len(minibatch), size):
-            if rows := self.trained_rows(minibatch[start : start + size]):
+        for micro_batch in most.cut(minibatch, self.experience.lengths(minibatch)):
+            if rows := self.trained_rows(micro_batch):
                 self.micro_batch_loss(rows).backward()
 
     def micro_batch_loss(self, rows: list[int]) -> Tensor:

@@ -26,6 +26,7 @@ from instructrec.rl.config import PPOConfig
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
+from instructrec.rl.micro_batches import with_micro_batch
 from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
 from instructrec.rl.rollout import collect, instruction_order, rewarded_by
@@ -308,9 +309,9 @@ def train_ppo(
 
 
 def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig) -> PPOConfig:
-    """Checks the settings against environment and processes; fills in the micro-batch size."""
+    """Checks the settings against environment and processes; fills in the micro-batch."""
     check_shares(config)
     check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
-    return config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
+    return with_micro_batch(policy, config, env.max_turns)
