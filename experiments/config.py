@@ -20,7 +20,7 @@ from instructrec.experiments.playing import EnvName
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.yaml_files import read_config
-from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
+from instructrec.policies.config import LAST_LAYERS, EndpointConfig, PolicyConfig, Sampling
 from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
@@ -297,6 +297,9 @@ def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[s
     rate = "ppo.critic_learning_rate"
     if before.get(rate) is not None and rate in now:  # its default was once written as a number
         now[rate] = config.ppo.critic_rate
+    layers = "policy.num_layers"
+    if before.get(layers) == LAST_LAYERS and now.get(layers) is None:  # its default, likewise
+        now[layers] = LAST_LAYERS
     changed = changes(before, now, lambda key: _may_change(key) or key in allow_change)
     if changed:
         raise ConfigError(

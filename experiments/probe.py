@@ -276,11 +276,11 @@ def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, flo
     A critic of its own is counted with its gradients and moments.
     """
     from instructrec.policies.critic import make_critic
+    from instructrec.rl.reference import reference_bytes
 
     weights = list(policy.model.parameters())
     trained = sum(p.numel() for p in weights if p.requires_grad)
     ppo = config.ppo
-    has_copy = ppo.kl_coef > 0 and (config.policy.train != "lora" or policy.continues_adapter)
     own = []
     if ppo.critic == "separate" and config.algorithm == "ppo":
         critic = make_critic(policy, "separate", detach=True, source=ppo.critic_model)
@@ -291,7 +291,7 @@ def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, flo
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "critic": sum(p.nbytes + 12 * p.numel() * p.requires_grad for p in own),
-        "reference": 4 * trained if has_copy else 0,
+        "reference": reference_bytes(policy) if ppo.kl_coef else 0,
         "decode copy": getattr(policy.decoder, "copy_bytes", 0),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -87,9 +87,7 @@ class PPOLearner:
         self.critic = together(self.make_critic)  # may read a model
         share_start(policy, [policy.model, self.critic])
         self.trunk = Trunk(policy.model)
-        self.reference = (
-            make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
-        )
+        self.reference = make_reference(policy, self.trunk, config)
         self.optimizer = make_optimizer(*self.trained_parameters(), config, policy.device)
         self.scheduler = make_scheduler(self.optimizer, config)
         self.memory = MemoryGuard(MicroBatch.of(self.config))
@@ -135,7 +133,8 @@ class PPOLearner:
         # Step 3: epochs of clipped steps, reshuffled each time.
         self.normaliser = self.weighted_tokens() / config.num_mini_batches
         for _ in range(config.num_ppo_epochs):
-            for minibatch in self._minibatches():
+            parts = config.num_mini_batches
+            for minibatch in minibatches(self.experience, self.rows, parts, self.shuffler):
                 if not self.stopped_early:
                     self._learn(minibatch)
         clock.lap("time/update_s")
@@ -233,10 +232,6 @@ class PPOLearner:
         )
         return self.memory.run(lambda most: work(micro_batch=most), "pass over the rollout")
 
-    def _minibatches(self) -> Iterator[list[int]]:
-        parts = self.config.num_mini_batches
-        return minibatches(self.experience, self.rows, parts, self.shuffler)
-
     def _learn(self, minibatch: list[int]) -> None:
         """Takes one step with the gradient of the given episodes, ordered by length."""
         self.memory.run(lambda most: self._gradient(minibatch, most), "training step")
@@ -257,9 +252,12 @@ class PPOLearner:
         if not self.steps_taken:
             self.reuse.forget()
         self.optimizer.zero_grad()  # an update that was broken off may have left some
-        for micro_batch in most.cut(minibatch, self.experience.lengths(minibatch)):
-            if rows := self.trained_rows(micro_batch):
-                self.micro_batch_loss(rows).backward()
+        with self.policy.autocast():  # once for all, which casts each trained weight once
+            for micro_batch in most.cut(minibatch, self.experience.lengths(minibatch)):
+                if rows := self.trained_rows(micro_batch):
+                    loss = self.micro_batch_loss(rows)
+                    with torch.autocast(self.policy.device.type, enabled=False):
+                        loss.backward()
 
     def micro_batch_loss(self, rows: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy.
