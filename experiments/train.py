@@ -133,11 +133,7 @@ def run_training(
         materials = processes.together(lambda: _materials(config, resume, allow_change))
         with StopRequest() as stop, ExitStack() as locks:
             processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
-            config, policy, info = processes.together(
-                lambda: _policy(config, materials, load_policy)
-            )
-            if config.supervised is None:  # outside of `together`: the processes agree on it
-                config = config.with_micro_batch(policy)
+            config, policy, info = _with_policy(config, materials, load_policy)
             folder = RunFolder(config.folder)
             record = None if command is None else ["instructrec", *command]
             flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
@@ -162,6 +158,14 @@ def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -
             check_stateless(reward)
         config.ppo.check_task(len(materials.train), materials.train.columns)
     return materials
+
+
+def _with_policy(
+    config: TrainConfig, materials: Materials, load_policy: LoadPolicy
+) -> tuple[TrainConfig, CausalLMPolicy, RunInfo]:
+    """See ``_policy``; with a micro-batch on which the processes agree."""
+    config, policy, info = processes.together(lambda: _policy(config, materials, load_policy))
+    return config if config.supervised else config.with_micro_batch(policy), policy, info
 
 
 def _policy(

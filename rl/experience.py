@@ -139,9 +139,9 @@ class Experience:
         """The sampler's log-probs of the given episodes, packed like ``pack(rows)``."""
         return self.sampler_logprobs_BT[list(rows)][self.action_mask_BT[list(rows)]]
 
-    def lengths(self, rows: Sequence[int]) -> list[int]:
-        """Tokens of the given episodes, prompts included."""
-        return [len(self.sequences[i]) for i in rows]
+    def micro_batches(self, rows: Sequence[int], most: MicroBatch) -> Iterator[list[int]]:
+        """Cuts the given episodes, the shortest first, into what one pass takes."""
+        return most.cut(rows, [len(self.sequences[i]) for i in rows])
 
     def by_length(self, rows: Sequence[int]) -> list[int]:
         """The given episodes, the shortest first."""
@@ -230,8 +230,7 @@ def trainer_pass(
     if experience.kept and trunk.num_frozen:
         _cut_kept_states(experience)
     entropy_sum = 0.0
-    ordered = experience.by_length(rows)
-    for batch in micro_batch.cut(ordered, experience.lengths(ordered)):
+    for batch in experience.micro_batches(experience.by_length(rows), micro_batch):
         packed = experience.pack(batch)
         with autocast():
             if experience.kept:

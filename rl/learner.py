@@ -253,7 +253,7 @@ class PPOLearner:
             self.reuse.forget()
         self.optimizer.zero_grad()  # an update that was broken off may have left some
         with self.policy.autocast():  # once for all, which casts each trained weight once
-            for micro_batch in most.cut(minibatch, self.experience.lengths(minibatch)):
+            for micro_batch in self.experience.micro_batches(minibatch, most):
                 if rows := self.trained_rows(micro_batch):
                     loss = self.micro_batch_loss(rows)
                     with torch.autocast(self.policy.device.type, enabled=False):

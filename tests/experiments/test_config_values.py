@@ -312,12 +312,13 @@ def test_a_continued_run_keeps_its_micro_batch_unless_another_is_asked_for(tmp_p
     chosen = dataclasses.replace(
         TrainConfig(), ppo=PPOConfig(micro_batch_size=4, micro_batch_tokens=512)
     )
-    write_config(tmp_path, chosen)
-    assert keep_chosen(TrainConfig(), tmp_path).ppo == chosen.ppo
+    folder = tmp_path / "run"
+    write_config(folder, chosen)
+    assert keep_chosen(TrainConfig(), folder).ppo == chosen.ppo
     other = dataclasses.replace(TrainConfig(), ppo=PPOConfig(micro_batch_tokens=256))
-    assert keep_chosen(other, tmp_path).ppo.micro_batch_tokens == 256  # and is refused as changed
+    assert keep_chosen(other, folder).ppo.micro_batch_tokens == 256  # and is refused as changed
     explicit = dataclasses.replace(TrainConfig(), ppo=PPOConfig(micro_batch_size=4))
-    assert keep_chosen(explicit, tmp_path).ppo == explicit.ppo
+    assert keep_chosen(explicit, folder).ppo == explicit.ppo
 
 
 def test_flatten_keeps_empty_mappings_as_values() -> None:

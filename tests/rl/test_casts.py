@@ -38,7 +38,7 @@ class Plain(PPOLearner):
 
     def _gradient(self, minibatch, most):
         self.optimizer.zero_grad()
-        for rows in most.cut(minibatch, self.experience.lengths(minibatch)):
+        for rows in self.experience.micro_batches(minibatch, most):
             self.micro_batch_loss(rows).backward()
 
 

@@ -227,8 +227,12 @@ def test_lists_that_do_not_belong_together_are_refused(changes, message):
         rollout_of(**(given | changes))
 
 
-def test_the_example_on_the_page_runs(capsys):
+def test_the_examples_on_the_page_run(capsys):
     page = Path(__file__).parents[2] / "docs" / "ppo.md"
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    exec(compile(example, str(page), "exec"), {})
+    plain, quick = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    exec(compile(plain, str(page), "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+    exec(compile(quick, str(page), "exec"), {})
+    printed = [list(map(float, line.split())) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 2
+    assert all(reused == 1 and min(speeds) > 0 for reused, *speeds in printed)
