@@ -1,6 +1,6 @@
 """How much one forward/backward takes: episodes of their real lengths, by what the memory holds.
 
-The estimate is meant to be on the safe side of the peak and coarse: tokens are halved until they
+The estimate is meant to be above what is needed and is used coarsely: tokens are halved until they
 fit, so that a little more or less free memory changes no run.
 """
 
@@ -89,13 +89,15 @@ def most_tokens(policy: CausalLMPolicy, config: PPOConfig, free: float | None = 
         config: Settings.
         free: Bytes that are free for this process; asks the machine when None.
     """
+    tokens = _MOST.get(policy.device.type, _MOST_ELSEWHERE)
     if free is None:
         free = free_memory(policy.device)
         if policy.device.type == "cpu":  # which all processes of the run share
             free /= processes.world_size()
+    if not hasattr(policy.model, "config"):
+        return tokens  # a model that does not tell its shape
     left = _SHARE * (free - _still_to_come(policy, config))
     needed = bytes_per_token(policy, config)
-    tokens = _MOST.get(policy.device.type, _MOST_ELSEWHERE)
     while tokens > _FEWEST and tokens * needed > left:
         tokens //= 2
     return tokens
