@@ -42,6 +42,9 @@ MAY_CHANGE = (
 """Settings that may differ when a run is continued: they do not change what an update does, but for
 the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number."""
 
+CHOSEN_AT_START = ("micro_batch_size", "micro_batch_tokens")
+"""Settings that a run fills in where they are left open, and keeps when it is continued."""
+
 
 @dataclass(frozen=True)
 class PPOConfig:

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.processes import agree_any, broadcast, on_main, together, world_size
 from instructrec.rl import reporting, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
-from instructrec.rl.config import PPOConfig
+from instructrec.rl.config import CHOSEN_AT_START, PPOConfig
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
@@ -297,8 +298,9 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    config = _resolved(policy, env, config)
+    _check(env, config)
     resume = training_state.read(resume_from, config, env.task, allow_change)
+    config = _resolved(policy, env, config, resume)
     if resume is not None and (ended := training_state.ended(resume, config)):
         return training_state.take_result(policy, resume, ended, checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_warning, should_prune)
@@ -308,10 +310,19 @@ def train_ppo(
     return training_state.conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
 
 
-def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig) -> PPOConfig:
-    """Checks the settings against environment and processes; fills in the micro-batch."""
+def _check(env: InstructionVectorEnv, config: PPOConfig) -> None:
+    """Checks the settings against environment and processes."""
     check_shares(config)
     check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
+
+
+def _resolved(
+    policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig, resume: Snapshot | None
+) -> PPOConfig:
+    """Fills in the micro-batch: that of the checkpoint, or one for this machine."""
+    if resume is not None and config.micro_batch_size is None:
+        before = resume.state["config"]
+        return replace(config, **{name: before[name] for name in CHOSEN_AT_START})
     return with_micro_batch(policy, config, env.max_turns)

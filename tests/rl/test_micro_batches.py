@@ -8,7 +8,9 @@ import functools
 import pytest
 import torch
 
+from instructrec.errors import CheckpointError
 from instructrec.rl import PPOLearner, rollout_of
+from instructrec.rl.checkpoint import checkpoint_path, read_checkpoint
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.micro_batches import (
     MicroBatch,
@@ -62,6 +64,18 @@ def test_the_cut_by_tokens_changes_no_gradient(toy):
         policy, _, _ = toy.train(dataclasses.replace(toy.fast, num_updates=1, **sizes))
         weights.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
     assert torch.allclose(*weights, atol=1e-5)
+
+
+def test_a_continued_run_keeps_the_micro_batch_it_began_with(toy, tmp_path):
+    left_open = dataclasses.replace(toy.fast, micro_batch_size=None, num_updates=1)
+    toy.train(dataclasses.replace(left_open, micro_batch_tokens=144), checkpoint_dir=tmp_path)
+    longer = dataclasses.replace(left_open, num_updates=2)
+    toy.train(longer, checkpoint_dir=tmp_path, resume_from=checkpoint_path(tmp_path, 1))
+    config = read_checkpoint(checkpoint_path(tmp_path, 2)).state["config"]
+    assert (config["micro_batch_size"], config["micro_batch_tokens"]) == (2, 144)
+    other = dataclasses.replace(longer, micro_batch_tokens=300)
+    with pytest.raises(CheckpointError, match="micro_batch_tokens = 300 but the run was started"):
+        toy.train(other, checkpoint_dir=tmp_path, resume_from=checkpoint_path(tmp_path, 1))
 
 
 @pytest.mark.parametrize(
