@@ -298,7 +298,6 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    _check(env, config)
     resume = training_state.read(resume_from, config, env.task, allow_change)
     config = _resolved(policy, env, config, resume)
     if resume is not None and (ended := training_state.ended(resume, config)):
@@ -310,18 +309,17 @@ def train_ppo(
     return training_state.conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
 
 
-def _check(env: InstructionVectorEnv, config: PPOConfig) -> None:
-    """Checks the settings against environment and processes."""
+def _resolved(
+    policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig, resume: Snapshot | None
+) -> PPOConfig:
+    """Checks the settings against environment and processes; fills in the micro-batch.
+
+    That of the checkpoint, or one for this machine.
+    """
     check_shares(config)
     check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
-
-
-def _resolved(
-    policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig, resume: Snapshot | None
-) -> PPOConfig:
-    """Fills in the micro-batch: that of the checkpoint, or one for this machine."""
     if resume is not None and config.micro_batch_size is None:
         before = resume.state["config"]
         return replace(config, **{name: before[name] for name in CHOSEN_AT_START})
