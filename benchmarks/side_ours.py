@@ -57,7 +57,7 @@ def make_policy(workload: Workload) -> CausalLMPolicy:
         dtype="float32" if workload.dtype == "float32" else "bfloat16",
         device=workload.device,
         train=workload.train,  # type: ignore[arg-type]
-        num_layers=max(half, 1),
+        num_layers=max(half, 1) if workload.train == "last_layers" else None,
     )
     device = pick_device(config.device)
     dtype = pick_dtype(config.dtype, device)

@@ -10,9 +10,8 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from instructrec import processes
 from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 from instructrec.experiments.changed_settings import changes, flatten, is_among
@@ -22,12 +21,15 @@ from instructrec.experiments.playing import EnvName
 from instructrec.experiments.task_config import TaskConfig
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.yaml_files import read_config
-from instructrec.policies.config import EndpointConfig, PolicyConfig, Sampling
+from instructrec.policies.config import LAST_LAYERS, EndpointConfig, PolicyConfig, Sampling
 from instructrec.redaction import refuse_secrets
 from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 from instructrec.rl.reward_config import MAY_CHANGE as FIT_MAY_CHANGE
+
+if TYPE_CHECKING:
+    from instructrec.policies.causal_lm import CausalLMPolicy
 
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
@@ -213,10 +215,11 @@ class TrainConfig:
             rewards=self.rewards or self.task.own_rewards(),
         )
 
-    def with_micro_batch_size(self, device_type: str) -> TrainConfig:
-        """The same run with a micro-batch size for its episodes' length and its processes."""
-        turns, count = self.task.episodes.most_turns, processes.world_size()
-        ppo = self.ppo.with_micro_batch_size(device_type, turns, count)
+    def with_micro_batch(self, policy: CausalLMPolicy) -> TrainConfig:
+        """The same run with a micro-batch for its episodes, processes and memory."""
+        from instructrec.rl.micro_batches import with_micro_batch
+
+        ppo = with_micro_batch(policy, self.ppo, self.task.episodes.most_turns)
         return dataclasses.replace(self, ppo=ppo)
 
     def reward_value(self) -> dict[str, Any]:
@@ -258,7 +261,7 @@ def _plain(value: Any) -> Any:
 
 
 def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
-    """Takes over what the run chose at its start: the micro-batch size, the steps of its epochs."""
+    """Takes over what the run chose at its start: the micro-batch, the steps of its epochs."""
     saved = read_config(folder)
     if config.supervised is not None and config.supervised.epochs is not None:
         steps = (saved.get(config.section) or {}).get("max_steps", config.steps)
@@ -266,11 +269,13 @@ def keep_chosen(config: TrainConfig, folder: Path) -> TrainConfig:
             config.section: dataclasses.replace(config.supervised, max_steps=steps)
         }
         return dataclasses.replace(config, **resolved)
-    chosen = (saved.get("ppo") or {}).get("micro_batch_size")
-    if config.ppo.micro_batch_size is not None or chosen is None:
+    chosen = saved.get("ppo") or {}
+    if config.ppo.micro_batch_size is not None or chosen.get("micro_batch_size") is None:
         return config
-    ppo = dataclasses.replace(config.ppo, micro_batch_size=chosen)
-    return dataclasses.replace(config, ppo=ppo)
+    taken = {"micro_batch_size": chosen["micro_batch_size"]}
+    if config.ppo.micro_batch_tokens is None:
+        taken["micro_batch_tokens"] = chosen.get("micro_batch_tokens")
+    return dataclasses.replace(config, ppo=dataclasses.replace(config.ppo, **taken))
 
 
 def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[str] = ()) -> None:
@@ -290,6 +295,9 @@ def refuse_changed(config: TrainConfig, folder: Path, allow_change: Collection[s
     rate = "ppo.critic_learning_rate"
     if before.get(rate) is not None and rate in now:  # its default was once written as a number
         now[rate] = config.ppo.critic_rate
+    layers = "policy.num_layers"
+    if before.get(layers) == LAST_LAYERS and now.get(layers) is None:  # its default, likewise
+        now[layers] = LAST_LAYERS
     changed = changes(before, now, lambda key: _may_change(key) or key in allow_change)
     if changed:
         raise ConfigError(

@@ -250,6 +250,8 @@ def _policy_config(policy: str, config: EvaluateConfig, before: dict[str, Any]) 
     lora = LoraSettings(**before.get("lora", {}))
     names = ("train", "num_layers", "system_prompt", "quantization")
     kept = {name: before[name] for name in names if name in before}
+    if before.get("train") == "lora":
+        kept.pop("num_layers", None)  # the saved adapter knows its layers
     if config.system_prompt is not None:
         kept["system_prompt"] = config.system_prompt
     return PolicyConfig(

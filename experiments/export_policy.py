@@ -136,7 +136,9 @@ def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
 
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     before: dict[str, Any] = {} if run is None else run.config().get("policy", {})
-    names = ("train", "num_layers", "system_prompt", "quantization")
+    # A saved adapter knows its layers.
+    layers = () if before.get("train") == "lora" else ("num_layers",)
+    names = ("train", *layers, "system_prompt", "quantization")
     settings = PolicyConfig(
         model=setup_run.model_folder(policy),
         dtype="float32",

@@ -109,7 +109,7 @@ def run_probe(
     model = setup_run.model_folder(config.policy.model)
     settings = dataclasses.replace(config.policy, model=model)
     policy = writer(load_policy(settings, config.seed, config.eval_sampling), "a probe of rewards")
-    config = config.with_micro_batch_size(policy.device.type)
+    config = config.with_micro_batch(policy)
     from instructrec.devices import describe
 
     machine = describe(policy.device, policy.compute_dtype)
@@ -258,7 +258,11 @@ def _costs(
     phases = ", ".join(f"{name} {seen[0][key]:.1f} s" for name, key in names.items())
     total = seen[0]["time/total_s"] * config.ppo.num_updates
     listed = ", ".join(f"{name} {size / 1e9:.2f}" for name, size in parts.items() if size)
+    passes = f"{config.ppo.micro_batch_size} episodes"
+    if config.ppo.micro_batch_tokens is not None:
+        passes += f" and {config.ppo.micro_batch_tokens:,} tokens"
     return [
+        f"micro-batch    at most {passes} in one forward/backward",
         f"one update     {seen[0]['time/total_s']:.1f} s ({phases})",
         f"the run        about {format_duration(total)} for {config.ppo.num_updates} updates; "
         "evaluations and checkpoints come on top",
@@ -273,11 +277,11 @@ def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, flo
     A critic of its own is counted with its gradients and moments.
     """
     from instructrec.policies.critic import make_critic
+    from instructrec.rl.reference import reference_bytes
 
     weights = list(policy.model.parameters())
     trained = sum(p.numel() for p in weights if p.requires_grad)
     ppo = config.ppo
-    has_copy = ppo.kl_coef > 0 and (config.policy.train != "lora" or policy.continues_adapter)
     own = []
     if ppo.critic == "separate" and config.algorithm == "ppo":
         critic = make_critic(policy, "separate", detach=True, source=ppo.critic_model)
@@ -288,7 +292,7 @@ def memory_by_part(policy: CausalLMPolicy, config: TrainConfig) -> dict[str, flo
         "gradients": 4 * trained,
         "optimizer": 8 * trained,
         "critic": sum(p.nbytes + 12 * p.numel() * p.requires_grad for p in own),
-        "reference": 4 * trained if has_copy else 0,
+        "reference": reference_bytes(policy) if ppo.kl_coef else 0,
         "decode copy": getattr(policy.decoder, "copy_bytes", 0),
     }
 

@@ -254,7 +254,7 @@ def _settings(reading: Reading) -> dict[str, Any]:
         values = reading.config.get(section)
         if isinstance(values, dict):
             found |= {f"{section}.{key}": values[key] for key in keys if values.get(key)}
-    if found.get("policy.train") != "last_layers":
+    if found.get("policy.train") not in ("last_layers", "lora"):
         found.pop("policy.num_layers", None)
     return found
 

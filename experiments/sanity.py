@@ -48,10 +48,10 @@ NEARLY = 0.95
 _LIMITS = MonitorsConfig()
 """Where the monitors of a run see trouble."""
 _HOLDS_BACK = (
-    *("micro_batch_size", "lr_schedule", "warmup_steps", "target_kl", "prompt_filter"),
+    *("micro_batch_size", "micro_batch_tokens", "lr_schedule", "warmup_steps", "target_kl"),
     *("curriculum", "curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
-    *("prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon", "eval_every", "save_every"),
-    *("early_stopping_patience", "monitors"),
+    *("prompt_filter", "prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon"),
+    *("eval_every", "save_every", "early_stopping_patience", "monitors"),
 )
 """Settings that are put to their defaults: they would slow a policy down, or do nothing here."""
 

@@ -134,9 +134,7 @@ def run_training(
         materials = processes.together(lambda: _materials(config, resume, allow_change))
         with StopRequest() as stop, ExitStack() as locks:
             processes.on_main(lambda: locks.enter_context(held(config.folder, config.algorithm)))
-            config, policy, info = processes.together(
-                lambda: _policy(config, materials, load_policy)
-            )
+            config, policy, info = _with_policy(config, materials, load_policy)
             folder = RunFolder(config.folder)
             flags = {"resume": resume, "overwrite": overwrite, "allow_change": allow_change}
             begin = partial(continuing.begin, folder, info, config, materials, command=command)
@@ -162,20 +160,27 @@ def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -
     return materials
 
 
+def _with_policy(
+    config: TrainConfig, materials: Materials, load_policy: LoadPolicy
+) -> tuple[TrainConfig, ModelPolicy, RunInfo]:
+    """See ``_policy``; with a micro-batch on which the processes agree."""
+    from instructrec.policies.labels import writer
+
+    config, policy, info = processes.together(lambda: _policy(config, materials, load_policy))
+    if config.supervised is None:
+        config = config.with_micro_batch(writer(policy, f"algorithm {config.algorithm}"))
+    return config, policy, info
+
+
 def _policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
 ) -> tuple[TrainConfig, ModelPolicy, RunInfo]:
     """Loads the policy; returns also the settings that depend on its device, and the run's name."""
-    from instructrec.policies.labels import writer
-
     model = setup_run.model_folder(config.policy.model)
     settings = dataclasses.replace(config.policy, model=model)
     more = {"labels": True} if config.has_labels else {}
     policy = load_policy(settings, config.seed, config.eval_sampling, **more)
-    if config.supervised is None:
-        writer(policy, f"algorithm {config.algorithm}")
-        config = config.with_micro_batch_size(policy.device.type)
-    else:
+    if config.supervised is not None:
         config, policy = prepared(config, materials, policy)
     setup_run.check_all_prompts(policy, materials, config)
     info = _info(config, model)

@@ -8,6 +8,9 @@ from typing import Literal
 from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 
+LAST_LAYERS = 15
+"""Layers that train with ``last_layers`` where nobody says how many: half of the embedded model."""
+
 
 @dataclass(frozen=True)
 class LoraSettings:
@@ -39,8 +42,9 @@ class PolicyConfig:
     train: Literal["full", "last_layers", "lora", "head"] = "full"
     """Which weights train: all, the last num_layers, low-rank adapters, or (with sft.head: labels)
     nothing but the head."""
-    num_layers: int = 15
-    """Trained layers (counted from the end) when train is last_layers."""
+    num_layers: int | None = None
+    """Trained layers, counted from the end: of last_layers (None: 15), or those that get adapters
+    with lora (None: all)."""
     lora: LoraSettings = LoraSettings()
     """Settings of the adapters when train is lora."""
     quantization: Literal["nf4"] | None = None
@@ -50,7 +54,7 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         check_choices(self, "policy")
-        if self.num_layers < 1:
+        if self.num_layers is not None and self.num_layers < 1:
             raise ConfigError(f"policy.num_layers = {self.num_layers}: expected at least 1.")
         if self.quantization is not None and self.train != "lora":
             raise ConfigError(

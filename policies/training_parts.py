@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from instructrec.errors import ConfigError, PolicyError
-from instructrec.policies.config import LoraSettings, PolicyConfig
+from instructrec.policies.config import LAST_LAYERS, PolicyConfig
 from instructrec.policies.loading import Loaded, put_adapter
 
 
@@ -34,7 +36,7 @@ def choose_trained_weights(loaded: Loaded, config: PolicyConfig, seed: int) -> A
     model = loaded.model
     if config.train == "lora":
         if loaded.adapter is not None:
-            model = _saved_adapter(model, loaded.adapter, config.lora)
+            model = _saved_adapter(model, loaded.adapter, config)
         else:
             model = _new_adapter(model, loaded.base, config, seed)
     else:
@@ -42,7 +44,7 @@ def choose_trained_weights(loaded: Loaded, config: PolicyConfig, seed: int) -> A
             model = put_adapter(model, loaded.adapter, trainable=False).merge_and_unload()
         model.requires_grad_(config.train == "full")
         if config.train == "last_layers":
-            train_last_layers(model, config.num_layers)
+            train_last_layers(model, config.num_layers or LAST_LAYERS)
     for module in model.modules():
         is_dropout = isinstance(module, nn.modules.dropout._DropoutNd)
         if is_dropout and config.lora.dropout == 0.0:
@@ -57,12 +59,7 @@ def train_last_layers(model: Any, num_layers: int) -> None:
         ConfigError: The model has fewer layers.
         PolicyError: The model's layers cannot be found.
     """
-    depth = int(model.config.get_text_config().num_hidden_layers)
-    if num_layers > depth:
-        raise ConfigError(
-            f"policy.num_layers = {num_layers}: the model has {depth} layers. Expected 1 to "
-            f"{depth}, or policy.train: full."
-        )
+    depth = _depth(model, num_layers, "policy.train: full")
     for module in model.base_model.modules():
         lists = [
             child
@@ -80,16 +77,31 @@ def train_last_layers(model: Any, num_layers: int) -> None:
     )
 
 
+def _depth(model: Any, num_layers: int, otherwise: str) -> int:
+    """Decoder layers of a model; refuses to train more of them."""
+    depth = int(model.config.get_text_config().num_hidden_layers)
+    if num_layers > depth:
+        raise ConfigError(
+            f"policy.num_layers = {num_layers}: the model has {depth} layers. Expected 1 to "
+            f"{depth}, or {otherwise}."
+        )
+    return depth
+
+
 def _new_adapter(model: Any, base: str, config: PolicyConfig, seed: int) -> Any:
     from peft import LoraConfig, get_peft_model
 
     settings = config.lora
     names = [part.strip() for part in settings.target_modules.split(",") if part.strip()]
+    layers = _adapted_layers(model, config.num_layers)
+    if names == ["all-linear"] and layers is not None:  # PEFT takes no layers beside it
+        names = _linear_names_of_layers(model)
     adapter = LoraConfig(
         r=settings.r,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=names[0] if names == ["all-linear"] else names,
+        layers_to_transform=layers,
         **_kind_of(model),
         revision=config.revision,
     )
@@ -106,6 +118,25 @@ def _new_adapter(model: Any, base: str, config: PolicyConfig, seed: int) -> Any:
     return wrapped
 
 
+def _adapted_layers(model: Any, num_layers: int | None) -> list[int] | None:
+    """Numbers of the decoder layers that get adapters; None for the whole model."""
+    if num_layers is None:
+        return None
+    depth = _depth(model, num_layers, "null for adapters on all of them")
+    return list(range(depth - num_layers, depth))
+
+
+def _linear_names_of_layers(model: nn.Module) -> list[str]:
+    """What the linear modules of the decoder layers are called, without the output layer."""
+    return sorted(
+        {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | Conv1D) and re.search(r"\.\d+\.", name)
+        }
+    )
+
+
 def _kind_of(model: Any) -> dict[str, Any]:
     """What PEFT is told of a model: whether it writes, or has a score layer that trains whole."""
     for head in ("score", "classifier"):
@@ -115,7 +146,8 @@ def _kind_of(model: Any) -> dict[str, Any]:
     return {"task_type": "CAUSAL_LM" if writes else "FEATURE_EXTRACTION"}
 
 
-def _saved_adapter(model: Any, folder: Path, settings: LoraSettings) -> Any:
+def _saved_adapter(model: Any, folder: Path, config: PolicyConfig) -> Any:
+    settings, layers = config.lora, _adapted_layers(model, config.num_layers)
     wrapped = put_adapter(model, folder, trainable=True)
     saved = wrapped.peft_config["default"]
     if (saved.r, saved.lora_alpha) != (settings.r, settings.alpha):
@@ -123,5 +155,11 @@ def _saved_adapter(model: Any, folder: Path, settings: LoraSettings) -> Any:
             f"policy.lora has r = {settings.r}, alpha = {settings.alpha}, but the adapter in "
             f"{folder} has r = {saved.r}, alpha = {saved.lora_alpha} and would be trained on. Set "
             "the same values, or policy.train: full to merge it."
+        )
+    if layers is not None and saved.layers_to_transform != layers:
+        raise ConfigError(
+            f"policy.num_layers = {config.num_layers}, but the adapter in {folder} is on layers "
+            f"{saved.layers_to_transform or 'all'} and would be trained on. Expected the number it "
+            "was made with, or null; or set policy.train: full to merge it."
         )
     return wrapped

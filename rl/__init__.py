@@ -20,6 +20,7 @@ _exports = {
     "Rollout": "instructrec.rl.rollout",
     "SFTConfig": "instructrec.rl.config",
     "Demonstration": "instructrec.rl.sft",
+    "Speedometer": "instructrec.rl.speed",
     "TrainingResult": "instructrec.rl.run_state",
     "rollout_of": "instructrec.rl.given",
     "run_dpo": "instructrec.rl.dpo",

@@ -45,6 +45,9 @@ MAY_CHANGE = (
 the learning rate of a schedule that goes by ``num_updates``, which goes on by the new number. Of
 ``monitors``, the rules that steer may not."""
 
+CHOSEN_AT_START = ("micro_batch_size", "micro_batch_tokens")
+"""Settings that a run fills in where they are left open, and keeps when it is continued."""
+
 
 @dataclass(frozen=True)
 class PPOConfig:
@@ -61,7 +64,10 @@ class PPOConfig:
     num_mini_batches: int = 4
     """Optimizer steps in each pass; must divide episodes_per_update."""
     micro_batch_size: int | None = None
-    """A process's episodes in one forward/backward; None: by length, turns and kind of device."""
+    """A process's episodes in one forward/backward; None: by response_length, turns and memory."""
+    micro_batch_tokens: int | None = None
+    """Most tokens in one forward/backward, padding included; None: by the free memory where
+    micro_batch_size is left open, else no limit."""
     learning_rate: float = 2e-5
     """Peak learning rate of the policy."""
     critic_learning_rate: float | None = None
@@ -216,6 +222,7 @@ class PPOConfig:
         size = self.mini_batch_size
         divisor = f"a divisor of episodes_per_update / num_mini_batches = {size}"
         self._check("micro_batch_size", lambda n: n >= 1 and size % n == 0, divisor)
+        self._check("micro_batch_tokens", lambda n: n >= 1, "at least 1")
 
     @property
     def mini_batch_size(self) -> int:
@@ -266,26 +273,29 @@ class PPOConfig:
                 f"Expected one of {', '.join(('id', *columns))}, or null for no filter."
             )
 
-    def with_micro_batch_size(
-        self, device_type: str, max_turns: int = 1, processes: int = 1
-    ) -> PPOConfig:
-        """Fills in a micro-batch size that was left open.
+    @property
+    def tokens_per_turn(self) -> int:
+        """Tokens of a turn with a prompt of ordinary length: 64 more than two responses."""
+        return 2 * self.response_length + 64
 
-        The largest divisor of a process's minibatch that stays within a fixed budget of tokens,
-        each turn of a sequence being counted as 64 tokens and twice the response length.
+    def with_micro_batch(self, tokens: int, max_turns: int = 1, processes: int = 1) -> PPOConfig:
+        """Fills in the micro-batch, where its size was left open.
+
+        The largest divisor of a process's minibatch whose episodes have no more than the given
+        tokens while their prompts are of ordinary length. Those whose prompts are longer are cut
+        by ``micro_batch_tokens``.
 
         Args:
-            device_type: ``cuda``, ``cpu``, ...; a GPU gets the larger budget.
+            tokens: Most tokens in one forward/backward.
             max_turns: Most responses in one episode, all of which are in its sequence.
             processes: How many share the minibatch.
         """
         if self.micro_batch_size is not None:
             return self
-        budget = 16_384 if device_type == "cuda" else 4_096
-        most = max(1, budget // (max_turns * (2 * self.response_length + 64)))
+        most = max(1, tokens // (max_turns * self.tokens_per_turn))
         size = self.mini_batch_size // processes
         best = max(n for n in range(1, size + 1) if size % n == 0 and n <= most)
-        return replace(self, micro_batch_size=best)
+        return replace(self, micro_batch_size=best, micro_batch_tokens=tokens)
 
 
 _PPO_ONLY = (

@@ -22,6 +22,7 @@ from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
 from instructrec.policies.tape import TokenStates
 from instructrec.policies.trunk import CutStates, Trunk, pad_right
 from instructrec.rl.losses import LossBatch
+from instructrec.rl.micro_batches import MicroBatch
 from instructrec.rl.rollout import Rollout
 
 
@@ -138,6 +139,14 @@ class Experience:
         """The sampler's log-probs of the given episodes, packed like ``pack(rows)``."""
         return self.sampler_logprobs_BT[list(rows)][self.action_mask_BT[list(rows)]]
 
+    def micro_batches(self, rows: Sequence[int], most: MicroBatch) -> Iterator[list[int]]:
+        """Cuts the given episodes, the shortest first, into what one pass takes."""
+        return most.cut(rows, [len(self.sequences[i]) for i in rows])
+
+    def by_length(self, rows: Sequence[int]) -> list[int]:
+        """The given episodes, the shortest first."""
+        return sorted(rows, key=lambda i: (len(self.sequences[i]), i))
+
     @property
     def num_tokens(self) -> int:
         """Action tokens that are trained on."""
@@ -194,7 +203,7 @@ def trainer_pass(
     rows: Sequence[int],
     *,
     temperature: float,
-    micro_batch_size: int,
+    micro_batch: MicroBatch,
     autocast: Callable[[], AbstractContextManager[None]],
 ) -> float:
     """Fills in old log-probs, values, reference log-probs and the states at the cut.
@@ -206,7 +215,7 @@ def trainer_pass(
         reference: The policy that the KL pulls towards, if there is one.
         rows: Episodes that this process passes over; the states at the cut are of these alone.
         temperature: Of the sampling.
-        micro_batch_size: Episodes in one forward pass.
+        micro_batch: The most that one forward pass takes.
         autocast: Makes the context of a forward pass.
 
     Returns:
@@ -221,7 +230,7 @@ def trainer_pass(
     if experience.kept and trunk.num_frozen:
         _cut_kept_states(experience)
     entropy_sum = 0.0
-    for batch in _by_length(experience, rows, micro_batch_size):
+    for batch in experience.micro_batches(experience.by_length(rows), micro_batch):
         packed = experience.pack(batch)
         with autocast():
             if experience.kept:
@@ -305,37 +314,25 @@ def _final_values(
 
 
 def minibatches(
-    experience: Experience,
-    rows: Sequence[int],
-    num_mini_batches: int,
-    micro_batch_size: int,
-    generator: torch.Generator,
-) -> Iterator[list[list[int]]]:
-    """Yields the minibatches of one epoch, as micro-batches: a fresh shuffle, cut equally.
+    experience: Experience, rows: Sequence[int], num_mini_batches: int, generator: torch.Generator
+) -> Iterator[list[int]]:
+    """Yields the minibatches of one epoch: a fresh shuffle, cut equally, each by length.
 
-    Within a minibatch, episodes of similar length share a micro-batch: that saves padding and
-    changes nothing, because every token has the same weight wherever it stands.
+    So episodes of similar length share a micro-batch: that saves padding and changes nothing,
+    because every token has the same weight wherever it stands.
 
     Args:
         experience: The rollout.
         rows: Episodes that this process trains on.
         num_mini_batches: Must divide their number.
-        micro_batch_size: Episodes in one forward/backward.
         generator: Source of the shuffle.
     """
     size = len(rows)
     order = torch.randperm(size, generator=generator).tolist()
     for start in range(0, size, size // num_mini_batches):
-        chosen = [rows[i] for i in order[start : start + size // num_mini_batches]]
-        yield list(_by_length(experience, chosen, micro_batch_size))
-
-
-def _by_length(
-    experience: Experience, rows: Sequence[int], micro_batch_size: int
-) -> Iterator[list[int]]:
-    ordered = sorted(rows, key=lambda i: (len(experience.sequences[i]), i))
-    for start in range(0, len(ordered), micro_batch_size):
-        yield ordered[start : start + micro_batch_size]
+        yield experience.by_length(
+            [rows[i] for i in order[start : start + size // num_mini_batches]]
+        )
 
 
 def _scatter(target_BT: Tensor, mask_BT: Tensor, rows: Sequence[int], values_N: Tensor) -> None:

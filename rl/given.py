@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 
 from instructrec.errors import DataError
+from instructrec.policies.tape import TokenStates
 from instructrec.rl.rollout import Rollout
+from instructrec.rl.sharing import own_rows
 
 
 def rollout_of(
@@ -16,6 +18,7 @@ def rollout_of(
     *,
     logprobs: Sequence[Sequence[float]] | None = None,
     num_generations: int = 1,
+    states: Sequence[TokenStates] = (),
 ) -> Rollout:
     """Makes a rollout of B single answers, for ``PPOLearner.update``.
 
@@ -26,6 +29,9 @@ def rollout_of(
         logprobs: Log-prob of each sampled token at the temperature of sampling. None takes the
             trainer's own, so that a difference to the sampler goes unseen.
         num_generations: Answers to one prompt, side by side.
+        states: What decoding kept inside of ``learner.reuse.keeping()``, as ``Responses.states``
+            has it: the trainer then needs no pass of its own. Of several processes, each gives
+            those of its own episodes.
 
     Raises:
         DataError: The lists do not belong together, a prompt or a response is empty, or a reward
@@ -33,6 +39,7 @@ def rollout_of(
     """
     _check(prompt_ids, response_ids, rewards, logprobs, num_generations)
     size = len(prompt_ids)
+    _check_states(prompt_ids, response_ids, states)
     scored = [not math.isnan(reward) for reward in rewards]
     return Rollout(
         instruction_ids=[str(i // num_generations) for i in range(size)],
@@ -52,7 +59,25 @@ def rollout_of(
         unfinished=[False] * size,
         kept=list(scored),
         returns=[float(reward) for reward in rewards],
+        states=list(states),
     )
+
+
+def _check_states(
+    prompt_ids: Sequence[Sequence[int]],
+    response_ids: Sequence[Sequence[int]],
+    states: Sequence[TokenStates],
+) -> None:
+    if not len(states):
+        return
+    rows = own_rows(len(prompt_ids))
+    found = [len(kept.final_TH) for kept in states]
+    expected = [len(prompt_ids[i]) + len(response_ids[i]) - 1 for i in rows]
+    if found != expected:
+        raise DataError(
+            f"states of {found} tokens: expected those of {expected}, one less than prompt and "
+            "response of each episode. Give Responses.states in the order of the episodes, or none."
+        )
 
 
 def _check(

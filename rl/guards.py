@@ -18,6 +18,7 @@ from instructrec.devices import is_out_of_memory, release_memory
 from instructrec.errors import NumericsError, PolicyError
 from instructrec.faults import Fault, note
 from instructrec.rl.checkpoint import is_finite
+from instructrec.rl.micro_batches import MicroBatch
 
 T = TypeVar("T")
 
@@ -128,18 +129,23 @@ class MemoryGuard:
     numbers but for rounding.
 
     Args:
-        size: Episodes in one part at the start.
+        most: What one part takes at the start.
     """
 
-    def __init__(self, size: int) -> None:
-        self.size = size
-        """Episodes in one part, now."""
+    def __init__(self, most: MicroBatch) -> None:
+        self.most = most
+        """What one part takes, now."""
 
-    def run(self, work: Callable[[int], T], name: str) -> T:
-        """Does the work in parts of ``size`` episodes, or in ever smaller ones.
+    @property
+    def size(self) -> int:
+        """Most episodes in one part, now."""
+        return self.most.episodes
+
+    def run(self, work: Callable[[MicroBatch], T], name: str) -> T:
+        """Does the work in parts of ``most``, or in ever smaller ones.
 
         Args:
-            work: Gets the size; begins anew when it is called again.
+            work: Gets the most that a part may be; begins anew when it is called again.
             name: What the work is called in the record.
 
         Raises:
@@ -147,7 +153,7 @@ class MemoryGuard:
         """
         while True:
             try:
-                return work(self.size)
+                return work(self.most)
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
@@ -159,6 +165,6 @@ class MemoryGuard:
                     ) from error
             # Outside of the handler: the frames that failed, and what they held, are gone.
             release_memory()
-            self.size //= 2
+            self.most = self.most.halved()
             message = f"out of memory in the {name}: {self.size} episodes at a time from now on"
             note(Fault("memory", "out_of_memory", name, message))

@@ -8,7 +8,7 @@ not known here: ``PPOTrainer`` runs on this step, and so can a loop of one's own
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from instructrec.phases import phase
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, make_critic
 from instructrec.policies.trunk import Trunk
-from instructrec.processes import together, world_size
+from instructrec.processes import together
 from instructrec.rl import reporting
 from instructrec.rl.adaptive import Coefficients
 from instructrec.rl.config import PPOConfig
@@ -29,6 +29,7 @@ from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.guards import MemoryGuard, StepGuard
 from instructrec.rl.losses import LossSettings, ppo_loss
+from instructrec.rl.micro_batches import MicroBatch, with_micro_batch
 from instructrec.rl.optim import clip_gradients, go_to_step, make_optimizer, make_scheduler
 from instructrec.rl.reference import make_reference
 from instructrec.rl.reuse import DecodingReuse
@@ -78,20 +79,17 @@ class PPOLearner:
     def __init__(self, policy: CausalLMPolicy, config: PPOConfig, *, seed: int = 0) -> None:
         check_shares(config)
         self.policy = policy
-        self.config = config.with_micro_batch_size(policy.device.type, 1, world_size())
+        self.config = with_micro_batch(policy, config)
         self.updates = 0
         """Updates so far, those before a resume included."""
         self.shuffler = seed_own_draws(policy, seed)
         self.critic = together(self.make_critic)  # may read a model
         share_start(policy, [policy.model, self.critic])
         self.trunk = Trunk(policy.model)
-        self.reference = (
-            make_reference(policy, self.trunk, config.temperature) if config.kl_coef else None
-        )
+        self.reference = make_reference(policy, self.trunk, config)
         self.optimizer = make_optimizer(*self.trained_parameters(), config, policy.device)
         self.scheduler = make_scheduler(self.optimizer, config)
-        assert self.config.micro_batch_size is not None, "it has just been filled in"
-        self.memory = MemoryGuard(self.config.micro_batch_size)
+        self.memory = MemoryGuard(MicroBatch.of(self.config))
         self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
         self.coefficients = Coefficients(config)
@@ -128,9 +126,10 @@ class PPOLearner:
         # Step 3: epochs of clipped steps, reshuffled each time.
         self.normaliser = self.weighted_tokens() / config.num_mini_batches
         for _ in range(config.num_ppo_epochs):
-            for minibatch in self._minibatches():
+            parts = config.num_mini_batches
+            for minibatch in minibatches(self.experience, self.rows, parts, self.shuffler):
                 if not self.stopped_early:
-                    self._learn([row for rows in minibatch for row in rows])
+                    self._learn(minibatch)
         clock.lap("time/update_s")
         self.updates += 1
         self.experience.cut_states = {}  # large, and not needed any more
@@ -224,15 +223,11 @@ class PPOLearner:
             temperature=self.config.temperature,
             autocast=self.policy.autocast,
         )
-        return self.memory.run(lambda n: work(micro_batch_size=n), "pass over the rollout")
-
-    def _minibatches(self) -> Iterator[list[list[int]]]:
-        parts, size = self.config.num_mini_batches, self.memory.size
-        return minibatches(self.experience, self.rows, parts, size, self.shuffler)
+        return self.memory.run(lambda most: work(micro_batch=most), "pass over the rollout")
 
     def _learn(self, minibatch: list[int]) -> None:
         """Takes one step with the gradient of the given episodes, ordered by length."""
-        self.memory.run(lambda size: self._gradient(minibatch, size), "training step")
+        self.memory.run(lambda most: self._gradient(minibatch, most), "training step")
         norm = self.clip()
         self.minibatch = self.minibatch.over_processes()
         if self._is_finite(norm) and self.may_step():
@@ -244,15 +239,18 @@ class PPOLearner:
             self.steps_taken += 1
         self.optimizer.zero_grad()
 
-    def _gradient(self, minibatch: list[int], size: int) -> None:
-        """Sums the gradient of the episodes in micro-batches of a size; anew at each call."""
+    def _gradient(self, minibatch: list[int], most: MicroBatch) -> None:
+        """Sums the gradient of the episodes in micro-batches; anew at each call."""
         self.minibatch = reporting.LossStats()
         if not self.steps_taken:
             self.reuse.forget()
         self.optimizer.zero_grad()  # an update that was broken off may have left some
-        for start in range(0, len(minibatch), size):
-            if rows := self.trained_rows(minibatch[start : start + size]):
-                self.micro_batch_loss(rows).backward()
+        with self.policy.autocast():  # once for all, which casts each trained weight once
+            for micro_batch in self.experience.micro_batches(minibatch, most):
+                if rows := self.trained_rows(micro_batch):
+                    loss = self.micro_batch_loss(rows)
+                    with torch.autocast(self.policy.device.type, enabled=False):
+                        loss.backward()
 
     def micro_batch_loss(self, rows: list[int]) -> Tensor:
         """Loss of the given episodes: one forward for policy, value and entropy.

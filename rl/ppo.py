@@ -20,13 +20,14 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import InstructRecError, NumericsError, ProcessError
 from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.processes import agree_any, broadcast, from_main, on_main, together, world_size
+from instructrec.processes import agree_any, broadcast, from_main, on_main, together
 from instructrec.rl import evidence, reporting, steering, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
-from instructrec.rl.config import PPOConfig
+from instructrec.rl.config import CHOSEN_AT_START, PPOConfig
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
 from instructrec.rl.learner import PPOLearner
+from instructrec.rl.micro_batches import with_micro_batch
 from instructrec.rl.monitor_config import check_gold
 from instructrec.rl.monitors import Alarm, Monitors
 from instructrec.rl.prompt_filter import make_filter
@@ -304,8 +305,8 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    config = _resolved(policy, env, config)
     resume = training_state.read(resume_from, config, env.task, allow_change)
+    config = _resolved(policy, env, config, resume)
     if resume is not None and (ended := training_state.ended(resume, config)):
         return training_state.take_result(policy, resume, ended, checkpoint_dir)
     hooks = Hooks(on_update, evaluate, best_metric, should_stop, on_alarm, should_prune)
@@ -315,11 +316,19 @@ def train_ppo(
     return training_state.conclude(policy, trainer.progress, trainer.stopped, checkpoint_dir)
 
 
-def _resolved(policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig) -> PPOConfig:
-    """Checks the settings against environment and processes; fills in the micro-batch size."""
+def _resolved(
+    policy: CausalLMPolicy, env: InstructionVectorEnv, config: PPOConfig, resume: Snapshot | None
+) -> PPOConfig:
+    """Checks the settings against environment and processes; fills in the micro-batch.
+
+    That of the checkpoint, or one for this machine.
+    """
     check_shares(config)
     check_stateless(env.reward)
     check_same_task(env.task)
     config.check_task(len(env.task), env.task.columns)
     check_gold(config.monitors, env.reward.names)
-    return config.with_micro_batch_size(policy.device.type, env.max_turns, world_size())
+    if resume is not None and config.micro_batch_size is None:
+        before = resume.state["config"]
+        return replace(config, **{name: before[name] for name in CHOSEN_AT_START})
+    return with_micro_batch(policy, config, env.max_turns)

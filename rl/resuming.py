@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
 from instructrec.errors import CheckpointError
-from instructrec.rl.config import MAY_CHANGE, PPOConfig
+from instructrec.rl.config import CHOSEN_AT_START, MAY_CHANGE, PPOConfig
 from instructrec.rl.monitor_config import read_monitors
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def check_compatible(
             "by this version of instructrec. Continue the run with the version that began it, or "
             "start a new run from its policy."
         )
+    chosen = CHOSEN_AT_START if config.micro_batch_size is None else ()
     for name, value in now.items():
+        if name in chosen and value is None:  # is taken from the checkpoint
+            continue
         before = saved.get(name)
         before = tuple(before) if isinstance(before, list) else before
         if name not in MAY_CHANGE and before != value and f"ppo.{name}" not in allow_change:

@@ -3,7 +3,8 @@
 Log-probs, values and the states below the first trained layer are those of the rollout engine, so
 the trainer's pass over the rollout is spared. The first minibatch of an update runs before any
 step, so it tells what the trainer itself would have said. A minibatch may hold few tokens, so the
-judgement goes by a mean over recent updates; an engine beyond ``LIMIT`` is not relied on again.
+judgement goes by a mean over recent updates, as many of them as ``FEWEST`` tokens need; an engine
+beyond ``LIMIT`` is not relied on again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ from instructrec.rl.experience import Experience
 LIMIT = 0.02
 """Mean difference of log-probs up to which decoding stands in for the trainer (nats)."""
 MEMORY = 0.8
-"""What the tokens of an update still weigh in the next one's judgement."""
+"""What the tokens of an update still weigh in the next one's judgement, while enough are left."""
 FEWEST = 200
-"""Tokens behind the first judgement, in weighted number; fewer say too little."""
+"""Tokens behind a judgement, in weighted number; fewer say too little. Minibatches of fewer tokens
+are added up until there are as many."""
 
 
 class DecodingReuse:
@@ -91,8 +93,10 @@ class DecodingReuse:
         return {"rollout/reused": float(self.used)}
 
     def _judge(self, difference: float, tokens: int) -> None:
-        self._difference = MEMORY * self._difference + difference * tokens
-        self._tokens = MEMORY * self._tokens + tokens
+        # What is known is forgotten only as far as enough of it is left to judge by.
+        weight = MEMORY if MEMORY * self._tokens + tokens >= FEWEST else 1.0
+        self._difference = weight * self._difference + difference * tokens
+        self._tokens = weight * self._tokens + tokens
         if tokens and self._tokens >= FEWEST:
             self.trusted = self._difference <= LIMIT * self._tokens
 

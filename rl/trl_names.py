@@ -63,7 +63,10 @@ _LOSS = "it belongs to a loss that is not PPO's"
 _ENGINE = "rollouts come from this package's own decoder"
 _OPTIMIZER = "the optimizer is AdamW with one group for the policy and one for the critic"
 _PRECISION = "weights are float32, and products as policy.dtype says"
-_MEMORY = "activations are kept; ppo.micro_batch_size is what bounds their memory"
+_MEMORY = (
+    "activations are kept; ppo.micro_batch_size and ppo.micro_batch_tokens are what bounds their "
+    "memory"
+)
 _LOGGING = "every update is one line of metrics.jsonl and one step of the tracker"
 _SAVING = "every checkpoint holds the whole state, written at the end of an update"
 _HUB = "nothing is uploaded; push policy/ of the run folder yourself"

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from instructrec.devices import describe, pick_device, pick_dtype
+from instructrec.devices import describe, free_in_container, free_memory, pick_device, pick_dtype
 from instructrec.errors import ConfigError
 
 
@@ -72,3 +74,26 @@ def test_the_description_names_device_threads_and_both_precisions() -> None:
         f"cpu ({count} thread{'s' if count > 1 else ''}), bfloat16 compute, float32 weights"
     )
     assert "compute, float32 weights" in describe()
+
+
+def test_memory_left_in_a_container_counts_what_the_kernel_would_give_back(
+    tmp_path: Path,
+) -> None:
+    assert free_in_container(tmp_path) == float("inf")
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("1000\n")
+    (old / "memory.usage_in_bytes").write_text("700\n")
+    (old / "memory.stat").write_text("inactive_file 1\ntotal_inactive_file 200\n")
+    assert free_in_container(tmp_path) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("10\n")
+    assert free_in_container(tmp_path) == 500  # no limit of version 2
+    (tmp_path / "memory.max").write_text("60\n")
+    (tmp_path / "memory.stat").write_text("anon 9\ninactive_file 3\n")
+    assert free_in_container(tmp_path) == 53
+
+
+def test_free_memory_is_no_more_than_the_machine_has() -> None:
+    assert 0 < free_memory(torch.device("cpu")) < psutil.virtual_memory().total
+    assert free_memory(torch.device("meta")) == float("inf")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from instructrec.errors import ConfigError
@@ -11,6 +13,15 @@ if TYPE_CHECKING:
     import torch
 
 _DTYPES = ("auto", "float32", "bfloat16")
+_CONTROL_GROUPS = (
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        *("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"),
+        "total_inactive_file",
+    ),
+)
+"""Files with limit, use and statistics, and the name of the cache that the kernel would give back,
+of version 2 and version 1."""
 
 
 def pick_device(name: str = "auto") -> torch.device:
@@ -118,6 +129,37 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error).lower()  # a CPU has no class of its own for it
     return isinstance(error, RuntimeError) and "defaultcpuallocator" in text and "memory" in text
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that this process may still take on a device; infinite where nobody says.
+
+    On the CPU that is what the machine has left or, where that is less, the container.
+    """
+    import torch
+
+    if device.type == "cuda":
+        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return float(torch.cuda.mem_get_info(device)[0] + cached)
+    if device.type != "cpu":
+        return float("inf")
+    import psutil
+
+    return min(float(psutil.virtual_memory().available), free_in_container())
+
+
+def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes that are left of a container's limit; infinite without one.
+
+    Args:
+        root: Where the kernel shows control groups, of version 2 or 1.
+    """
+    for limit, used, stat, cache in _CONTROL_GROUPS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            left = int((root / limit).read_text()) - int((root / used).read_text())
+            lines = (line.split() for line in (root / stat).read_text().splitlines())
+            return float(left + {key: int(value) for key, value in lines}.get(cache, 0))
+    return float("inf")
 
 
 def release_memory() -> None:

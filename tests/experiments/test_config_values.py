@@ -308,5 +308,18 @@ def test_a_run_without_readable_settings_is_not_continued(tmp_path: Path, text: 
         keep_chosen(TrainConfig(), tmp_path)
 
 
+def test_a_continued_run_keeps_its_micro_batch_unless_another_is_asked_for(tmp_path: Path) -> None:
+    chosen = dataclasses.replace(
+        TrainConfig(), ppo=PPOConfig(micro_batch_size=4, micro_batch_tokens=512)
+    )
+    folder = tmp_path / "run"
+    write_config(folder, chosen)
+    assert keep_chosen(TrainConfig(), folder).ppo == chosen.ppo
+    other = dataclasses.replace(TrainConfig(), ppo=PPOConfig(micro_batch_tokens=256))
+    assert keep_chosen(other, folder).ppo.micro_batch_tokens == 256  # and is refused as changed
+    explicit = dataclasses.replace(TrainConfig(), ppo=PPOConfig(micro_batch_size=4))
+    assert keep_chosen(explicit, folder).ppo == explicit.ppo
+
+
 def test_flatten_keeps_empty_mappings_as_values() -> None:
     assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}

@@ -23,6 +23,7 @@ from instructrec.experiments.probe import (
 )
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
+from instructrec.rl import PPOLearner
 from instructrec.rl.config import PPOConfig, SFTConfig
 
 
@@ -166,7 +167,12 @@ def test_memory_is_that_of_the_modules_that_a_run_holds(train: str) -> None:
         p.numel() for name, p in weights.items() if "proj" in name and name.endswith("weight")
     )
     assert parts["weights"] == 4 * sum(p.numel() for p in weights.values())
-    assert parts["reference"] == parts["gradients"] == 4 * sum(trained.values())
+    assert parts["gradients"] == 4 * sum(trained.values())
+    reference = PPOLearner(policy, ppo).reference
+    assert reference is not None
+    of_policy = {p.data_ptr() for p in weights.values()}
+    copied = [p for p in reference.trunk.model.parameters() if p.data_ptr() not in of_policy]
+    assert parts["reference"] == sum(p.nbytes for p in copied) < parts["gradients"]
     assert parts["decode copy"] == parts["weights"] - 2 * matrices  # these alone are in bfloat16
     without_head = sum(number for name, number in trained.items() if "lm_head" not in name)
     assert parts["critic"] == 16 * (without_head + 64 + 1)

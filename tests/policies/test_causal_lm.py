@@ -62,6 +62,27 @@ def test_lora_trains_adapters_alone() -> None:
     assert all("q_proj" in name or "v_proj" in name for name in names)
 
 
+def test_lora_on_the_last_layers_trains_their_adapters_alone() -> None:
+    plain = {n for n, p in tiny(train="lora").model.named_parameters() if p.requires_grad}
+    policy = tiny(train="lora", num_layers=1)
+    names = {n for n, p in policy.model.named_parameters() if p.requires_grad}
+    assert names == {n for n in plain if ".layers.1." in n} and names < plain
+    with pytest.raises(ConfigError, match="null for adapters on all of them"):
+        tiny(train="lora", num_layers=3)
+
+
+def test_a_saved_adapter_stays_on_its_layers(tmp_path: Path) -> None:
+    tiny(train="lora", num_layers=1).save(tmp_path)
+    for num_layers in (None, 1):
+        again = load_policy(
+            PolicyConfig(model=str(tmp_path), device="cpu", train="lora", num_layers=num_layers)
+        )
+        trained = [n for n, p in again.model.named_parameters() if p.requires_grad]
+        assert trained and all(".layers.1." in name for name in trained)
+    with pytest.raises(ConfigError, match=r"is on layers \[1\] and would be trained on"):
+        load_policy(PolicyConfig(model=str(tmp_path), device="cpu", train="lora", num_layers=2))
+
+
 def test_adapter_targets_that_the_model_lacks_are_refused() -> None:
     with pytest.raises(PolicyError, match="target_modules = 'attention_of_mine'"):
         tiny(train="lora", lora=LoraSettings(target_modules="attention_of_mine"))

@@ -12,7 +12,7 @@ import torch
 
 from instructrec.errors import CheckpointError, ConfigError, DataError, NumericsError, RewardError
 from instructrec.policies.config import Sampling
-from instructrec.rl import PPOLearner, RaftLearner, rollout_of
+from instructrec.rl import PPOLearner, RaftLearner, Speedometer, rollout_of
 
 PROMPTS = [f"write {i}" for i in range(8) for _ in range(4)]
 
@@ -44,6 +44,38 @@ def test_a_loop_of_ones_own_learns(toy, learner, changes):
         rewards.append(sum(rollout.returns) / len(rollout))
     assert sum(rewards[-5:]) > sum(rewards[:5]) + 0.5
     assert learner.updates == config.num_updates
+
+
+def test_a_loop_of_ones_own_reuses_decoding_and_knows_its_speed(toy):
+    weights = []
+    for reuse in (True, False):
+        policy = toy.policy(train="last_layers", num_layers=1)
+        learner = PPOLearner(policy, dataclasses.replace(toy.fast, kl_coef=0.1))
+        with learner.reuse.keeping():
+            answers = answer(policy, toy.fast)
+        states = answers.states if reuse else ()
+        rollout = scored(toy, answers, logprobs=answers.logprobs, states=states)
+        stats = learner.update(rollout)
+        assert stats["rollout/reused"] == reuse and stats["ppo/drift_mean"] < 1e-5
+        weights.append(torch.cat([p.detach().flatten() for p in policy.model.parameters()]))
+    assert torch.allclose(*weights, atol=1e-5)
+    laps = {"time/rollout_s": 0.5, "time/update_s": 0.5}
+    speed = Speedometer(policy, learner.trunk, learner.config).metrics(learner, laps)
+    assert speed["speed/episodes_per_s"] == 32 and speed["speed/limit_frac"] > 0
+
+
+def test_states_of_other_episodes_are_refused(toy):
+    policy = toy.policy()
+    learner = PPOLearner(policy, toy.fast)
+    with learner.reuse.keeping():
+        answers = answer(policy, toy.fast)
+    for states in (
+        answers.states[1:],
+        [answers.states[0]] * 31
+        + [dataclasses.replace(answers.states[0], final_TH=answers.states[0].final_TH[1:])],
+    ):
+        with pytest.raises(DataError, match="in the order of the episodes"):
+            scored(toy, answers, states=states)
 
 
 def test_without_logprobs_those_of_the_trainer_are_taken(toy):
@@ -195,8 +227,12 @@ def test_lists_that_do_not_belong_together_are_refused(changes, message):
         rollout_of(**(given | changes))
 
 
-def test_the_example_on_the_page_runs(capsys):
+def test_the_examples_on_the_page_run(capsys):
     page = Path(__file__).parents[2] / "docs" / "ppo.md"
-    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
-    exec(compile(example, str(page), "exec"), {})
+    plain, quick = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    exec(compile(plain, str(page), "exec"), {})
     assert len(capsys.readouterr().out.splitlines()) == 3
+    exec(compile(quick, str(page), "exec"), {})
+    printed = [list(map(float, line.split())) for line in capsys.readouterr().out.splitlines()]
+    assert len(printed) == 2
+    assert all(reused == 1 and min(speeds) > 0 for reused, *speeds in printed)

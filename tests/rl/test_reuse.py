@@ -14,6 +14,7 @@ from instructrec.rl.raft import RaftLearner
 from instructrec.rl.reuse import DecodingReuse
 
 LAST = {"train": "last_layers", "num_layers": 1}
+TOP_ADAPTERS = {"train": "lora", "num_layers": 1}
 
 
 def both_ways(toy, config, options):
@@ -49,12 +50,53 @@ def check_same(runs, atol=1e-4):
         (LAST, {"kl_coef": 0.1}),
         (LAST, {"critic": "separate", "num_ppo_epochs": 1}),
         ({"train": "lora"}, {"kl_coef": 0.1}),
+        (TOP_ADAPTERS, {"kl_coef": 0.1}),
         (LAST, {"temperature": 0.7, "num_generations": 4, "advantage": "rloo"}),
     ],
 )
 def test_reuse_gives_the_run_of_the_trainers_own_pass(toy, settings, changes):
     config = dataclasses.replace(toy.fast, num_updates=2, **changes)
     check_same(both_ways(toy, config, lambda: {"policy": toy.policy(**settings)}))
+
+
+def test_adapters_on_top_start_at_the_cut_and_give_the_run_of_whole_passes(toy):
+    class Whole(PPOLearner):
+        """Runs all layers in every pass."""
+
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            assert self.trunk.num_frozen == 1
+            self.trunk.num_frozen = 0
+
+    class Counting(PPOLearner):
+        """Counts the passes from the token ids on."""
+
+        whole = 0
+
+        def __init__(self, *given, **options):
+            super().__init__(*given, **options)
+            plain = self.trunk.full
+
+            def full(*given):
+                Counting.whole += 1
+                return plain(*given)
+
+            self.trunk.full = full
+
+    config = dataclasses.replace(toy.fast, num_updates=2, kl_coef=0.1, reuse_decoding=False)
+    (policy, _, log), (plain, _, plain_log) = (
+        toy.train(config, policy=toy.policy(**TOP_ADAPTERS), learner=kind)
+        for kind in (Counting, Whole)
+    )
+    for (name, weight), other in zip(
+        policy.model.state_dict().items(), plain.model.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(weight, other, atol=1e-4, rtol=0, msg=name)
+    assert [metrics["ppo/kl_ref"] for metrics, _ in log] == pytest.approx(
+        [metrics["ppo/kl_ref"] for metrics, _ in plain_log], abs=1e-4
+    )
+    # Neither the reference nor an epoch runs the frozen layers: 4 micro-batches in each rollout.
+    assert Counting.whole == 2 * 4
 
 
 def test_reuse_works_for_rejection_sampling(toy):
@@ -160,6 +202,26 @@ def test_few_tokens_say_too_little_to_judge():
     differ(reuse, 0.05, tokens=20)
     assert reuse.trusted
     differ(reuse, 0.05, tokens=400)
+    assert not reuse.trusted
+
+
+@pytest.mark.parametrize("tokens", [1, 39])
+def test_small_minibatches_are_added_up_until_they_can_be_judged(tokens):
+    reuse = DecodingReuse(None, None, wanted=True)
+    for _ in range(-(-200 // tokens) - 1):
+        differ(reuse, 0.25, tokens)
+    assert reuse.trusted
+    differ(reuse, 0.25, tokens)
+    assert not reuse.trusted
+
+
+def test_small_minibatches_that_agree_are_trusted_and_old_ones_forgotten():
+    reuse = DecodingReuse(None, None, wanted=True)
+    for _ in range(40):
+        differ(reuse, 0.005, tokens=39)
+    assert reuse.trusted
+    for _ in range(4):
+        differ(reuse, 0.05, tokens=39)
     assert not reuse.trusted
 
 

@@ -74,7 +74,7 @@ def scripted_rollout(*episodes, reward=numbers, **settings):
 
 def test_a_micro_batch_has_fewer_episodes_of_several_turns():
     config = PPOConfig(episodes_per_update=128, num_mini_batches=1, response_length=8)
-    sizes = [config.with_micro_batch_size("cpu", turns).micro_batch_size for turns in (1, 2, 4)]
+    sizes = [config.with_micro_batch(4096, turns).micro_batch_size for turns in (1, 2, 4)]
     assert sizes == [32, 16, 8]
     assert InstructionVectorEnv(1).max_turns == 1 and refine(1, max_turns=4).max_turns == 4
 
