@@ -26,7 +26,7 @@ SAMPLES = 200
 _INTERVALS = (
     "Intervals are of 95 %: that beside a number speaks of these very runs on other instructions, "
     "that of other runs, from three runs on, of other seeds as well. A difference is decided where "
-    "p and both intervals say so."
+    "p and both intervals say so; with fewer than three runs of both, for these runs alone."
 )
 
 
@@ -44,13 +44,13 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
         f"({text(results['split'])}), by {text(results['metric'])}.</p>",
         bullets(results["verdicts"], "verdicts"),
         f"<p>{text(_INTERVALS)}</p>",
+        section("Notes", bullets(results["warnings"], "notes")),
         section("Means", _means(results)),
         section("Differences", _pairs(results)),
         section("By task", _tasks(results)),
         section("Learning curves", curves(comparison)),
         section("Scores by instruction", distribution(results, comparison)),
         section("Responses", _samples(results, comparison)),
-        section("Notes", bullets(results["warnings"], "notes")),
         section("Runs", _runs(results)),
     ]
     return document(title, body)
@@ -96,7 +96,7 @@ def _pairs(results: dict[str, Any]) -> str:
             f"{pair['mean']:+.3f} <small>{pair['low']:+.3f} to {pair['high']:+.3f}</small>"
             + _of_other_runs((pair["runs_low"], pair["runs_high"]), "+.3f"),
             f"{pair['p_holm']:.3g}",
-            "yes" if pair["decided"] else "no",
+            pair["decided"],
             str(pair["wins"]),
             str(pair["ties"]),
             str(pair["losses"]),

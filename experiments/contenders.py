@@ -24,6 +24,8 @@ from instructrec.experiments.runfolder import RunFolder, read_metrics
 
 _OWN = ("name", "variant", "seed", "policy.model", "output.", "tracking.", "eval.", "resume")
 """Settings (or, ending in a dot, groups) in which the seeds of one policy may differ."""
+SCRIPTED = ("oracle", "random", "empty")
+"""Policies without a model: the bounds of every comparison."""
 _SAME = ("task", "split", "episodes", "reward")
 """Of an evaluation, what makes its scores comparable."""
 
@@ -85,6 +87,11 @@ class Contender:
     def scores(self, ids: Sequence[str], part: str) -> np.ndarray:
         """Scores, (seeds, instructions) float64, NaN where there is none."""
         return np.array([[m.score(key, part) for key in ids] for m in self.members])
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether it is a scripted bound, of which there are no other seeds."""
+        return all(_header(member, "policy") in SCRIPTED for member in self.members)
 
     @cached_property
     def response_len(self) -> float | None:
@@ -186,6 +193,7 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
         if draws[0] != draws[1]:
             notes.append(f"{other.path.name} was drawn in another way than {first.path.name}.")
     ids = _shared_ids(members, common, notes)
+    notes = [*_other_references(members, ids), *notes]
     return Comparison(contenders, ids, list(dict.fromkeys(notes)))
 
 
@@ -264,6 +272,29 @@ def _odd_settings(contender: Contender) -> list[str]:
     )
     shown = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
     return [f"the runs of {contender.name} differ in {shown}."] if odd else []
+
+
+def _other_references(members: Sequence[Member], ids: Sequence[str]) -> list[str]:
+    """A loud note where runs were judged against different expected answers."""
+    first = members[0]
+    odd = [
+        (key, member)
+        for key in ids
+        for member in members
+        if _reference(member, key) != _reference(first, key)
+    ]
+    if not odd:
+        return []
+    count = len({key for key, _ in odd})
+    return [
+        f"DIFFERENT REFERENCES on {count} of {len(ids)} instructions ({odd[0][0]} of "
+        f"{odd[0][1].path.name} and {first.path.name}, for one): where a reward reads them, the "
+        "scores do not mean the same and cannot be compared."
+    ]
+
+
+def _reference(member: Member, instruction: str) -> Any:
+    return member.by_instruction[instruction][0].get("reference")
 
 
 def _shared_ids(members: Sequence[Member], common: bool, notes: list[str]) -> list[str]:

@@ -13,6 +13,7 @@ from instructrec.envs.tasks.base import Task, default_rewards, make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import robustness, setup_run, telling, verification
 from instructrec.experiments.config import EvaluateConfig, reward_value
+from instructrec.experiments.contenders import SCRIPTED
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, evaluate
@@ -26,8 +27,6 @@ from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConf
 from instructrec.policies.endpoint import EndpointPolicy, is_endpoint
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
-SCRIPTED = ("oracle", "random", "empty")
-"""Policies without a model: the bounds of every comparison."""
 _DEFAULT_TASK, _DEFAULT_TOKENS = "closed_answers", 64
 
 

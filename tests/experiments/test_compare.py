@@ -94,8 +94,10 @@ def test_a_clear_difference_is_decided_and_said_in_words(tmp_path: Path) -> None
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["mean"] == pytest.approx(0.5) and 0.3 < pair["low"] < pair["high"] < 0.7
     assert (pair["wins"], pair["ties"], pair["losses"]) == (20, 20, 0)
-    assert pair["decided"] and pair["p_holm"] < 0.001
-    assert results["verdicts"][0].startswith("new is better than old by 0.500")
+    assert pair["decided"] == "these runs" and pair["p_holm"] < 0.001
+    verdict = results["verdicts"][0]
+    assert verdict.startswith("these runs of new are better than those of old by 0.500")
+    assert verdict.endswith("other seeds are not known.")
     assert results["verdicts"][0] in said[0]
     assert results["parts"]["total"]["tasks"]["even"]["new"] == pytest.approx(0.5)
     notes = " ".join(results["warnings"])
@@ -110,7 +112,7 @@ def test_equal_policies_are_undecided(tmp_path: Path) -> None:
     b = evaluation(tmp_path / "two.jsonl", lambda i: good(i + 2 * (i % 8 < 4)))
     results = compare([str(a), str(b)], CompareConfig(out=str(tmp_path / "out")), say=silent)
     assert results["verdicts"][0].startswith("undecided")
-    assert not results["parts"]["total"]["pairs"][0]["decided"]
+    assert results["parts"]["total"]["pairs"][0]["decided"] == "no"
 
 
 def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
         "old": [0, 1, 2],
     }
     (pair,) = results["parts"]["total"]["pairs"]
-    assert pair["improvement"] == 1.0 and pair["decided"]
+    assert pair["improvement"] == 1.0 and pair["decided"] == "yes"
     assert (pair["runs_low"], pair["runs_high"]) == pytest.approx((0.34, 0.66), abs=0.01)
     assert "of other runs [+0.3" in results["verdicts"][0]
     notes = " ".join(results["warnings"])
@@ -157,7 +159,7 @@ def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
     results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["mean"] == pytest.approx(0.25) and pair["low"] > 0.1
-    assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and not pair["decided"]
+    assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and pair["decided"] == "no"
     assert "these runs of new are better" in results["verdicts"][0]
 
 
@@ -192,6 +194,22 @@ def test_instructions_without_a_score_are_left_out_for_all(tmp_path: Path) -> No
     assert (part["instructions"], part["left_out"]) == (35, 5)
     assert part["policies"]["b"]["mean"] == pytest.approx(9 / 35)
     assert any("5 instructions without a score of total" in note for note in results["warnings"])
+
+
+def test_other_expected_answers_are_the_first_of_all_notes(tmp_path: Path) -> None:
+    a = run_folder(tmp_path / "a-s0", good, seed=0, variant="a")
+    b = evaluation(tmp_path / "b.jsonl", bad, reference="something else")
+    said: list[str] = []
+    config = CompareConfig(out=str(tmp_path / "o"))
+    results = compare([str(a), str(b)], config, say=said.append)
+    note = results["warnings"][0]
+    assert note.startswith("DIFFERENT REFERENCES on 40 of 40 instructions (q0 of b.jsonl and a-s0")
+    assert f"note: {note}" in said[0]
+    assert note in (tmp_path / "o" / "compare.md").read_text()
+    page = (tmp_path / "o" / "compare.html").read_text()
+    assert page.index("DIFFERENT REFERENCES") < page.index("<h2>Means")
+    same = evaluation(tmp_path / "c.jsonl", bad)
+    assert not read_comparison([str(a), str(same)]).notes
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
