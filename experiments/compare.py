@@ -25,6 +25,7 @@ from instructrec.experiments.compare_stats import (
     compare_all,
     interquartile_mean,
 )
+from instructrec.experiments.compare_tasks import numbers_by_task
 from instructrec.experiments.compare_text import to_markdown, to_text, verdict
 from instructrec.experiments.contenders import Comparison, Contender, read_comparison
 from instructrec.experiments.env_commands import shown
@@ -137,7 +138,6 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
     seeds = {c.name: c.seeds for c in comparison.contenders}
     scripted = {c.name for c in comparison.contenders if c.is_scripted}
     tasks = {name: by_task(matrix, labels) for name, matrix in scores.items()}
-    shown = list(dict.fromkeys(labels)) if len(set(labels)) > 1 else []
     return {
         "instructions": len(places),
         "left_out": len(comparison.ids) - len(places),
@@ -158,10 +158,7 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
             }
             for pair in compare_all(scores, seeds, clusters, labels)
         ],
-        "tasks": {
-            label: {name: float(tasks[name][:, k].mean()) for name in scores}
-            for k, label in enumerate(shown)
-        },
+        "tasks": numbers_by_task(scores, clusters, labels),
     }
 
 

@@ -8,6 +8,9 @@ from typing import Any
 from instructrec.experiments.compare_stats import TIE
 from instructrec.experiments.listing import markdown_table, table
 
+ALL_ALIKE = "unknown (all alike)"
+"""In place of an interval of width 0: where all items say the same, resampling tells nothing."""
+
 
 def verdict(pair: Mapping[str, Any]) -> str:
     """What a pair of ``compare.json`` says, as a sentence."""
@@ -35,7 +38,21 @@ def verdict(pair: Mapping[str, Any]) -> str:
 
 def _ends(pair: Mapping[str, Any], which: str, sign: int = 1) -> str:
     low, high = sorted((sign * pair[f"{which}low"], sign * pair[f"{which}high"]))
-    return f"[{low:+.3f}, {high:+.3f}]"
+    return f"[{low:+.3f}, {high:+.3f}]" if high - low > TIE else "(interval unknown, all alike)"
+
+
+def between(low: float | None, high: float | None, form: str = ".3f") -> str:
+    """An interval for a table, or why there is none."""
+    if low is None or high is None:
+        return "unknown"
+    return f"{low:{form}} to {high:{form}}" if high - low > TIE else ALL_ALIKE
+
+
+def shown_parts(results: Mapping[str, Any]) -> list[str]:
+    """Names of the rewards to show: of one reward and a total that is the same only the metric."""
+    names, metric = list(results["parts"]), results["metric"]
+    own = {name: [results["parts"][name][key] for key in ("policies", "pairs")] for name in names}
+    return [metric] if len(names) == 2 and own[names[0]] == own[names[1]] else names
 
 
 def to_text(results: dict[str, Any]) -> str:
@@ -45,7 +62,7 @@ def to_text(results: dict[str, Any]) -> str:
         f"{results['metric']}",
         table(_policy_rows(results)),
         table(_pair_rows(results)),
-        *([table(_task_rows(results))] if results["parts"][results["metric"]]["tasks"] else []),
+        table(task_rows(results)),
         "\n".join(results["verdicts"]),
     ]
     blocks += ["\n".join(f"note: {text}" for text in results["warnings"])]
@@ -64,8 +81,8 @@ def to_markdown(results: dict[str, Any]) -> str:
         markdown_table(_policy_rows(results)),
         markdown_table(_pair_rows(results)),
     ]
-    if results["parts"][results["metric"]]["tasks"]:
-        blocks.append(markdown_table(_task_rows(results)))
+    if by_task := task_rows(results):
+        blocks.append(markdown_table(by_task))
     runs = [
         f"- {name}: `{run['command'] or run['path']}`"
         + (f", commit {run['git_commit'][:12]}" if run["git_commit"] else "")
@@ -77,7 +94,7 @@ def to_markdown(results: dict[str, Any]) -> str:
 
 
 def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    others = [name for name in results["parts"] if name != results["metric"]]
+    others = [name for name in shown_parts(results) if name != results["metric"]]
     rows = [
         (
             "policy",
@@ -98,8 +115,8 @@ def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
             (
                 name,
                 f"{found['mean']:.3f}",
-                f"{found['low']:.3f} to {found['high']:.3f}",
-                "-" if found["runs"] is None else "{:.3f} to {:.3f}".format(*found["runs"]),
+                between(found["low"], found["high"]),
+                "-" if found["runs"] is None else between(*found["runs"]),
                 ", ".join(f"{mean:.3f}" for mean in found["seed_means"]),
                 f"{found['iqm']:.3f}",
                 "-" if length is None else f"{length:.1f}",
@@ -121,30 +138,57 @@ def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
             "better",
             "equal",
             "worse",
+            "share of wins",
             "wins of a run",
         )
     ]
-    for part, found in results["parts"].items():
-        for pair in found["pairs"]:
+    for part in shown_parts(results):
+        for pair in results["parts"][part]["pairs"]:
             rows.append(
                 (
                     f"{pair['a']} - {pair['b']}",
                     part,
                     f"{pair['mean']:+.3f}",
-                    _ends(pair, ""),
-                    "-" if pair["runs_low"] is None else _ends(pair, "runs_"),
+                    between(pair["low"], pair["high"], "+.3f"),
+                    "-"
+                    if pair["runs_low"] is None
+                    else between(pair["runs_low"], pair["runs_high"], "+.3f"),
                     f"{pair['p_holm']:.3g}",
                     *(str(pair[key]) for key in ("wins", "ties", "losses")),
+                    wins(pair["win_share"]),
                     f"{pair['improvement']:.2f}",
                 )
             )
     return rows
 
 
-def _task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+def wins(share: Mapping[str, Any] | None) -> str:
+    """Share of wins among the instructions that differ, with Wilson's interval."""
+    if share is None:
+        return "-"
+    return f"{share['mean']:.2f} ({share['low']:.2f} to {share['high']:.2f})"
+
+
+def task_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Means and differences by task, with intervals; nothing where there is one task."""
     tasks = results["parts"][results["metric"]]["tasks"]
-    names = list(results["policies"])
+    if not tasks:
+        return []
+    first, *others = results["policies"]
+    differences = [f"{first} - {name}" for name in others]
     return [
-        ("task", *names),
-        *((label, *(f"{means[name]:.3f}" for name in names)) for label, means in tasks.items()),
+        ("task", "instructions", *results["policies"], *differences),
+        *(
+            (
+                label,
+                str(found["n"]),
+                *(_with_ends(found["policies"][name], ".3f") for name in results["policies"]),
+                *(_with_ends(found["differences"][name], "+.3f") for name in others),
+            )
+            for label, found in tasks.items()
+        ),
     ]
+
+
+def _with_ends(found: Mapping[str, Any], form: str) -> str:
+    return f"{found['mean']:{form}} ({between(found['low'], found['high'], form)})"

@@ -51,8 +51,23 @@ class Member:
 
     @cached_property
     def updates(self) -> list[Row]:
-        """Metrics of its updates; none for a file, or for a run that only evaluates."""
-        return read_metrics(self.path) if self.record.get("job_type") == "train" else []
+        """Metrics of its updates or steps; none for a file, or for a run that only evaluates."""
+        trained = self.record.get("job_type") in ("train", "sft", "dpo")
+        return read_metrics(self.path) if trained else []
+
+    @property
+    def unit(self) -> str:
+        """What its training counts: ``step`` of supervised training, else ``update``."""
+        return "step" if self.record.get("job_type") in ("sft", "dpo") else "update"
+
+    @property
+    def episodes_per_update(self) -> float | None:
+        """Episodes of an update, or demonstrations (pairs) of a step; None where unknown."""
+        if self.unit == "step":
+            settings = self.config.get(str(self.record.get("job_type")))
+            return settings.get("batch_size") if isinstance(settings, dict) else None
+        counted = [row for row in self.updates if row.get("train/episodes")]
+        return counted[-1]["train/episodes"] / counted[-1]["train/update"] if counted else None
 
     @cached_property
     def by_instruction(self) -> dict[str, list[Row]]:
@@ -64,10 +79,13 @@ class Member:
 
     def score(self, instruction: str, part: str) -> float:
         """Mean score over the samples of an instruction that have one; NaN without any."""
-        rows = self.by_instruction[instruction]
-        scores = [row["total"] if part == "total" else row["parts"].get(part) for row in rows]
-        known = [score for score in scores if score is not None]
+        known = [score for score in self.scores(instruction, part) if score is not None]
         return math.fsum(known) / len(known) if known else math.nan
+
+    def scores(self, instruction: str, part: str) -> list[float | None]:
+        """Score of each sample of an instruction, None where it has none."""
+        rows = self.by_instruction[instruction]
+        return [row["total"] if part == "total" else row["parts"].get(part) for row in rows]
 
 
 @dataclass(frozen=True)
