@@ -6,6 +6,7 @@ Reads run folders alone, those of unfinished and failed runs too. It writes ``re
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -286,8 +287,12 @@ def _families(reading: Reading) -> dict[str, dict[str, float]]:
     if reading.evaluation is None:
         return {}
     before = {} if reading.before is None else reading.before.families()
+    scored = {
+        (row["family"], row["id"]) for row in reading.evaluation.rows if row["total"] is not None
+    }
+    sizes = Counter(family for family, _ in scored)
     return {
-        name: {"after": intervals["total"].mean, "n": intervals["total"].n}
+        name: {"after": intervals["total"].mean, "n": sizes[name]}
         | ({"before": before[name]["total"].mean} if name in before else {})
         for name, intervals in reading.evaluation.families().items()
     }

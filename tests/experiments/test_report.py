@@ -162,3 +162,20 @@ def test_the_command_reports_on_an_evaluation(
     assert "an evaluation of oracle on closed_answers, finished" in out
     page = Path("told/report.html").read_text()
     assert "What was measured" in page and "Learning curves" not in page
+
+
+def test_families_count_instructions_and_not_responses(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "r")
+    file = run / "eval" / "end-6.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    twice = [row | {"sample": sample} for row in rows for sample in (0, 1)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in twice))
+    header = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps(header | {"samples": 2, "rows": 80}))
+    results = report(str(run), say=silent)
+    assert {name: found["n"] for name, found in results["families"].items()} == {
+        "even": 20,
+        "odd": 20,
+    }
