@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrec.experiments.evaluation import Evaluation
-from instructrec.experiments.groups import by_task
+from instructrec.experiments.groups import by_level, by_task
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import table
 from instructrec.experiments.tracking import TrackingConfig, open_tracking
@@ -38,13 +38,18 @@ def report(policy: str, evaluation: Evaluation) -> str:
     parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
     for part in parts:
         rows.append(_row(part, evaluation.interval(part)))
+    unscored = [row[0] for row in rows[1:] if row[-1] == "0"]
+    rows = [row for row in rows if row[0] not in unscored]
     rows += [_row(f"corpus {name}", value) for name, value in evaluation.corpus.items()]
     most = evaluation.samples_scored
     if most > 1:
         rows.append(_row(f"best of {most}", evaluation.best_of(most)))
         metrics.pop(f"eval/best_of_{most}")
     for family, intervals in evaluation.families().items():
-        rows.append(_row(f"  {family}", intervals["total"]))
+        if intervals["total"].n:
+            rows.append(_row(f"  {family}", intervals["total"]))
+    for name, value in by_level(evaluation).items():
+        rows.append(_row(f"  level {name}", value))
     for name, value in by_task(evaluation).items():
         rows.append(_row(f"  task {name}", value))
     rest = [
@@ -52,6 +57,8 @@ def report(policy: str, evaluation: Evaluation) -> str:
         for key, value in metrics.items()
         if key.count("/") == 1 or (key.endswith("_frac") and value > 0)
     ]
+    if unscored:
+        rest.append(("without any score", ", ".join(unscored)))
     return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else [])])
 
 

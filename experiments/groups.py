@@ -1,10 +1,10 @@
-"""Scores of an evaluation by group: families of instructions, tasks of a mixture."""
+"""Scores of an evaluation by group: families of instructions, levels, tasks of a mixture."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def interval_of(
-    rows: Sequence[Row], scores: np.ndarray, clusters: Sequence[str], label: str, value: str | None
+    rows: Sequence[Row], scores: np.ndarray, clusters: Sequence[str], label: str, value: Any
 ) -> Interval:
     """Mean of the rows that have a score and, unless ``value`` is None, ``row[label] == value``.
 
@@ -35,9 +35,23 @@ def interval_of(
     return mean_interval(scores[keep], [clusters[i] for i in keep])
 
 
-def values_of(rows: Sequence[Row], label: str) -> list[str]:
+def values_of(rows: Sequence[Row], label: str) -> list[Any]:
     """Returns the values of a label in the order of the rows; empty where no row has it."""
     return list(dict.fromkeys(row[label] for row in rows if row.get(label) is not None))
+
+
+def by_level(evaluation: Evaluation) -> dict[str, Interval]:
+    """Returns level of difficulty -> interval of the total, easiest first; empty without levels.
+
+    Levels stand in the column ``level`` of the task or of the data file.
+    """
+    rows, scores, clusters = evaluation.rows, evaluation.scores(), evaluation.clusters
+    numbers = sorted(level for level in values_of(rows, "level") if not isinstance(level, str))
+    names = [level for level in values_of(rows, "level") if isinstance(level, str)]
+    return {
+        str(level): interval_of(rows, scores, clusters, "level", level)
+        for level in [*numbers, *names]
+    }
 
 
 def by_task(evaluation: Evaluation) -> dict[str, Interval]:

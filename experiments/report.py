@@ -7,6 +7,7 @@ Reads run folders alone, those of unfinished and failed runs too. It writes ``re
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +20,11 @@ from instructrec.experiments.before_after import Change, kept_in_words
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.fault_log import read_faults, summed
+from instructrec.experiments.groups import by_level
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
+from instructrec.experiments.stats import Interval
 
 PHASES = {"rollout": "rollout", "score": "scoring", "advantage": "advantages", "update": "update"}
 """Part of the key ``time/<part>_s`` -> what the phase is called."""
@@ -205,7 +208,8 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "scores": _scores(reading),
         "changes": [{**asdict(c), "verdict": c.verdict} for c in reading.changes],
         "before": None if reading.before is None else str(reading.before.path),
-        "families": _families(reading),
+        "families": _groups(reading, "family", _of_families),
+        "levels": _groups(reading, "level", by_level),
         "course": _course(reading),
         "phases": _phases(reading),
         "speed": {key: value for key, value in reading.summary.items() if key.startswith("speed/")},
@@ -283,19 +287,29 @@ def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
     return found
 
 
-def _families(reading: Reading) -> dict[str, dict[str, float]]:
+def _groups(
+    reading: Reading, label: str, intervals_of: Callable[[Evaluation], Mapping[str, Interval]]
+) -> dict[str, dict[str, Any]]:
+    """Total of each group of instructions: its interval, its instructions, and the start."""
     if reading.evaluation is None:
         return {}
-    before = {} if reading.before is None else reading.before.families()
+    before = {} if reading.before is None else intervals_of(reading.before)
     scored = {
-        (row["family"], row["id"]) for row in reading.evaluation.rows if row["total"] is not None
+        (str(row.get(label)), row["id"])
+        for row in reading.evaluation.rows
+        if row["total"] is not None
     }
-    sizes = Counter(family for family, _ in scored)
+    sizes = Counter(value for value, _ in scored)
     return {
-        name: {"after": intervals["total"].mean, "n": sizes[name]}
-        | ({"before": before[name]["total"].mean} if name in before else {})
-        for name, intervals in reading.evaluation.families().items()
+        name: {"after": of.mean, "low": of.low, "high": of.high, "n": sizes[name]}
+        | ({"before": before[name].mean} if name in before else {})
+        for name, of in intervals_of(reading.evaluation).items()
+        if of.n
     }
+
+
+def _of_families(evaluation: Evaluation) -> dict[str, Interval]:
+    return {name: parts["total"] for name, parts in evaluation.families().items()}
 
 
 _COURSE = (

@@ -43,7 +43,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
     """
     trained = results["job_type"] != "eval"
     scores, families = report_text.score_rows(results), report_text.family_rows(results)
-    faults = report_text.fault_rows(results)
+    levels, faults = report_text.level_rows(results), report_text.fault_rows(results)
     body = [
         f"<h1>{text(results['name'])}</h1>",
         f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
@@ -52,6 +52,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
         section("Faults", _plain_table(faults) if results["faults"] else ""),
         section("Result on held-out instructions", _result(results, scores)),
         section("By family", _plain_table(families) if results["families"] else ""),
+        section("By level", _plain_table(levels) if results["levels"] else ""),
         section("Learning curves", _curves(reading)),
         section("Time", _time(results)),
         section("Responses to held-out instructions", _answers(reading)),

@@ -54,6 +54,8 @@ def to_markdown(results: dict[str, Any]) -> str:
         blocks += ["## Result on held-out instructions", markdown_table(score_rows(results))]
     if results["families"]:
         blocks.append(markdown_table(family_rows(results)))
+    if results["levels"]:
+        blocks.append(markdown_table(level_rows(results)))
     if results["course"]:
         blocks += ["## How it went", markdown_table(course_rows(results))]
     blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
@@ -125,11 +127,22 @@ def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def family_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """The total by family of instructions."""
-    before = any("before" in found for found in results["families"].values())
-    rows = [("family", "instructions", *(("before",) if before else ()), "score")]
-    for name, found in results["families"].items():
+    return _group_rows("family", results["families"])
+
+
+def level_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The total by level of difficulty."""
+    return _group_rows("level", results["levels"])
+
+
+def _group_rows(name: str, groups: dict[str, Any]) -> list[tuple[str, ...]]:
+    before = any("before" in found for found in groups.values())
+    head = ("before",) if before else ()
+    rows: list[tuple[str, ...]] = [(name, "instructions", *head, "score", "95 % interval")]
+    for group, found in groups.items():
         start = (_number(found.get("before")),) if before else ()
-        rows.append((name, str(found["n"]), *start, _number(found["after"])))
+        ends = _between(found["low"], found["high"])
+        rows.append((group, str(found["n"]), *start, _number(found["after"]), ends))
     return rows
 
 

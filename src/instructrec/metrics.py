@@ -299,6 +299,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "eval/truncated_frac", "1", "Share of the (last) responses that the token budget cut short."
     ),
+    Metric(
+        "eval/refusal_frac",
+        "1",
+        "Share of the (last) responses that decline to answer, by the words of their beginning: "
+        "English expressions, as the reward `refusal` reads them.",
+    ),
     Metric("eval/turns", "turns", "Mean number of responses in an episode of several turns."),
     Metric("eval/num_calls", "calls", "Mean number of calls of tools in an episode."),
     Metric("eval/num_errors", "calls", "Mean number of these that got an error."),
