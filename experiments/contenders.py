@@ -2,7 +2,7 @@
 
 A policy is named on the command line as a run folder, an evaluation's ``.jsonl``, or
 ``NAME=PATH,PATH``. Run folders of one variant with different seeds are one policy. Nothing but
-these files is read: no model is loaded and nothing is scored.
+these files is read and no model is loaded; scripted policies that are named answer anew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import DataError
+from instructrec.experiments.bounds import SCRIPTED, answered_like
 from instructrec.experiments.changed_settings import flatten
 from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import Row
@@ -24,8 +25,6 @@ from instructrec.experiments.runfolder import RunFolder, read_metrics
 
 _OWN = ("name", "variant", "seed", "policy.model", "output.", "tracking.", "eval.", "resume")
 """Settings (or, ending in a dot, groups) in which the seeds of one policy may differ."""
-SCRIPTED = ("oracle", "random", "empty")
-"""Policies without a model: the bounds of every comparison."""
 _SAME = ("task", "split", "episodes", "reward")
 """Of an evaluation, what makes its scores comparable."""
 
@@ -176,7 +175,8 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
     """Reads what is named on the command line.
 
     Args:
-        named: Run folders, ``.jsonl`` files, or ``NAME=PATH,PATH``.
+        named: Run folders, ``.jsonl`` files, ``NAME=PATH,PATH``, or a scripted policy (oracle,
+            random, empty), which answers what the first run was asked.
         common: Compare on the instructions that all have answered, should they differ.
 
     Raises:
@@ -208,7 +208,9 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
                 "FILE.jsonl` scores responses anew."
             )
         draws = _header(first, "sampling"), _header(other, "sampling")
-        if draws[0] != draws[1]:
+        if draws[0] != draws[1] and not {_header(first, "policy"), _header(other, "policy")} & set(
+            SCRIPTED
+        ):
             notes.append(f"{other.path.name} was drawn in another way than {first.path.name}.")
     ids = _shared_ids(members, common, notes)
     notes = [*_other_references(members, ids), *notes]
@@ -233,11 +235,15 @@ def _grouped(named: Sequence[str]) -> list[Contender]:
     """Policies by name; run folders of one variant are put together."""
     groups: dict[str, list[Member]] = {}
     for text in named:
+        if text in SCRIPTED and not Path(text).exists():
+            groups[text] = []
+            continue
         name, separator, paths = text.partition("=")
         listed = paths.split(",") if separator else [text]
         for path in listed:
             member = _member(Path(path))
             groups.setdefault(name if separator else member.variant, []).append(member)
+    _add_bounds(groups)
     for name, members in groups.items():
         paths_seen = [member.path.resolve() for member in members]
         seeds = [member.seed for member in members if member.seed is not None]
@@ -250,6 +256,25 @@ def _grouped(named: Sequence[str]) -> list[Contender]:
         Contender(name, sorted(members, key=lambda m: -1 if m.seed is None else m.seed))
         for name, members in groups.items()
     ]
+
+
+def _add_bounds(groups: dict[str, list[Member]]) -> None:
+    """Lets the scripted policies answer what the first run was asked."""
+    first = next((members[0] for members in groups.values() if members), None)
+    for name in [name for name, members in groups.items() if not members]:
+        if first is None:
+            raise DataError(
+                f"only scripted policies to compare ({', '.join(groups)}): expected a run as well, "
+                "whose instructions they answer."
+            )
+        measured = answered_like(name, first.evaluation, first.config or _settings(first.path))
+        groups[name] = [Member(Path(name), measured, variant=name)]
+
+
+def _settings(file: Path) -> Row:
+    """Settings of the run that a file of responses lies in; empty for one that lies elsewhere."""
+    folder = file.parent.parent
+    return RunFolder.open(folder).config() if (folder / "run.json").is_file() else {}
 
 
 def _member(path: Path) -> Member:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from instructrec.experiments.bounds import Bounds
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.groups import by_level, by_task
 from instructrec.experiments.jsonl import Row
@@ -18,11 +19,16 @@ _SAMPLES = 200
 """Most responses that a tracker is told of; the file of the evaluation has all."""
 
 
-def report(policy: str, evaluation: Evaluation) -> str:
+def report(policy: str, evaluation: Evaluation, bounds: Bounds | None = None) -> str:
     """The result as a table: rewards, corpus metrics, families of instructions, then the rest.
 
     With several responses to an instruction there is a row for the best of them. It needs the
     reward at test time: a bound for what reranking could reach, not what the policy gets.
+
+    Args:
+        policy: As on the command line.
+        evaluation: Its rows and numbers.
+        bounds: What scripted policies get on the same instructions.
     """
     header, metrics = evaluation.header, evaluation.metrics()
     temperature = header["sampling"]["temperature"]
@@ -52,6 +58,8 @@ def report(policy: str, evaluation: Evaluation) -> str:
         rows.append(_row(f"  level {name}", value))
     for name, value in by_task(evaluation).items():
         rows.append(_row(f"  task {name}", value))
+    bounds = bounds or Bounds()
+    rows += [_row(f"bound {name}", value) for name, value in bounds.totals.items()]
     rest = [
         (key.removeprefix("eval/"), f"{value:.3f}")
         for key, value in metrics.items()
@@ -59,7 +67,7 @@ def report(policy: str, evaluation: Evaluation) -> str:
     ]
     if unscored:
         rest.append(("without any score", ", ".join(unscored)))
-    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else [])])
+    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else []), *bounds.notes])
 
 
 def _row(name: str, interval: Any) -> tuple[str, ...]:

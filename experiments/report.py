@@ -17,6 +17,7 @@ from typing import Any
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import before_after, report_page, telling
 from instructrec.experiments.before_after import Change, kept_in_words
+from instructrec.experiments.bounds import read_bounds
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.fault_log import read_faults, summed
@@ -208,6 +209,7 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "scores": _scores(reading),
         "changes": [{**asdict(c), "verdict": c.verdict} for c in reading.changes],
         "before": None if reading.before is None else str(reading.before.path),
+        "bounds": read_bounds(None if reading.evaluation is None else reading.evaluation.path),
         "families": _groups(reading, "family", _of_families),
         "levels": _groups(reading, "level", by_level),
         "course": _course(reading),

@@ -122,6 +122,10 @@ def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         elif by_part:
             row += ("-",) * 4
         rows.append(row)
+    for name, found in results["bounds"]["totals"].items():
+        ends = _between(found["low"], found["high"])
+        blank = ("-",) * (len(rows[0]) - 3)
+        rows.append((f"bound {name}", _number(found["mean"]), ends, *blank))
     return rows
 
 
