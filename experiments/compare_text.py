@@ -191,4 +191,5 @@ def task_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 def _with_ends(found: Mapping[str, Any], form: str) -> str:
-    return f"{found['mean']:{form}} ({between(found['low'], found['high'], form)})"
+    ends = between(found["low"], found["high"], form)
+    return f"{found['mean']:{form}} {ends if ends == ALL_ALIKE else f'({ends})'}"

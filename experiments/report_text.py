@@ -105,12 +105,21 @@ def fact_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def shown_scores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scores to show: of a single reward and a total that is the same only the reward."""
+    scores: dict[str, dict[str, Any]] = results["scores"]
+    rewards = [name for name in scores if not name.startswith("corpus ")]
+    if len(rewards) == 2 and "total" in rewards and scores[rewards[0]] == scores[rewards[1]]:
+        return {name: found for name, found in scores.items() if name != "total"}
+    return scores
+
+
 def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """The final evaluation, beside the start where one was found."""
     by_part = {change["part"]: change for change in results["changes"]}
     head: tuple[str, ...] = ("held-out", "score", "95 % interval")
     rows = [(*head, "before", "difference", "95 % interval", "verdict") if by_part else head]
-    for name, found in results["scores"].items():
+    for name, found in shown_scores(results).items():
         row: tuple[str, ...] = (name, _number(found["mean"]), _between(found["low"], found["high"]))
         if by_part and (change := by_part.get(name)):
             row += (
