@@ -102,9 +102,7 @@ def run_evaluation(
             others = robustness.measure_robustness(
                 task, evaluation, measure, file, seed=config.seed, overwrite=overwrite
             )
-        bounds = _bounds(policy, plan, task, reward, config)
-        if bounds is not None:
-            processes.on_main(lambda: bounds.write(file))
+        bounds = _bounds(policy, plan, task, reward, config, file)
         if own is not None:
             summary: dict[str, Any] = {**evaluation.metrics(), **robustness.metrics(others)}
             summary["eval_file"] = f"eval/{file.name}"
@@ -116,14 +114,16 @@ def run_evaluation(
 
 
 def _bounds(
-    policy: str, plan: Plan, task: Task, reward: CombinedReward, config: EvaluateConfig
+    policy: str, plan: Plan, task: Task, reward: CombinedReward, config: EvaluateConfig, rows: Path
 ) -> Bounds | None:
-    """What scripted policies get on the same instructions; None unless wanted."""
+    """What scripted policies get, written beside the rows; None unless wanted."""
     if not config.bounds or policy in SCRIPTED:
         return None
-    return measure_bounds(
+    found = measure_bounds(
         task, reward, limit=config.limit, episodes=plan.episodes, seed=config.seed
     )
+    processes.on_main(lambda: found.write(rows))
+    return found
 
 
 def _track(

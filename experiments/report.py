@@ -6,8 +6,6 @@ Reads run folders alone, those of unfinished and failed runs too. It writes ``re
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +19,10 @@ from instructrec.experiments.bounds import read_bounds
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.fault_log import read_faults, summed
-from instructrec.experiments.groups import by_level
+from instructrec.experiments.groups import by_family, by_level, totals_of
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
-from instructrec.experiments.stats import Interval
 
 PHASES = {"rollout": "rollout", "score": "scoring", "advantage": "advantages", "update": "update"}
 """Part of the key ``time/<part>_s`` -> what the phase is called."""
@@ -210,8 +207,8 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "changes": [{**asdict(c), "verdict": c.verdict} for c in reading.changes],
         "before": None if reading.before is None else str(reading.before.path),
         "bounds": read_bounds(None if reading.evaluation is None else reading.evaluation.path),
-        "families": _groups(reading, "family", _of_families),
-        "levels": _groups(reading, "level", by_level),
+        "families": totals_of(reading.evaluation, reading.before, "family", by_family),
+        "levels": totals_of(reading.evaluation, reading.before, "level", by_level),
         "course": _course(reading),
         "phases": _phases(reading),
         "speed": {key: value for key, value in reading.summary.items() if key.startswith("speed/")},
@@ -287,31 +284,6 @@ def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
             ends = {e: summary.get(f"eval/{name}/ci_{e}") for e in ("low", "high")}
             found[name.replace("/", " ")] = {"mean": value, **ends}
     return found
-
-
-def _groups(
-    reading: Reading, label: str, intervals_of: Callable[[Evaluation], Mapping[str, Interval]]
-) -> dict[str, dict[str, Any]]:
-    """Total of each group of instructions: its interval, its instructions, and the start."""
-    if reading.evaluation is None:
-        return {}
-    before = {} if reading.before is None else intervals_of(reading.before)
-    scored = {
-        (str(row.get(label)), row["id"])
-        for row in reading.evaluation.rows
-        if row["total"] is not None
-    }
-    sizes = Counter(value for value, _ in scored)
-    return {
-        name: {"after": of.mean, "low": of.low, "high": of.high, "n": sizes[name]}
-        | ({"before": before[name].mean} if name in before else {})
-        for name, of in intervals_of(reading.evaluation).items()
-        if of.n
-    }
-
-
-def _of_families(evaluation: Evaluation) -> dict[str, Interval]:
-    return {name: parts["total"] for name, parts in evaluation.families().items()}
 
 
 _COURSE = (
