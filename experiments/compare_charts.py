@@ -96,4 +96,8 @@ def _values(member: Member, metric: str, unit: str) -> dict[float, float]:
     """Place on the axis -> value."""
     size = (member.episodes_per_update or 1.0) if unit == "episodes" else 1.0
     key = "sft/step" if member.unit == "step" else "train/update"
-    return {row[key] * size: row[metric] for row in member.updates if row.get(metric) is not None}
+    return {
+        row[key] * size: row[metric]
+        for row in member.updates
+        if row.get(metric) is not None and row.get(key) is not None
+    }
