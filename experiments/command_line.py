@@ -131,6 +131,13 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> json
         raise ConfigError(explain(str(error), known_keys(parser))) from error
 
 
+_OTHER_WORDS = {
+    "decoding": ("temperature", "--temperature 0 for greedy decoding, above 0 for sampling"),
+    "n": ("samples", "--samples for the number of responses to an instruction"),
+}
+"""What people call a setting -> its key, and what to say instead."""
+
+
 def known_keys(parser: jsonargparse.ArgumentParser) -> list[str]:
     """Every dotted key that the parser accepts."""
     actions = [action for action in parser._actions if action.dest != "help"]
@@ -166,6 +173,8 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     found.sort(key=lambda k: -difflib.SequenceMatcher(None, key, k).ratio())
     elsewhere = f" Did you mean {' or '.join(map(repr, found[:3]))}?"
     guess = elsewhere if found else did_you_mean(key, keys)
+    if key in _OTHER_WORDS and _OTHER_WORDS[key][0] in keys:
+        guess = f" Say {_OTHER_WORDS[key][1]}."
     # In ppo, a setting of TRL means that one, also where another section has the same word.
     if (not found or key.startswith("ppo.")) and (known := explain_trl_name(leaf)):
         guess = f" {known[0].upper()}{known[1:]}."

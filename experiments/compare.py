@@ -8,7 +8,7 @@ are resampled, and the spread of the runs says what others would give. It writes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from instructrec.errors import ConfigError, DataError, unknown_name
 from instructrec.experiments import compare_page, compare_tracking, telling
 from instructrec.experiments.compare_stats import (
     FEWEST_RUNS,
-    TIE,
+    Decision,
+    Pair,
     by_task,
     compare_all,
     interquartile_mean,
 )
+from instructrec.experiments.compare_tasks import numbers_by_task
+from instructrec.experiments.compare_text import to_markdown, to_text, verdict
 from instructrec.experiments.contenders import Comparison, Contender, read_comparison
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.jsonl import write_atomic, write_json
-from instructrec.experiments.listing import markdown_table, table
 from instructrec.experiments.stats import mean_interval, seeds_interval
 from instructrec.experiments.tracking import TrackingConfig
 
@@ -134,8 +136,8 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
     ids = [comparison.ids[i] for i in places]
     scores = {c.name: c.scores(ids, part) for c in comparison.contenders}
     seeds = {c.name: c.seeds for c in comparison.contenders}
+    scripted = {c.name for c in comparison.contenders if c.is_scripted}
     tasks = {name: by_task(matrix, labels) for name, matrix in scores.items()}
-    shown = list(dict.fromkeys(labels)) if len(set(labels)) > 1 else []
     return {
         "instructions": len(places),
         "left_out": len(comparison.ids) - len(places),
@@ -149,14 +151,23 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
             for name, matrix in scores.items()
         },
         "pairs": [
-            {**asdict(pair), "decided_here": pair.decided_here, "decided": pair.decided}
+            {
+                **asdict(pair),
+                "decided_here": pair.decided_here,
+                "decided": _decision(pair, scripted),
+            }
             for pair in compare_all(scores, seeds, clusters, labels)
         ],
-        "tasks": {
-            label: {name: float(tasks[name][:, k].mean()) for name in scores}
-            for k, label in enumerate(shown)
-        },
+        "tasks": numbers_by_task(scores, clusters, labels),
     }
+
+
+def _decision(pair: Pair, scripted: Collection[str]) -> Decision:
+    """What is known of a difference; of scripted policies there are no other seeds to know of."""
+    if not pair.decided:
+        return "no"
+    seeds_unknown = pair.runs_low is None and not {pair.a, pair.b} <= set(scripted)
+    return "these runs" if seeds_unknown else "yes"
 
 
 def _over_runs(matrix: np.ndarray, clusters: list[str]) -> tuple[float, float] | None:
@@ -191,7 +202,7 @@ def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> lis
     found = []
     for contender in comparison.contenders:
         runs = len(contender.members)
-        if runs < FEWEST_RUNS:
+        if runs < FEWEST_RUNS and not contender.is_scripted:
             found.append(
                 f"{contender.name} has {runs} run{'s' if runs > 1 else ''}: another seed may give "
                 "another result than the interval says. Three seeds or more tell."
@@ -225,146 +236,7 @@ def _of_a_pair(
     for name, part in parts.items():
         other = next(p for p in part["pairs"] if (p["a"], p["b"]) == (pair["a"], pair["b"]))
         against = other["mean"] * pair["mean"] < 0
-        if name != metric and pair["decided"] and other["decided"] and against:
+        if name != metric and "no" not in (pair["decided"], other["decided"]) and against:
             better, worse = (pair["a"], pair["b"])[:: 1 if pair["mean"] > 0 else -1]
             found.append(f"{better} is better than {worse} in {metric}, but worse in {name}.")
     return found
-
-
-def verdict(pair: Mapping[str, Any]) -> str:
-    """What a pair of ``compare.json`` says, as a sentence."""
-    sign = 1 if pair["mean"] >= 0 else -1
-    better, worse = (pair["a"], pair["b"])[::sign]
-    size = f"{abs(pair['mean']):.3f} {_ends(pair, '', sign)}, p = {pair['p_holm']:.3g}"
-    if abs(pair["mean"]) < TIE:
-        return f"undecided: {pair['a']} and {pair['b']} have the same mean {_ends(pair, '')}."
-    over_runs = "" if pair["runs_low"] is None else _ends(pair, "runs_", sign)
-    if not pair["decided_here"]:
-        return f"undecided: {better} is ahead of {worse} by {size}, which may be chance."
-    if not pair["decided"]:
-        return (
-            f"undecided: these runs of {better} are better than those of {worse} by {size}, but "
-            f"others may be worse: {over_runs}."
-        )
-    others = f"; of other runs {over_runs}" if over_runs else ""
-    return f"{better} is better than {worse} by {size}{others}."
-
-
-def _ends(pair: Mapping[str, Any], which: str, sign: int = 1) -> str:
-    low, high = sorted((sign * pair[f"{which}low"], sign * pair[f"{which}high"]))
-    return f"[{low:+.3f}, {high:+.3f}]"
-
-
-# For people ---------------------------------------------------------------------------------------
-
-
-def to_text(results: dict[str, Any]) -> str:
-    """The report for a terminal."""
-    blocks = [
-        f"{results['instructions']} instructions of {results['task']} ({results['split']}), by "
-        f"{results['metric']}",
-        table(_policy_rows(results)),
-        table(_pair_rows(results)),
-        *([table(_task_rows(results))] if results["parts"][results["metric"]]["tasks"] else []),
-        "\n".join(results["verdicts"]),
-    ]
-    blocks += ["\n".join(f"note: {text}" for text in results["warnings"])]
-    return "\n\n".join(block for block in blocks if block)
-
-
-def to_markdown(results: dict[str, Any]) -> str:
-    """The report as Markdown."""
-    blocks = [
-        f"# {' against '.join(results['policies'])}",
-        f"{results['instructions']} instructions of `{results['task']}` ({results['split']}), by "
-        f"{results['metric']}. Intervals: 95 %, of these runs on other items and, from three "
-        "on, of other runs; p: signs flipped by item, corrected for the number of pairs (Holm).",
-        "\n".join(f"- {text}" for text in results["verdicts"]),
-        markdown_table(_policy_rows(results)),
-        markdown_table(_pair_rows(results)),
-    ]
-    if results["parts"][results["metric"]]["tasks"]:
-        blocks.append(markdown_table(_task_rows(results)))
-    if results["warnings"]:
-        blocks += ["## Notes", "\n".join(f"- {text}" for text in results["warnings"])]
-    runs = [
-        f"- {name}: `{run['command'] or run['path']}`"
-        + (f", commit {run['git_commit'][:12]}" if run["git_commit"] else "")
-        for name, about in results["policies"].items()
-        for run in about["runs"]
-    ]
-    return "\n\n".join([*blocks, "## Runs", "\n".join(runs), ""])
-
-
-def _policy_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    others = [name for name in results["parts"] if name != results["metric"]]
-    rows = [
-        (
-            "policy",
-            results["metric"],
-            "95 % interval",
-            "of other runs",
-            "by seed",
-            "IQM of tasks",
-            "tokens",
-            *others,
-        )
-    ]
-    main = results["parts"][results["metric"]]["policies"]
-    for name, about in results["policies"].items():
-        found = main[name]
-        length = about["response_len"]
-        rows.append(
-            (
-                name,
-                f"{found['mean']:.3f}",
-                f"{found['low']:.3f} to {found['high']:.3f}",
-                "-" if found["runs"] is None else "{:.3f} to {:.3f}".format(*found["runs"]),
-                ", ".join(f"{mean:.3f}" for mean in found["seed_means"]),
-                f"{found['iqm']:.3f}",
-                "-" if length is None else f"{length:.1f}",
-                *(f"{results['parts'][other]['policies'][name]['mean']:.3f}" for other in others),
-            )
-        )
-    return rows
-
-
-def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [
-        (
-            "difference",
-            "reward",
-            "mean",
-            "95 % interval",
-            "of other runs",
-            "p (Holm)",
-            "better",
-            "equal",
-            "worse",
-            "wins of a run",
-        )
-    ]
-    for part, found in results["parts"].items():
-        for pair in found["pairs"]:
-            rows.append(
-                (
-                    f"{pair['a']} - {pair['b']}",
-                    part,
-                    f"{pair['mean']:+.3f}",
-                    _ends(pair, ""),
-                    "-" if pair["runs_low"] is None else _ends(pair, "runs_"),
-                    f"{pair['p_holm']:.3g}",
-                    *(str(pair[key]) for key in ("wins", "ties", "losses")),
-                    f"{pair['improvement']:.2f}",
-                )
-            )
-    return rows
-
-
-def _task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    tasks = results["parts"][results["metric"]]["tasks"]
-    names = list(results["policies"])
-    return [
-        ("task", *names),
-        *((label, *(f"{means[name]:.3f}" for name in names)) for label, means in tasks.items()),
-    ]

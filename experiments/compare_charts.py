@@ -5,26 +5,46 @@ from __future__ import annotations
 from typing import Any
 
 from instructrec.experiments import drawing
-from instructrec.experiments.contenders import Comparison, Contender
+from instructrec.experiments.contenders import Comparison, Contender, Member
 from instructrec.experiments.drawing import HEIGHT, WIDTH, Line
+
+_CURVES = {
+    "Training reward": "reward/total/mean",
+    "Score on the validation split": "eval/total/mean",
+}
+_EPISODE = " An episode is a response in training, or a demonstration that was shown."
 
 
 def curves(comparison: Comparison) -> str:
-    """Mean reward over the updates; the band is the spread of the seeds."""
-    found = [
-        (c.name, points if len(points := _curve(c)) > 1 else []) for c in comparison.contenders
-    ]
-    lines = [
-        Line(
-            name, [(u, mean) for u, _, mean, _ in points], [(u, lo, hi) for u, lo, _, hi in points]
-        )
-        for name, points in found
-    ]
-    drawn = drawing.line_chart(lines, "learning curves")
-    if not drawn:
-        return ""
-    told = "<p>Mean training reward of an update; the band is the smallest to the largest seed.</p>"
-    return drawn + told
+    """Reward in training and on the validation split; the band is the spread of the seeds."""
+    figures, told = [], "The band is the smallest to the largest seed."
+    for title, metric in _CURVES.items():
+        unit = _unit(comparison, metric)
+        lines = [_line(contender, metric, unit) for contender in comparison.contenders]
+        label = f"learning curves: {title.lower()}"
+        if chart := drawing.line_chart(lines, label, unit=unit):
+            figures.append(f"<div><h3>{title}</h3>{chart}</div>")
+            told += _EPISODE if unit == "episodes" and _EPISODE not in told else ""
+    return f"<div class=grid>{''.join(figures)}</div><p>{told}</p>" if figures else ""
+
+
+def _unit(comparison: Comparison, metric: str) -> str:
+    """What the axis counts: episodes where updates or steps of the policies are not alike."""
+    members = [member for contender in comparison.contenders for member in contender.members]
+    measured = [m for m in members if any(row.get(metric) is not None for row in m.updates)]
+    sizes = {member.episodes_per_update for member in measured}
+    units = {member.unit for member in measured}
+    if len(units) < 2 and len(sizes) < 2:
+        return next(iter(units), "update")
+    return "update" if None in sizes else "episodes"
+
+
+def _line(contender: Contender, metric: str, unit: str) -> Line:
+    points = _curve(contender, metric, unit)
+    if len(points) < 2:
+        return Line(contender.name, [])
+    means, bands = [(x, mean) for x, _, mean, _ in points], [(x, a, b) for x, a, _, b in points]
+    return Line(contender.name, means, bands)
 
 
 def distribution(results: dict[str, Any], comparison: Comparison) -> str:
@@ -61,16 +81,23 @@ def distribution(results: dict[str, Any], comparison: Comparison) -> str:
     )
 
 
-def _curve(contender: Contender) -> list[tuple[float, float, float, float]]:
-    """Update, smallest, mean and largest reward over the seeds, where all have that update."""
-    runs = [
-        {row["train/update"]: row["reward/total/mean"] for row in member.updates
-         if row.get("reward/total/mean") is not None}
-        for member in contender.members
-    ]  # fmt: skip
+def _curve(contender: Contender, metric: str, unit: str) -> list[tuple[float, float, float, float]]:
+    """Place, smallest, mean and largest value over the seeds, where all have been measured."""
+    runs = [_values(member, metric, unit) for member in contender.members]
     shared = sorted(set.intersection(*(set(run) for run in runs)))
     return [
-        (u, min(run[u] for run in runs), sum(run[u] for run in runs) / len(runs),
-         max(run[u] for run in runs))
-        for u in shared
+        (x, min(run[x] for run in runs), sum(run[x] for run in runs) / len(runs),
+         max(run[x] for run in runs))
+        for x in shared
     ]  # fmt: skip
+
+
+def _values(member: Member, metric: str, unit: str) -> dict[float, float]:
+    """Place on the axis -> value."""
+    size = (member.episodes_per_update or 1.0) if unit == "episodes" else 1.0
+    key = "sft/step" if member.unit == "step" else "train/update"
+    return {
+        row[key] * size: row[metric]
+        for row in member.updates
+        if row.get(metric) is not None and row.get(key) is not None
+    }

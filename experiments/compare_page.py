@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from instructrec.envs.tasks.base import render_prompt
 from instructrec.experiments.compare_charts import curves, distribution
+from instructrec.experiments.compare_text import between, shown_parts, task_rows, wins
 from instructrec.experiments.contenders import Comparison, Member
 from instructrec.experiments.drawing import bars, key
 from instructrec.experiments.page import (
@@ -26,8 +30,14 @@ SAMPLES = 200
 _INTERVALS = (
     "Intervals are of 95 %: that beside a number speaks of these very runs on other instructions, "
     "that of other runs, from three runs on, of other seeds as well. A difference is decided where "
-    "p and both intervals say so."
+    "p and both intervals say so; with fewer than three runs of both, for these runs alone."
 )
+_ENDS = ("low", "high")
+_TITLES = {
+    "share of wins": "wins among the instructions that differ, with Wilson's 95 % interval",
+    "wins of a run": "probability that a run of the first beats one of the second on a task, "
+    "ties counting half",
+}
 
 
 def page(results: dict[str, Any], comparison: Comparison) -> str:
@@ -44,13 +54,13 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
         f"({text(results['split'])}), by {text(results['metric'])}.</p>",
         bullets(results["verdicts"], "verdicts"),
         f"<p>{text(_INTERVALS)}</p>",
+        section("Notes", bullets(results["warnings"], "notes")),
         section("Means", _means(results)),
         section("Differences", _pairs(results)),
         section("By task", _tasks(results)),
         section("Learning curves", curves(comparison)),
         section("Scores by instruction", distribution(results, comparison)),
         section("Responses", _samples(results, comparison)),
-        section("Notes", bullets(results["warnings"], "notes")),
         section("Runs", _runs(results)),
     ]
     return document(title, body)
@@ -59,7 +69,7 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
 def _means(results: dict[str, Any]) -> str:
     """A bar with its interval for each policy, and the numbers of all rewards."""
     main = results["parts"][results["metric"]]["policies"]
-    parts = list(results["parts"])
+    parts = shown_parts(results)
     rows = [
         [
             key(i) + text(name),
@@ -76,16 +86,15 @@ def _means(results: dict[str, Any]) -> str:
 
 
 def _interval(found: dict[str, Any]) -> str:
-    low, high = found["low"], found["high"]
-    others = _of_other_runs(found["runs"], ".3f")
-    return f"{found['mean']:.3f} <small>{low:.3f} to {high:.3f}</small>{others}"
+    ends = between(found["low"], found["high"])
+    return f"{found['mean']:.3f} <small>{ends}</small>{_of_other_runs(found['runs'], '.3f')}"
 
 
 def _of_other_runs(ends: Sequence[float | None] | None, form: str) -> str:
     if ends is None or None in ends:
         return ""
     low, high = ends
-    return f"<br><small>other runs {low:{form}} to {high:{form}}</small>"
+    return f"<br><small>other runs {between(low, high, form)}</small>"
 
 
 def _pairs(results: dict[str, Any]) -> str:
@@ -93,77 +102,96 @@ def _pairs(results: dict[str, Any]) -> str:
         [
             f"{text(pair['a'])} - {text(pair['b'])}",
             text(part),
-            f"{pair['mean']:+.3f} <small>{pair['low']:+.3f} to {pair['high']:+.3f}</small>"
+            f"{pair['mean']:+.3f} <small>{between(pair['low'], pair['high'], '+.3f')}</small>"
             + _of_other_runs((pair["runs_low"], pair["runs_high"]), "+.3f"),
             f"{pair['p_holm']:.3g}",
-            "yes" if pair["decided"] else "no",
+            pair["decided"],
             str(pair["wins"]),
             str(pair["ties"]),
             str(pair["losses"]),
-            _wins(pair["win_share"]),
+            wins(pair["win_share"]),
             f"{pair['improvement']:.2f}",
         ]
-        for part, found in results["parts"].items()
-        for pair in found["pairs"]
+        for part in shown_parts(results)
+        for pair in results["parts"][part]["pairs"]
     ]
     head = ["pair", "reward", "difference", "p (Holm)", "decided", "better", "equal", "worse"]
-    return table([*head, "share of wins", "wins of a run"], rows)
-
-
-def _wins(share: dict[str, Any] | None) -> str:
-    if share is None:
-        return "-"
-    return f"{share['mean']:.2f} <small>{share['low']:.2f} to {share['high']:.2f}</small>"
+    return table([*head, *_TITLES], rows, titles=_TITLES)
 
 
 def _tasks(results: dict[str, Any]) -> str:
+    """For each task a bar of every policy, and the numbers."""
     tasks = results["parts"][results["metric"]]["tasks"]
     if not tasks:
         return ""
-    names = list(results["policies"])
-    rows = [
-        [text(label), *(f"{means[name]:.3f}" for name in names)] for label, means in tasks.items()
-    ]
-    return table(["task", *names], rows)
+    of_all = [of for found in tasks.values() for of in found["policies"].values()]
+    reach = [of[end] for of in of_all for end in ("mean", *_ENDS) if of[end] is not None]
+    figures = []
+    for label, found in tasks.items():
+        drawn = [
+            (name, of["mean"], *(math.nan if of[end] is None else of[end] for end in _ENDS))
+            for name, of in found["policies"].items()
+        ]
+        chart = bars(drawn, f"means of {label} with 95 % intervals", reach=reach)
+        figures.append(f"<div><h3>{text(label)} ({found['n']} instructions)</h3>{chart}</div>")
+    head, *lines = task_rows(results)
+    numbers = table(head, [[text(cell) for cell in line] for line in lines])
+    told = "<p>Intervals of a task are of these runs, not corrected for the number of tasks.</p>"
+    return f"<div class=grid>{''.join(figures)}</div>{numbers}{told}"
 
 
 def _samples(results: dict[str, Any], comparison: Comparison) -> str:
-    """Responses side by side; those on which the policies differ most come first."""
+    """Responses side by side; those on which the means over runs differ most come first."""
     metric = results["metric"]
+    places = comparison.kept(metric)
+    ids, labels = [comparison.ids[i] for i in places], comparison.labels(places)
+    means_CN = np.array([c.scores(ids, metric).mean(0) for c in comparison.contenders])
+    order = np.argsort(-np.ptp(means_CN, axis=0), kind="stable")[:SAMPLES]
     members = [contender.members[0] for contender in comparison.contenders]
-    rows = comparison.rows
-    spread = []
-    for place in comparison.kept(metric):
-        found = [member.score(comparison.ids[place], metric) for member in members]
-        spread.append((max(found) - min(found), place))
-    chosen = [place for _, place in sorted(spread, key=lambda item: (-item[0], item[1]))[:SAMPLES]]
     lines = []
-    for place in chosen:
-        row, instruction = rows[place], comparison.ids[place]
-        first = str(members[0].by_instruction[instruction][0]["response"])
+    for place in order:
+        row = members[0].by_instruction[ids[place]][0]
+        first = str(row["response"])
         cells = [
-            _response(member, instruction, metric, first if i else None)
+            _response(member, ids[place], metric, first if i else None)
             for i, member in enumerate(members)
         ]
-        prompt, label = render_prompt(row["prompt"]), comparison.labels([place])[0]
-        lines.append([long(prompt), long(row.get("reference") or ""), *cells, text(label)])
-    head = ["instruction", "reference", *(c.name for c in comparison.contenders), "task"]
+        asked = [long(render_prompt(row["prompt"])), long(row.get("reference") or "")]
+        lines.append([_difference(means_CN[:, place]), *asked, *cells])
+        if len(set(labels)) > 1:
+            lines[-1].append(text(labels[place]))
+    head = ["difference", "instruction", "reference", *(c.name for c in comparison.contenders)]
+    menus = filters({len(head): ("task", list(dict.fromkeys(labels)))})
+    head += ["task"] if len(set(labels)) > 1 else []
     shown = f"{len(lines)} of {len(comparison.ids)} instructions, the largest differences first"
-    seeds = (
-        "; of several runs those of the first"
-        if any(len(c.members) > 1 for c in comparison.contenders)
-        else ""
+    several = any(len(c.members) > 1 for c in comparison.contenders)
+    seeds = "; differences are of the means over runs, responses those of the first run"
+    return f"<p>{text(shown + (seeds if several else ''))}.</p>{menus}" + table(
+        head, lines, "samples", titles={"difference": _difference_title(comparison)}
     )
-    tasks = list(dict.fromkeys(comparison.labels(chosen)))
-    menus = filters({len(head) - 1: ("task", tasks)})
-    return f"<p>{text(shown + seeds)}.</p>{menus}" + table(head, lines, "samples")
+
+
+def _difference(means_C: np.ndarray) -> str:
+    """Of two policies the first less the second, of more the largest less the smallest."""
+    if len(means_C) == 2:
+        return f"{means_C[0] - means_C[1]:+.3f}"
+    return f"{np.ptp(means_C):.3f}"
+
+
+def _difference_title(comparison: Comparison) -> str:
+    names = [contender.name for contender in comparison.contenders]
+    return f"{names[0]} less {names[1]}" if len(names) == 2 else "the best less the worst policy"
 
 
 def _response(member: Member, instruction: str, metric: str, against: str | None) -> str:
-    """A response with its score; words that another one lacks are marked."""
+    """A response below its own score; words that another one lacks are marked."""
     response = str(member.by_instruction[instruction][0]["response"])
     shown = text(response) if against is None else marked(against, response)
-    return f"<div class=long>{shown} <small>{member.score(instruction, metric):.3f}</small></div>"
+    scores = member.scores(instruction, metric)
+    own = "no score" if scores[0] is None else f"{scores[0]:.3f}"
+    if len(scores) > 1:
+        own += f"; mean of {len(scores)}: {member.score(instruction, metric):.3f}"
+    return f"<div class=long><small>{own}</small><br>{shown}</div>"
 
 
 def _runs(results: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from scipy import stats as scipy_stats
@@ -24,6 +25,9 @@ FEWEST_RUNS = 3
 """Runs of a policy from which their spread says something about other runs."""
 TIE = 1e-9
 """Scores that differ by less are equal."""
+
+Decision = Literal["yes", "these runs", "no"]
+"""Whether policies differ: other runs, too; these ones, too few to tell of others; not decided."""
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,11 @@ def tables(results: dict[str, Any]) -> dict[str, list[Row]]:
     return {
         "policies": policies,
         "differences": differences,
-        "tasks": [{"task": label, **means} for label, means in by_task],
+        "tasks": [
+            {"task": label, "instructions": found["n"]}
+            | {name: means["mean"] for name, means in found["policies"].items()}
+            for label, found in by_task
+        ],
         "notes": notes,
     }
 

@@ -350,6 +350,8 @@ class EvaluateConfig:
     """Most tokens in one response; None takes that of the policy's run folder, else 64."""
     batch_size: int = 64
     """Responses decoded together."""
+    bounds: bool = True
+    """Measure oracle, random and empty answers on the same instructions as well."""
     corpus_metrics: tuple[str, ...] | None = None
     """Metrics over all responses: bleu, chrf, exact_match, rouge; None takes those of the run."""
     corpus_references: str | None = None

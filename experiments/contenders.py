@@ -2,7 +2,7 @@
 
 A policy is named on the command line as a run folder, an evaluation's ``.jsonl``, or
 ``NAME=PATH,PATH``. Run folders of one variant with different seeds are one policy. Nothing but
-these files is read: no model is loaded and nothing is scored.
+these files is read and no model is loaded; scripted policies that are named answer anew.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from instructrec.errors import DataError
+from instructrec.experiments.bounds import SCRIPTED, answered_like
 from instructrec.experiments.changed_settings import flatten
 from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import Row
@@ -49,8 +50,23 @@ class Member:
 
     @cached_property
     def updates(self) -> list[Row]:
-        """Metrics of its updates; none for a file, or for a run that only evaluates."""
-        return read_metrics(self.path) if self.record.get("job_type") == "train" else []
+        """Metrics of its updates or steps; none for a file, or for a run that only evaluates."""
+        trained = self.record.get("job_type") in ("train", "sft", "dpo")
+        return read_metrics(self.path) if trained else []
+
+    @property
+    def unit(self) -> str:
+        """What its training counts: ``step`` of supervised training, else ``update``."""
+        return "step" if self.record.get("job_type") in ("sft", "dpo") else "update"
+
+    @property
+    def episodes_per_update(self) -> float | None:
+        """Episodes of an update, or demonstrations (pairs) of a step; None where unknown."""
+        if self.unit == "step":
+            settings = self.config.get(str(self.record.get("job_type")))
+            return settings.get("batch_size") if isinstance(settings, dict) else None
+        counted = [row for row in self.updates if row.get("train/episodes")]
+        return counted[-1]["train/episodes"] / counted[-1]["train/update"] if counted else None
 
     @cached_property
     def by_instruction(self) -> dict[str, list[Row]]:
@@ -62,10 +78,13 @@ class Member:
 
     def score(self, instruction: str, part: str) -> float:
         """Mean score over the samples of an instruction that have one; NaN without any."""
-        rows = self.by_instruction[instruction]
-        scores = [row["total"] if part == "total" else row["parts"].get(part) for row in rows]
-        known = [score for score in scores if score is not None]
+        known = [score for score in self.scores(instruction, part) if score is not None]
         return math.fsum(known) / len(known) if known else math.nan
+
+    def scores(self, instruction: str, part: str) -> list[float | None]:
+        """Score of each sample of an instruction, None where it has none."""
+        rows = self.by_instruction[instruction]
+        return [row["total"] if part == "total" else row["parts"].get(part) for row in rows]
 
 
 @dataclass(frozen=True)
@@ -85,6 +104,11 @@ class Contender:
     def scores(self, ids: Sequence[str], part: str) -> np.ndarray:
         """Scores, (seeds, instructions) float64, NaN where there is none."""
         return np.array([[m.score(key, part) for key in ids] for m in self.members])
+
+    @property
+    def is_scripted(self) -> bool:
+        """Whether it is a scripted bound, of which there are no other seeds."""
+        return all(_header(member, "policy") in SCRIPTED for member in self.members)
 
     @cached_property
     def response_len(self) -> float | None:
@@ -151,7 +175,8 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
     """Reads what is named on the command line.
 
     Args:
-        named: Run folders, ``.jsonl`` files, or ``NAME=PATH,PATH``.
+        named: Run folders, ``.jsonl`` files, ``NAME=PATH,PATH``, or a scripted policy (oracle,
+            random, empty), which answers what the first run was asked.
         common: Compare on the instructions that all have answered, should they differ.
 
     Raises:
@@ -183,9 +208,12 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
                 "FILE.jsonl` scores responses anew."
             )
         draws = _header(first, "sampling"), _header(other, "sampling")
-        if draws[0] != draws[1]:
+        if draws[0] != draws[1] and not {_header(first, "policy"), _header(other, "policy")} & set(
+            SCRIPTED
+        ):
             notes.append(f"{other.path.name} was drawn in another way than {first.path.name}.")
     ids = _shared_ids(members, common, notes)
+    notes = [*_other_references(members, ids), *notes]
     return Comparison(contenders, ids, list(dict.fromkeys(notes)))
 
 
@@ -207,11 +235,15 @@ def _grouped(named: Sequence[str]) -> list[Contender]:
     """Policies by name; run folders of one variant are put together."""
     groups: dict[str, list[Member]] = {}
     for text in named:
+        if text in SCRIPTED and not Path(text).exists():
+            groups[text] = []
+            continue
         name, separator, paths = text.partition("=")
         listed = paths.split(",") if separator else [text]
         for path in listed:
             member = _member(Path(path))
             groups.setdefault(name if separator else member.variant, []).append(member)
+    _add_bounds(groups)
     for name, members in groups.items():
         paths_seen = [member.path.resolve() for member in members]
         seeds = [member.seed for member in members if member.seed is not None]
@@ -224,6 +256,25 @@ def _grouped(named: Sequence[str]) -> list[Contender]:
         Contender(name, sorted(members, key=lambda m: -1 if m.seed is None else m.seed))
         for name, members in groups.items()
     ]
+
+
+def _add_bounds(groups: dict[str, list[Member]]) -> None:
+    """Lets the scripted policies answer what the first run was asked."""
+    first = next((members[0] for members in groups.values() if members), None)
+    for name in [name for name, members in groups.items() if not members]:
+        if first is None:
+            raise DataError(
+                f"only scripted policies to compare ({', '.join(groups)}): expected a run as well, "
+                "whose instructions they answer."
+            )
+        measured = answered_like(name, first.evaluation, first.config or _settings(first.path))
+        groups[name] = [Member(Path(name), measured, variant=name)]
+
+
+def _settings(file: Path) -> Row:
+    """Settings of the run that a file of responses lies in; empty for one that lies elsewhere."""
+    folder = file.parent.parent
+    return RunFolder.open(folder).config() if (folder / "run.json").is_file() else {}
 
 
 def _member(path: Path) -> Member:
@@ -264,6 +315,29 @@ def _odd_settings(contender: Contender) -> list[str]:
     )
     shown = ", ".join(odd[:5]) + (", ..." if len(odd) > 5 else "")
     return [f"the runs of {contender.name} differ in {shown}."] if odd else []
+
+
+def _other_references(members: Sequence[Member], ids: Sequence[str]) -> list[str]:
+    """A loud note where runs were judged against different expected answers."""
+    first = members[0]
+    odd = [
+        (key, member)
+        for key in ids
+        for member in members
+        if _reference(member, key) != _reference(first, key)
+    ]
+    if not odd:
+        return []
+    count = len({key for key, _ in odd})
+    return [
+        f"DIFFERENT REFERENCES on {count} of {len(ids)} instructions ({odd[0][0]} of "
+        f"{odd[0][1].path.name} and {first.path.name}, for one): where a reward reads them, the "
+        "scores do not mean the same and cannot be compared."
+    ]
+
+
+def _reference(member: Member, instruction: str) -> Any:
+    return member.by_instruction[instruction][0].get("reference")
 
 
 def _shared_ids(members: Sequence[Member], common: bool, notes: list[str]) -> list[str]:

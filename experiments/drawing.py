@@ -147,14 +147,20 @@ def _curve(line: Line, shade: str, place: Callable[[float, float], str]) -> str:
     return "".join(shapes)
 
 
-def bars(values: Sequence[tuple[str, float, float, float]], label: str) -> str:
+def bars(
+    values: Sequence[tuple[str, float, float, float]],
+    label: str,
+    *,
+    reach: Sequence[float] = (),
+) -> str:
     """A bar with its interval for each name.
 
     Args:
         values: (name, mean, low, high); an interval that is not known has NaN ends.
         label: What is drawn, for those who cannot see it.
+        reach: More values that the axis holds, so that several drawings have the same.
     """
-    ends = [v for _, *numbers in values for v in numbers if math.isfinite(v)]
+    ends = [v for _, *numbers in values for v in numbers if math.isfinite(v)] + [*reach]
     low, high = scale(min(ends), max(ends))
     left, width = 190, WIDTH - 260
 

@@ -12,6 +12,7 @@ from instructrec import processes
 from instructrec.envs.tasks.base import Task, default_rewards, make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import robustness, setup_run, telling, verification
+from instructrec.experiments.bounds import SCRIPTED, Bounds, measure_bounds, scripted_policy
 from instructrec.experiments.config import EvaluateConfig, reward_value
 from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.env_commands import shown
@@ -26,8 +27,6 @@ from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConf
 from instructrec.policies.endpoint import EndpointPolicy, is_endpoint
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
-SCRIPTED = ("oracle", "random", "empty")
-"""Policies without a model: the bounds of every comparison."""
 _DEFAULT_TASK, _DEFAULT_TOKENS = "closed_answers", 64
 
 
@@ -103,14 +102,28 @@ def run_evaluation(
             others = robustness.measure_robustness(
                 task, evaluation, measure, file, seed=config.seed, overwrite=overwrite
             )
+        bounds = _bounds(policy, plan, task, reward, config, file)
         if own is not None:
             summary: dict[str, Any] = {**evaluation.metrics(), **robustness.metrics(others)}
             summary["eval_file"] = f"eval/{file.name}"
             processes.on_main(lambda: own.finish("finished", summary))
         processes.on_main(lambda: _track(policy, evaluation, own or run, config, say))
-    tables = [report(policy, evaluation), *([robustness.report(others)] if others else [])]
+    tables = [report(policy, evaluation, bounds), *([robustness.report(others)] if others else [])]
     say(shown("\n\n".join([*tables, f"responses    {file}"])))
     return evaluation
+
+
+def _bounds(
+    policy: str, plan: Plan, task: Task, reward: CombinedReward, config: EvaluateConfig, rows: Path
+) -> Bounds | None:
+    """What scripted policies get, written beside the rows; None unless wanted."""
+    if not config.bounds or policy in SCRIPTED:
+        return None
+    found = measure_bounds(
+        task, reward, limit=config.limit, episodes=plan.episodes, seed=config.seed
+    )
+    processes.on_main(lambda: found.write(rows))
+    return found
 
 
 def _track(
@@ -278,12 +291,8 @@ def load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
             sampling=plan.sampling,
             seed=config.seed,
         )
-    if policy == "oracle":
-        return scripted.OraclePolicy()
-    if policy == "random":
-        return scripted.RandomPolicy(seed=config.seed)
-    if policy == "empty":
-        return scripted.EmptyPolicy()
+    if policy in SCRIPTED:
+        return scripted_policy(policy, config.seed)
     if policy.endswith(".jsonl"):
         return scripted.ReplayPolicy(policy)
     return setup_run.load(plan.policy, config.seed, plan.sampling)

@@ -32,6 +32,7 @@ from instructrec.experiments.stats import Interval, mean_interval
 from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.combine import CombinedReward
+from instructrec.rewards.style import refusal
 
 FORMAT_VERSION = 1
 _FULL_MARKS = 1.0 - 1e-9
@@ -42,13 +43,13 @@ class Evaluation:
     """The rows of one evaluation and what is computed from them.
 
     A row holds ``id, sample, prompt, response, reference, parts, total, status, stop_reason,
-    response_len, logprob, item, family``; ``total`` and a part without a score are None. Of an
-    episode that may have several turns ``response``, ``parts``, ``status`` and ``stop_reason`` are
-    those of the last answer, ``total`` is the return, ``response_len`` and ``logprob`` are over all
-    answers; beside them stand ``num_turns``, ``unfinished`` (it outgrew a budget or the
-    policy's window), ``num_calls`` and ``num_errors`` of tools where there are some, and, of two or
-    more turns, ``turns``: a list of ``response, reward, stop_reason, response_len`` and
-    ``message``, what was said to the answer.
+    response_len, logprob, item, family``, and ``level`` where the task has some; ``total`` and a
+    part without a score are None. Of an episode that may have several turns ``response``,
+    ``parts``, ``status`` and ``stop_reason`` are those of the last answer, ``total`` is the return,
+    ``response_len`` and ``logprob`` are over all answers; beside them stand ``num_turns``,
+    ``unfinished`` (it outgrew a budget or the policy's window), ``num_calls`` and ``num_errors`` of
+    tools where there are some, and, of two or more turns, ``turns``: a list of ``response, reward,
+    stop_reason, response_len`` and ``message``, what was said to the answer.
     """
 
     rows: list[Row]
@@ -112,6 +113,8 @@ class Evaluation:
         reasons = [row["stop_reason"] for row in self.rows if row["stop_reason"] is not None]
         if reasons:
             metrics["eval/truncated_frac"] = _share(reason == "length" for reason in reasons)
+        refused = refusal([row["response"] for row in self.rows])
+        metrics["eval/refusal_frac"] = _share(found > 0 for found in refused)
         for name, value in self.corpus.items():
             numbers = {"score": value.mean, "ci_low": value.low, "ci_high": value.high}
             metrics |= {

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from instructrec.experiments.bounds import Bounds
 from instructrec.experiments.evaluation import Evaluation
-from instructrec.experiments.groups import by_task
+from instructrec.experiments.groups import by_level, by_task
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import table
 from instructrec.experiments.tracking import TrackingConfig, open_tracking
@@ -18,11 +19,16 @@ _SAMPLES = 200
 """Most responses that a tracker is told of; the file of the evaluation has all."""
 
 
-def report(policy: str, evaluation: Evaluation) -> str:
+def report(policy: str, evaluation: Evaluation, bounds: Bounds | None = None) -> str:
     """The result as a table: rewards, corpus metrics, families of instructions, then the rest.
 
     With several responses to an instruction there is a row for the best of them. It needs the
     reward at test time: a bound for what reranking could reach, not what the policy gets.
+
+    Args:
+        policy: As on the command line.
+        evaluation: Its rows and numbers.
+        bounds: What scripted policies get on the same instructions.
     """
     header, metrics = evaluation.header, evaluation.metrics()
     temperature = header["sampling"]["temperature"]
@@ -38,21 +44,30 @@ def report(policy: str, evaluation: Evaluation) -> str:
     parts = [*evaluation.parts, *(["total"] if len(evaluation.parts) > 1 else [])]
     for part in parts:
         rows.append(_row(part, evaluation.interval(part)))
+    unscored = [row[0] for row in rows[1:] if row[-1] == "0"]
+    rows = [row for row in rows if row[0] not in unscored]
     rows += [_row(f"corpus {name}", value) for name, value in evaluation.corpus.items()]
     most = evaluation.samples_scored
     if most > 1:
         rows.append(_row(f"best of {most}", evaluation.best_of(most)))
         metrics.pop(f"eval/best_of_{most}")
     for family, intervals in evaluation.families().items():
-        rows.append(_row(f"  {family}", intervals["total"]))
+        if intervals["total"].n:
+            rows.append(_row(f"  {family}", intervals["total"]))
+    for name, value in by_level(evaluation).items():
+        rows.append(_row(f"  level {name}", value))
     for name, value in by_task(evaluation).items():
         rows.append(_row(f"  task {name}", value))
+    bounds = bounds or Bounds()
+    rows += [_row(f"bound {name}", value) for name, value in bounds.totals.items()]
     rest = [
         (key.removeprefix("eval/"), f"{value:.3f}")
         for key, value in metrics.items()
         if key.count("/") == 1 or (key.endswith("_frac") and value > 0)
     ]
-    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else [])])
+    if unscored:
+        rest.append(("without any score", ", ".join(unscored)))
+    return "\n".join([title, "", table(rows), *(["", table(rest)] if rest else []), *bounds.notes])
 
 
 def _row(name: str, interval: Any) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
         markdown_table(report_text.score_rows(results)) if results["scores"] else "",
         _measured(reading, weights),
         markdown_table(report_text.family_rows(results)) if results["families"] else "",
+        markdown_table(report_text.level_rows(results)) if results["levels"] else "",
         "## How it was trained",
         markdown_table([("", ""), *report_text.fact_rows(results)]),
         "\n".join(f"- {line}" for line in report_text.time_lines(results)),

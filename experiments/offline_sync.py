@@ -40,8 +40,14 @@ class OfflineFiles:
 
     @property
     def is_sent(self) -> bool:
-        """Whether ``wandb sync`` has sent it."""
-        return any(self.folder.glob("*.wandb.synced"))
+        """Whether ``wandb sync`` has sent it, and nothing was written since."""
+        return any(not _is_stale(mark) for mark in self.folder.glob("*.wandb.synced"))
+
+
+def _is_stale(mark: Path) -> bool:
+    """Whether the file of a mark has grown since the mark was made."""
+    file = mark.with_suffix("")
+    return file.exists() and file.stat().st_mtime > mark.stat().st_mtime
 
 
 def find_offline(runs: Mapping[str, Path]) -> list[OfflineFiles]:
@@ -98,6 +104,9 @@ def sync(
             f"{len(unsent)} of {len(found)} offline runs are not sent, because W&B's server cannot "
             f"be reached ({why}): expected a network. Try again with one; the files stay."
         )
+    for files in unsent:
+        for mark in files.folder.glob("*.wandb.synced"):  # W&B must not take it for the new one
+            mark.unlink()
     (send or _send)([files.folder for files in unsent])
     missing = [str(files.folder) for files in unsent if not files.is_sent]
     if missing:

@@ -78,20 +78,35 @@ def facts(rows: Sequence[tuple[str, str]]) -> str:
     return f"<div class=wide><table class=facts><tbody>{lines}</tbody></table></div>"
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "") -> str:
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    kind: str = "",
+    *,
+    titles: Mapping[str, str] | None = None,
+) -> str:
     """A table that sorts by a click on its head.
 
     Args:
         head: Plain texts.
         rows: Cells as HTML.
         kind: Class of the table; ``samples`` is what fields of `filters` look through.
+        titles: Name in the head -> what it means, shown where a pointer rests on it.
     """
-    cells = "".join(f"<th><button>{text(name)}</button></th>" for name in head)
+    known = titles or {}
+    cells = "".join(
+        f"<th{_title(known[name]) if name in known else ''}><button>{text(name)}</button></th>"
+        for name in head
+    )
     lines = ("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return (
         f'<div class=wide><table class="sortable {kind}"><thead><tr>{cells}</tr></thead>'
         f"<tbody>{''.join(lines)}</tbody></table></div>"
     )
+
+
+def _title(meaning: str) -> str:
+    return f' title="{text(meaning)}"'
 
 
 def filters(choices: Mapping[int, tuple[str, Sequence[str]]] | None = None) -> str:

@@ -204,6 +204,8 @@ def _row(
         "family": columns.get("family"),
     }
     row |= {name: columns[name] for name in LABELS if name in columns}
+    if isinstance(columns.get("level"), str | int | float):
+        row["level"] = columns["level"]
     if messages := {name: texts[i] for name, texts in rewards.messages.items() if texts[i]}:
         row["errors"] = messages
     if several:

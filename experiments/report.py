@@ -15,9 +15,11 @@ from typing import Any
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import before_after, report_page, telling
 from instructrec.experiments.before_after import Change, kept_in_words
+from instructrec.experiments.bounds import read_bounds
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.evaluation import Evaluation, load_evaluation
 from instructrec.experiments.fault_log import read_faults, summed
+from instructrec.experiments.groups import by_family, by_level, totals_of
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
 from instructrec.experiments.report_text import to_markdown, to_text
 from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
@@ -204,7 +206,9 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "scores": _scores(reading),
         "changes": [{**asdict(c), "verdict": c.verdict} for c in reading.changes],
         "before": None if reading.before is None else str(reading.before.path),
-        "families": _families(reading),
+        "bounds": read_bounds(None if reading.evaluation is None else reading.evaluation.path),
+        "families": totals_of(reading.evaluation, reading.before, "family", by_family),
+        "levels": totals_of(reading.evaluation, reading.before, "level", by_level),
         "course": _course(reading),
         "phases": _phases(reading),
         "speed": {key: value for key, value in reading.summary.items() if key.startswith("speed/")},
@@ -281,17 +285,6 @@ def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
             ends = {e: summary.get(f"eval/{name}/ci_{e}") for e in ("low", "high")}
             found[name.replace("/", " ")] = {"mean": value, **ends}
     return found
-
-
-def _families(reading: Reading) -> dict[str, dict[str, float]]:
-    if reading.evaluation is None:
-        return {}
-    before = {} if reading.before is None else reading.before.families()
-    return {
-        name: {"after": intervals["total"].mean, "n": intervals["total"].n}
-        | ({"before": before[name]["total"].mean} if name in before else {})
-        for name, intervals in reading.evaluation.families().items()
-    }
 
 
 _COURSE = (

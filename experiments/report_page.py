@@ -43,7 +43,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
     """
     trained = results["job_type"] != "eval"
     scores, families = report_text.score_rows(results), report_text.family_rows(results)
-    faults = report_text.fault_rows(results)
+    levels, faults = report_text.level_rows(results), report_text.fault_rows(results)
     body = [
         f"<h1>{text(results['name'])}</h1>",
         f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
@@ -53,6 +53,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
         section("Faults", _plain_table(faults) if results["faults"] else ""),
         section("Result on held-out instructions", _result(results, scores)),
         section("By family", _plain_table(families) if results["families"] else ""),
+        section("By level", _plain_table(levels) if results["levels"] else ""),
         section("Learning curves", _curves(reading)),
         section("Time", _time(results)),
         section("Responses to held-out instructions", _answers(reading)),
@@ -102,7 +103,7 @@ def _result(results: dict[str, Any], scores: Sequence[tuple[str, ...]]) -> str:
     nan = float("nan")
     drawn = [
         (name, found["mean"], *(nan if found[e] is None else found[e] for e in ("low", "high")))
-        for name, found in results["scores"].items()
+        for name, found in report_text.shown_scores(results).items()
     ]
     return bars(drawn, "scores with 95 % intervals") + _plain_table(scores)
 
@@ -189,26 +190,40 @@ def _answers(reading: Reading) -> str:
         ids = [key for key in ids if key in before.by_instruction]
         gain = {key: after.score(key, "total") - before.score(key, "total") for key in ids}
         ids.sort(key=lambda key: -abs(gain[key]) if gain[key] == gain[key] else 1.0)
+    labels = {key: _label(after.by_instruction[key][0]) for key in ids[:SAMPLES]}
+    families = list(dict.fromkeys(labels.values()))
     lines: list[list[str]] = []
-    families: dict[str, None] = {}
-    for key in ids[:SAMPLES]:
+    for key, label in labels.items():
         row = after.by_instruction[key][0]
-        family = str(row.get("task") or row.get("family") or "")
-        families[family] = None
-        cells = [long(render_prompt(row["prompt"])), long(row.get("reference") or "")]
+        asked = [long(render_prompt(row["prompt"])), long(row.get("reference") or "")]
+        scores, answers = [_score(after.score(key, "total"))], [_answer(after, key, None)]
         if before is not None:
             first = str(before.by_instruction[key][0]["response"])
-            cells += [long(first), _score(before.score(key, "total"))]
-            cells += [f"<div class=long>{marked(first, str(row['response']))}</div>"]
-        else:
-            cells.append(long(row["response"]))
-        lines.append([*cells, _score(after.score(key, "total")), text(family)])
-    head = ["instruction", "reference"]
-    head += ["response", "score"] if before is None else ["before", "score", "after", "score"]
+            scores.append(_score(before.score(key, "total")))
+            answers = [_answer(before, key, None), _answer(after, key, first)]
+        lines.append([*scores, *asked, *answers] + ([text(label)] if len(families) > 1 else []))
+    head = ["score", "instruction", "reference", "response"]
+    if before is not None:
+        head = ["score", "score before", "instruction", "reference", "before", "after"]
     order = "" if before is None else ", the largest changes first"
     told = f"<p>{len(lines)} of {len(after.by_instruction)} instructions{order}.</p>"
-    menus = filters({len(head): ("family", list(families))})
-    return told + menus + table([*head, "family"], lines, "samples")
+    menus = filters({len(head): ("family", families)})
+    return told + menus + table(head + ["family"] * (len(families) > 1), lines, "samples")
+
+
+def _label(row: Row) -> str:
+    return str(row.get("task") or row.get("family") or "")
+
+
+def _answer(member: Member, instruction: str, against: str | None) -> str:
+    """A response; one of several samples with its own score, as the column has their mean."""
+    response = str(member.by_instruction[instruction][0]["response"])
+    shown = text(response) if against is None else marked(against, response)
+    scores = member.scores(instruction, "total")
+    if len(scores) > 1:
+        own = f"this one {_score(scores[0])}; the score is the mean of {len(scores)}"
+        shown = f"<small>{own}</small><br>{shown}"
+    return f"<div class=long>{shown}</div>"
 
 
 def _score(value: float | None) -> str:

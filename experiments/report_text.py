@@ -61,6 +61,8 @@ def to_markdown(results: dict[str, Any]) -> str:
         blocks += ["## Result on held-out instructions", markdown_table(score_rows(results))]
     if results["families"]:
         blocks.append(markdown_table(family_rows(results)))
+    if results["levels"]:
+        blocks.append(markdown_table(level_rows(results)))
     if results["course"]:
         blocks += ["## How it went", markdown_table(course_rows(results))]
     blocks.append("\n".join(f"- {line}" for line in time_lines(results)))
@@ -112,12 +114,21 @@ def fact_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+def shown_scores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Scores to show: of a single reward and a total that is the same only the reward."""
+    scores: dict[str, dict[str, Any]] = results["scores"]
+    rewards = [name for name in scores if not name.startswith("corpus ")]
+    if len(rewards) == 2 and "total" in rewards and scores[rewards[0]] == scores[rewards[1]]:
+        return {name: found for name, found in scores.items() if name != "total"}
+    return scores
+
+
 def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """The final evaluation, beside the start where one was found."""
     by_part = {change["part"]: change for change in results["changes"]}
     head: tuple[str, ...] = ("held-out", "score", "95 % interval")
     rows = [(*head, "before", "difference", "95 % interval", "verdict") if by_part else head]
-    for name, found in results["scores"].items():
+    for name, found in shown_scores(results).items():
         row: tuple[str, ...] = (name, _number(found["mean"]), _between(found["low"], found["high"]))
         if by_part and (change := by_part.get(name)):
             row += (
@@ -129,16 +140,31 @@ def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
         elif by_part:
             row += ("-",) * 4
         rows.append(row)
+    for name, found in results["bounds"]["totals"].items():
+        ends = _between(found["low"], found["high"])
+        blank = ("-",) * (len(rows[0]) - 3)
+        rows.append((f"bound {name}", _number(found["mean"]), ends, *blank))
     return rows
 
 
 def family_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """The total by family of instructions."""
-    before = any("before" in found for found in results["families"].values())
-    rows = [("family", "instructions", *(("before",) if before else ()), "score")]
-    for name, found in results["families"].items():
+    return _group_rows("family", results["families"])
+
+
+def level_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The total by level of difficulty."""
+    return _group_rows("level", results["levels"])
+
+
+def _group_rows(name: str, groups: dict[str, Any]) -> list[tuple[str, ...]]:
+    before = any("before" in found for found in groups.values())
+    head = ("before",) if before else ()
+    rows: list[tuple[str, ...]] = [(name, "instructions", *head, "score", "95 % interval")]
+    for group, found in groups.items():
         start = (_number(found.get("before")),) if before else ()
-        rows.append((name, str(found["n"]), *start, _number(found["after"])))
+        ends = _between(found["low"], found["high"])
+        rows.append((group, str(found["n"]), *start, _number(found["after"]), ends))
     return rows
 
 

@@ -56,6 +56,11 @@ def build(parser: ArgumentParser) -> None:
     )
     sync = add("sync", "Send what runs have kept for W&B while they were offline.", "*")
     sync.add_argument("--dry_run", action="store_true", help="Only list it.")
+    sync.add_argument(
+        "--force",
+        action="store_true",
+        help="Send runs that say they are running, too: a killed one says so for ever.",
+    )
 
 
 def run(values: Namespace, command: list[str]) -> None:
@@ -98,6 +103,13 @@ def _sync(values: Namespace) -> None:
         }
         if not chosen:
             raise ConfigError(unknown_name("run", values.names[0], [x.name for x in lines]))
+    for line in lines:
+        if line.status == "running" and not values.force and line.name in chosen:
+            del chosen[line.name]
+            print(
+                f"{line.name!r} says that it is running: left out. What it has kept so far is "
+                "sent with --force, also where the run was killed."
+            )
     offline_sync.sync(offline_sync.find_offline(chosen), dry_run=values.dry_run)
 
 

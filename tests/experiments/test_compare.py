@@ -15,6 +15,7 @@ import pytest
 from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.cli import main
 from instructrec.experiments.compare import CompareConfig, compare
+from instructrec.experiments.compare_charts import curves
 from instructrec.experiments.contenders import read_comparison
 from instructrec.experiments.jsonl import write_json
 
@@ -25,6 +26,7 @@ HEADER = {
     "episodes": {"env": "instruction"},
     "sampling": {"temperature": 0.0},
 }
+ROW = {"prompt": "question", "response": "try 0", "reference": "r", "response_len": None}
 Scores = Callable[[int], dict[str, float | None]]
 
 
@@ -94,10 +96,13 @@ def test_a_clear_difference_is_decided_and_said_in_words(tmp_path: Path) -> None
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["mean"] == pytest.approx(0.5) and 0.3 < pair["low"] < pair["high"] < 0.7
     assert (pair["wins"], pair["ties"], pair["losses"]) == (20, 20, 0)
-    assert pair["decided"] and pair["p_holm"] < 0.001
-    assert results["verdicts"][0].startswith("new is better than old by 0.500")
+    assert pair["decided"] == "these runs" and pair["p_holm"] < 0.001
+    verdict = results["verdicts"][0]
+    assert verdict.startswith("these runs of new are better than those of old by 0.500")
+    assert verdict.endswith("other seeds are not known.")
     assert results["verdicts"][0] in said[0]
-    assert results["parts"]["total"]["tasks"]["even"]["new"] == pytest.approx(0.5)
+    even = results["parts"]["total"]["tasks"]["even"]
+    assert even["policies"]["new"]["mean"] == pytest.approx(0.5)
     notes = " ".join(results["warnings"])
     assert "Three seeds" in notes and "new is better than old in total, but worse in short" in notes
     written = json.loads((tmp_path / "out" / "compare.json").read_text())
@@ -110,7 +115,7 @@ def test_equal_policies_are_undecided(tmp_path: Path) -> None:
     b = evaluation(tmp_path / "two.jsonl", lambda i: good(i + 2 * (i % 8 < 4)))
     results = compare([str(a), str(b)], CompareConfig(out=str(tmp_path / "out")), say=silent)
     assert results["verdicts"][0].startswith("undecided")
-    assert not results["parts"]["total"]["pairs"][0]["decided"]
+    assert results["parts"]["total"]["pairs"][0]["decided"] == "no"
 
 
 def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
@@ -125,7 +130,7 @@ def test_runs_of_one_variant_are_the_seeds_of_a_policy(tmp_path: Path) -> None:
         "old": [0, 1, 2],
     }
     (pair,) = results["parts"]["total"]["pairs"]
-    assert pair["improvement"] == 1.0 and pair["decided"]
+    assert pair["improvement"] == 1.0 and pair["decided"] == "yes"
     assert (pair["runs_low"], pair["runs_high"]) == pytest.approx((0.34, 0.66), abs=0.01)
     assert "of other runs [+0.3" in results["verdicts"][0]
     notes = " ".join(results["warnings"])
@@ -157,7 +162,7 @@ def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
     results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["mean"] == pytest.approx(0.25) and pair["low"] > 0.1
-    assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and not pair["decided"]
+    assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and pair["decided"] == "no"
     assert "these runs of new are better" in results["verdicts"][0]
 
 
@@ -192,6 +197,22 @@ def test_instructions_without_a_score_are_left_out_for_all(tmp_path: Path) -> No
     assert (part["instructions"], part["left_out"]) == (35, 5)
     assert part["policies"]["b"]["mean"] == pytest.approx(9 / 35)
     assert any("5 instructions without a score of total" in note for note in results["warnings"])
+
+
+def test_other_expected_answers_are_the_first_of_all_notes(tmp_path: Path) -> None:
+    a = run_folder(tmp_path / "a-s0", good, seed=0, variant="a")
+    b = evaluation(tmp_path / "b.jsonl", bad, reference="something else")
+    said: list[str] = []
+    config = CompareConfig(out=str(tmp_path / "o"))
+    results = compare([str(a), str(b)], config, say=said.append)
+    note = results["warnings"][0]
+    assert note.startswith("DIFFERENT REFERENCES on 40 of 40 instructions (q0 of b.jsonl and a-s0")
+    assert f"note: {note}" in said[0]
+    assert note in (tmp_path / "o" / "compare.md").read_text()
+    page = (tmp_path / "o" / "compare.html").read_text()
+    assert page.index("DIFFERENT REFERENCES") < page.index("<h2>Means")
+    same = evaluation(tmp_path / "c.jsonl", bad)
+    assert not read_comparison([str(a), str(same)]).notes
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
@@ -246,7 +267,9 @@ def test_the_page_holds_hostile_text_as_text_and_runs_one_script(tmp_path: Path)
 def test_nobody_is_ahead_where_means_are_the_same(tmp_path: Path) -> None:
     named = [str(evaluation(tmp_path / f"{x}.jsonl", good)) for x in "ab"]
     results = compare(named, CompareConfig(out=str(tmp_path / "o")), say=silent)
-    assert results["verdicts"] == ["undecided: a and b have the same mean [+0.000, +0.000]."]
+    assert results["verdicts"] == [
+        "undecided: a and b have the same mean (interval unknown, all alike)."
+    ]
 
 
 def test_no_name_or_family_steers_the_terminal(tmp_path: Path) -> None:
@@ -267,3 +290,96 @@ def test_the_command_compares_what_evaluations_left(
     assert main(["compare", "runs/oracle", "runs/random"]) == 0
     assert "oracle is better than random" in capsys.readouterr().out
     assert Path("runs/compare-oracle-vs-random/compare.html").is_file()
+
+
+def test_a_response_stands_beside_its_own_score_and_the_mean_of_its_samples(tmp_path: Path) -> None:
+    def drawn(path: Path, scores: list[list[float]]) -> Path:
+        """Two samples for each instruction."""
+        rows = [
+            {**ROW, "id": f"q{i}", "sample": s, "parts": {"match": score}, "total": score}
+            for i, samples in enumerate(scores)
+            for s, score in enumerate(samples)
+        ]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write_json(path.with_suffix(".json"), HEADER | {"rows": len(rows), "samples": 2})
+        return path
+
+    lucky = drawn(tmp_path / "lucky.jsonl", [[1.0, 0.0], [1.0, 0.5], [0.0, 0.0]])
+    steady = drawn(tmp_path / "steady.jsonl", [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    compare([str(lucky), str(steady)], CompareConfig(out=str(tmp_path / "o")), say=silent)
+    page = (tmp_path / "o" / "compare.html").read_text()
+    rows = re.findall(r"<tr><td>([+-]\d\.\d{3})</td>(.*?)</tr>", page)
+    assert [difference for difference, _ in rows] == ["+0.750", "-0.500", "+0.000"]
+    assert "1.000; mean of 2: 0.750</small><br>try 0" in rows[0][1]
+    assert "1.000; mean of 2: 0.500" in rows[1][1] and "1.000; mean of 2: 1.000" in rows[1][1]
+
+
+def test_rows_are_ordered_by_the_difference_of_the_means_over_runs(tmp_path: Path) -> None:
+    def of(*right: int) -> Scores:
+        return lambda i: {"match": float(i in right), "short": 0.0}
+
+    runs = [
+        run_folder(tmp_path / f"a-s{s}", of(5, 0) if s else of(5), seed=s, variant="a")
+        for s in range(3)
+    ]
+    other = evaluation(tmp_path / "b.jsonl", of(7))
+    compare([*map(str, runs), str(other)], CompareConfig(out=str(tmp_path / "o")), say=silent)
+    page = (tmp_path / "o" / "compare.html").read_text()
+    found = re.findall(r"<tr><td>([+-]\d\.\d{3})</td>.*?question (\d+)<", page)
+    assert found[:3] == [("+1.000", "5"), ("-1.000", "7"), ("+0.667", "0")]  # not run 0's +0.000
+
+
+def test_tasks_have_bars_intervals_sizes_and_differences(tmp_path: Path) -> None:
+    named = [str(evaluation(tmp_path / f"{x}.jsonl", f)) for x, f in (("a", good), ("b", bad))]
+    config = CompareConfig(out=str(tmp_path / "o"))
+    odd = compare(named, config, say=silent)["parts"]["total"]["tasks"]["odd"]
+    assert odd["n"] == 20 and odd["policies"]["b"]["mean"] == pytest.approx(0.5)
+    assert odd["policies"]["b"]["low"] < 0.5 < odd["policies"]["b"]["high"]
+    assert odd["differences"]["b"]["mean"] == pytest.approx(0.5)
+    assert 0.2 < odd["differences"]["b"]["low"] < odd["differences"]["b"]["high"] < 0.8
+    table = (tmp_path / "o" / "compare.md").read_text()
+    assert "| task | instructions | a | b | a - b |" in table and "| odd | 20 | 1.000 (0." in table
+    page = (tmp_path / "o" / "compare.html").read_text()
+    assert 'aria-label="means of odd with 95 % intervals"' in page
+
+
+def test_wins_have_their_interval_and_one_reward_is_shown_once(tmp_path: Path) -> None:
+    def only(scores: Scores) -> Scores:
+        return lambda i: {"match": scores(i)["match"]}
+
+    said: list[str] = []
+    a, b = (evaluation(tmp_path / f"{x}.jsonl", only(f)) for x, f in (("a", good), ("b", bad)))
+    results = compare([str(a), str(b)], CompareConfig(out=str(tmp_path / "o")), say=said.append)
+    assert list(results["parts"]) == ["total", "match"]
+    written = (tmp_path / "o" / "compare.md").read_text()
+    page = (tmp_path / "o" / "compare.html").read_text()
+    for shown in (said[0], written, page):
+        assert "1.00 (0.84 to 1.00)" in shown and "match" not in shown
+    assert 'title="probability that a run of the first' in page
+
+
+def test_differences_that_are_all_alike_have_no_interval(tmp_path: Path) -> None:
+    def always(score: float) -> Scores:
+        return lambda i: {"match": score, "short": 0.0}
+
+    said: list[str] = []
+    a, b = (evaluation(tmp_path / f"{x}.jsonl", always(y), size=8) for x, y in (("a", 1), ("b", 0)))
+    results = compare([str(a), str(b)], CompareConfig(out=str(tmp_path / "o")), say=said.append)
+    assert "by 1.000 (interval unknown, all alike), p = 0.00781" in results["verdicts"][0]
+    assert "[+1.000, +1.000]" not in said[0] + (tmp_path / "o" / "compare.md").read_text()
+    assert "unknown (all alike)" in (tmp_path / "o" / "compare.html").read_text()
+
+
+def test_curves_of_unlike_trainings_are_over_episodes_and_show_validation(tmp_path: Path) -> None:
+    rl = run_folder(tmp_path / "rl-s0", good, seed=0, variant="rl")
+    sft = run_folder(tmp_path / "sft-s0", bad, seed=0, variant="sft")
+    rows = [{"train/update": u, "train/episodes": 128 * u, "eval/total/mean": 0.1} for u in (1, 4)]
+    (rl / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"sft/step": u, "eval/total/mean": 0.2} for u in (2, 8)]
+    (sft / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_json(sft / "run.json", json.loads((sft / "run.json").read_text()) | {"job_type": "sft"})
+    (sft / "config.yaml").write_text("sft: {batch_size: 16}\n")
+    drawn = curves(read_comparison([str(rl), str(sft)]))
+    assert "validation split" in drawn and "Training reward" not in drawn
+    assert ">32</text>" in drawn and ">episodes 512</text>" in drawn
+    assert ">update 4</text>" in curves(read_comparison([str(rl), f"other={rl}"]))

@@ -24,7 +24,11 @@ RESULTS: dict[str, Any] = {
         for name in ("ppo", "sft")
     },
     "parts": {
-        "total": {"policies": MEANS, "pairs": [PAIR], "tasks": {"odd": {"ppo": 0.7, "sft": 0.5}}},
+        "total": {
+            "policies": MEANS,
+            "pairs": [PAIR],
+            "tasks": {"odd": {"n": 20, "policies": MEANS}},
+        },
         "style": {"policies": MEANS, "pairs": [PAIR], "tasks": {}},
     },
     "verdicts": ["ppo is better than sft by 0.200."],
@@ -47,7 +51,7 @@ def test_the_tables_hold_numbers() -> None:
     assert found["policies"][1]["total of other runs high"] == 0.9
     assert [row["reward"] for row in found["differences"]] == ["total", "style"]
     assert found["differences"][0] == {"reward": "total", **PAIR}
-    assert found["tasks"] == [{"task": "odd", "ppo": 0.7, "sft": 0.5}]
+    assert found["tasks"] == [{"task": "odd", "instructions": 20, "ppo": 0.7, "sft": 0.5}]
     assert [row["kind"] for row in found["notes"]] == ["verdict", "warning"]
 
 
@@ -62,6 +66,6 @@ def test_a_comparison_is_a_run_of_its_own(tmp_path: Path, fake_wandb: Any) -> No
     track(RESULTS, tmp_path, TrackingConfig(mode="offline"), say=said.append, wandb=wandb)
     assert wandb.opened["job_type"] == "compare" and wandb.opened["name"] == tmp_path.name
     assert set(wandb.run.tables) == {"policies", "differences", "tasks", "notes"}
-    assert wandb.run.tables["tasks"].data == [("odd", 0.7, 0.5)]
+    assert wandb.run.tables["tasks"].data == [("odd", 20, 0.7, 0.5)]
     assert wandb.run.summary["final/ppo/mean"] == 0.7 and wandb.run.summary["exit_code"] == 0
     assert len(said) == 1 and "wandb sync" in said[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -181,3 +182,28 @@ def test_the_command_without_key_or_network_fails_and_a_dry_run_does_not(tmp_pat
         assert done.returncode == code, done.stderr
         assert words in done.stdout + done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_files_that_have_grown_since_they_were_sent_are_sent_again(tmp_path: Path) -> None:
+    make_run(tmp_path, "a", ["20260101_000000+"])
+    (found,) = found_in(tmp_path)
+    (file,) = found.folder.glob("*.wandb")
+    mark = file.with_name(file.name + ".synced")
+    os.utime(mark, (1, 1))
+    assert not found.is_sent
+    sync([found], has_key=lambda: True, obstacle=no_obstacle, send=sender(), say=lambda _: None)
+    assert found.is_sent and mark.stat().st_mtime > 1
+
+
+def test_a_running_run_is_left_out_unless_forced(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path, "a", ["20260101_000000"])
+    record = json.loads((run.path / "run.json").read_text())
+    (run.path / "run.json").write_text(json.dumps(record | {"status": "running"}))
+    command = ["runs", "sync", "--dir", str(tmp_path), "--dry_run"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert "'a' says that it is running: left out" in told and "nothing to send" in told
+    assert main([*command, "--force"]) == 0
+    assert "1 of 1 to send" in capsys.readouterr().out

@@ -63,8 +63,8 @@ def test_rows_sort_by_a_click_and_numbers_sort_as_numbers(
 ) -> None:
     browser.open(pages["report"])
     table = "document.querySelector('table.samples')"
-    column = f"[...{table}.tBodies[0].rows].map((r) => parseFloat(r.cells[5].textContent))"
-    click = f"{table}.tHead.rows[0].cells[5].querySelector('button').click()"
+    column = f"[...{table}.tBodies[0].rows].map((r) => parseFloat(r.cells[0].textContent))"
+    click = f"{table}.tHead.rows[0].cells[0].querySelector('button').click()"
     browser.run(click)
     rising = browser.run(column)
     assert rising == sorted(rising) and len(set(rising)) == 2

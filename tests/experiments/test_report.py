@@ -44,7 +44,9 @@ def test_a_finished_run_is_told_in_words_numbers_and_a_page(
         "update": 1.0,
         "other": 1.0,
     }
-    assert results["families"]["even"] == {"after": 0.75, "n": 20, "before": 0.25}
+    even = results["families"]["even"]
+    assert (even["after"], even["n"], even["before"]) == (0.75, 20, 0.25)
+    assert 0.5 < even["low"] < 0.75 < even["high"] < 0.9
     assert json.loads((run / "report" / "report.json").read_text()) == results
     markdown = (run / "report" / "report.md").read_text()
     assert "| match | 0.750 | 0.650 to 0.850 | 0.250 | +0.500 |" in markdown
@@ -190,3 +192,33 @@ def test_the_command_reports_on_an_evaluation(
     assert "an evaluation of oracle on closed_answers, finished" in out
     page = Path("told/report.html").read_text()
     assert "What was measured" in page and "Learning curves" not in page
+
+
+def test_families_count_instructions_and_not_responses(
+    write_run: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = write_run(tmp_path / "r")
+    file = run / "eval" / "end-6.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    twice = [row | {"sample": sample} for row in rows for sample in (0, 1)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in twice))
+    header = json.loads(file.with_suffix(".json").read_text())
+    file.with_suffix(".json").write_text(json.dumps(header | {"samples": 2, "rows": 80}))
+    results = report(str(run), say=silent)
+    assert {name: found["n"] for name, found in results["families"].items()} == {
+        "even": 20,
+        "odd": 20,
+    }
+
+
+def test_levels_have_a_table_of_their_own(write_run: Write, tmp_path: Path) -> None:
+    run = write_run(tmp_path / "r")
+    file = run / "eval" / "end-6.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    leveled = [row | {"level": 2 - (i < 10)} for i, row in enumerate(rows)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in leveled))
+    results = report(str(run), say=silent)
+    assert list(results["levels"]) == ["1", "2"] and results["levels"]["1"]["n"] == 10
+    markdown = (run / "report" / "report.md").read_text()
+    assert "| level | instructions | score | 95 % interval |" in markdown
+    assert "| 2 | 30 | 0.667 | 0." in markdown
