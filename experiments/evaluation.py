@@ -291,9 +291,6 @@ def cluster_of(row: Mapping[str, Any]) -> str:
     return f"{row.get('family') or ''}:{row['item']}"
 
 
-# Helpers ------------------------------------------------------------------------------------------
-
-
 def _require_positive(**counts: int | None) -> None:
     for name, value in counts.items():
         if value is not None and value < 1:

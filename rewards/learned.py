@@ -197,12 +197,15 @@ def recorded(path: str) -> tuple[float, float] | None:
     """
     try:
         return _recorded(path)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _recorded(path: str) -> tuple[float, float]:
-    values = json.loads((Path(path) / NORMALISATION_FILE).read_text(encoding="utf-8"))
+    try:
+        values = json.loads((Path(path) / NORMALISATION_FILE).read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
     mean, std = float(values["mean"]), float(values["std"])
     if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
         raise ValueError(f"mean {mean} and std {std}: expected finite numbers, std above 0")
@@ -217,7 +220,7 @@ def _normalisation(
     if wanted:
         try:
             return _recorded(path)
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             file = Path(path) / NORMALISATION_FILE
             raise ConfigError(
                 f"reward 'learned': normalise = true needs {file} with a mean and a std "

@@ -38,10 +38,9 @@ from instructrec.rl.run_state import TrainingResult
 class Echo:
     """A policy that answers "even" and whose one weight is a counter of updates."""
 
-    name = "echo"
+    name, takes_system = "echo", True
     device = torch.device("cpu")
     compute_dtype = torch.float32
-    takes_system = True
 
     def __init__(self) -> None:
         self.model = torch.nn.Linear(1, 1, bias=False)
