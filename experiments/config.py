@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
@@ -27,9 +27,6 @@ from instructrec.rewards.hf_metric import check_corpus_names
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import MAY_CHANGE, DPOConfig, PPOConfig, SFTConfig, check_raft
 from instructrec.rl.reward_config import MAY_CHANGE as FIT_MAY_CHANGE
-
-if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
 
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
@@ -214,13 +211,6 @@ class TrainConfig:
             policy=dataclasses.replace(self.policy, model=model),
             rewards=self.rewards or self.task.own_rewards(),
         )
-
-    def with_micro_batch(self, policy: CausalLMPolicy) -> TrainConfig:
-        """The same run with a micro-batch for its episodes, processes and memory."""
-        from instructrec.rl.micro_batches import with_micro_batch
-
-        ppo = with_micro_batch(policy, self.ppo, self.task.episodes.most_turns)
-        return dataclasses.replace(self, ppo=ppo)
 
     def reward_value(self) -> dict[str, Any]:
         """The mapping that ``make_rewards`` takes: plain numbers, strings and dicts."""

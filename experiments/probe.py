@@ -109,7 +109,7 @@ def run_probe(
     model = setup_run.model_folder(config.policy.model)
     settings = dataclasses.replace(config.policy, model=model)
     policy = writer(load_policy(settings, config.seed, config.eval_sampling), "a probe of rewards")
-    config = config.with_micro_batch(policy)
+    config = setup_run.with_micro_batch(config, policy)
     from instructrec.devices import describe
 
     machine = describe(policy.device, policy.compute_dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,6 +184,14 @@ def _check_prompt(encode: Any, item: Instruction, split: str) -> None:
     except PolicyError as error:
         reason = str(error).replace("prompt 0 has", "its prompt has", 1)
         raise DataError(f"instruction {item.id!r} of the {split} split: {reason}") from error
+
+
+def with_micro_batch(config: TrainConfig, policy: ModelPolicy) -> TrainConfig:
+    """The same run with a micro-batch for its episodes, processes and memory."""
+    from instructrec.rl.micro_batches import with_micro_batch
+
+    ppo = with_micro_batch(policy, config.ppo, config.task.episodes.most_turns)
+    return replace(config, ppo=ppo)
 
 
 def model_folder(model: str) -> str:

@@ -164,11 +164,9 @@ def _with_policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
 ) -> tuple[TrainConfig, ModelPolicy, RunInfo]:
     """See ``_policy``; with a micro-batch on which the processes agree."""
-    from instructrec.policies.labels import writer
-
     config, policy, info = processes.together(lambda: _policy(config, materials, load_policy))
     if config.supervised is None:
-        config = config.with_micro_batch(writer(policy, f"algorithm {config.algorithm}"))
+        config = setup_run.with_micro_batch(config, policy)
     return config, policy, info
 
 
@@ -176,11 +174,15 @@ def _policy(
     config: TrainConfig, materials: Materials, load_policy: LoadPolicy
 ) -> tuple[TrainConfig, ModelPolicy, RunInfo]:
     """Loads the policy; returns also the settings that depend on its device, and the run's name."""
+    from instructrec.policies.labels import writer
+
     model = setup_run.model_folder(config.policy.model)
     settings = dataclasses.replace(config.policy, model=model)
     more = {"labels": True} if config.has_labels else {}
     policy = load_policy(settings, config.seed, config.eval_sampling, **more)
-    if config.supervised is not None:
+    if config.supervised is None:
+        writer(policy, f"algorithm {config.algorithm}")
+    else:
         config, policy = prepared(config, materials, policy)
     setup_run.check_all_prompts(policy, materials, config)
     info = _info(config, model)

@@ -13,7 +13,7 @@ from instructrec import processes
 from instructrec.devices import free_memory
 
 if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.policies.model_policy import ModelPolicy
     from instructrec.rl.config import PPOConfig
 
 _MOST = {"cuda": 16_384}
@@ -67,7 +67,7 @@ class MicroBatch(NamedTuple):
         return MicroBatch(max(self.episodes // 2, 1), tokens)
 
 
-def with_micro_batch(policy: CausalLMPolicy, config: PPOConfig, max_turns: int = 1) -> PPOConfig:
+def with_micro_batch(policy: ModelPolicy, config: PPOConfig, max_turns: int = 1) -> PPOConfig:
     """Fills in a micro-batch that the settings leave open, alike in all processes.
 
     Args:
@@ -81,7 +81,7 @@ def with_micro_batch(policy: CausalLMPolicy, config: PPOConfig, max_turns: int =
     return config.with_micro_batch(tokens, max_turns, processes.world_size())
 
 
-def most_tokens(policy: CausalLMPolicy, config: PPOConfig, free: float | None = None) -> int:
+def most_tokens(policy: ModelPolicy, config: PPOConfig, free: float | None = None) -> int:
     """Tokens of a micro-batch that this machine has the memory for.
 
     Args:
@@ -103,7 +103,7 @@ def most_tokens(policy: CausalLMPolicy, config: PPOConfig, free: float | None = 
     return tokens
 
 
-def bytes_per_token(policy: CausalLMPolicy, config: PPOConfig) -> float:
+def bytes_per_token(policy: ModelPolicy, config: PPOConfig) -> float:
     """Bytes of activations and logits that a token of a micro-batch leaves, roughly."""
     model: Any = policy.model.config.get_text_config()
     hidden = int(model.hidden_size)
@@ -117,7 +117,7 @@ def bytes_per_token(policy: CausalLMPolicy, config: PPOConfig) -> float:
     return models * int(model.num_hidden_layers) * layer + logits
 
 
-def _still_to_come(policy: CausalLMPolicy, config: PPOConfig) -> float:
+def _still_to_come(policy: ModelPolicy, config: PPOConfig) -> float:
     """Bytes of gradients, two moments, the reference, and a critic with its own."""
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
     models = 1 + (config.critic == "separate")

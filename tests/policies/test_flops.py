@@ -18,13 +18,13 @@ from instructrec.policies.trunk import Trunk
 IDS = torch.arange(12).reshape(2, 6)
 
 
-def tiny(train: str) -> tuple[CausalLMPolicy, Trunk, ModelCost]:
+def tiny(train: str, layers: int | None = 1) -> tuple[CausalLMPolicy, Trunk, ModelCost]:
     config = PolicyConfig(
         model="tiny",
         dtype="float32",
         device="cpu",
         train=train,  # type: ignore[arg-type]
-        num_layers=1,
+        num_layers=layers,
     )
     policy = load_policy(config)
     trunk = Trunk(policy.model)
@@ -70,11 +70,14 @@ def test_both_passes_cost_what_torch_counts(train: str) -> None:
 
 def test_adapters_train_little_and_cost_a_little_more() -> None:
     _, _, full = tiny("full")
-    _, _, lora = tiny("lora")
+    _, _, lora = tiny("lora", layers=None)
     assert 0 < lora.num_trained < 0.5 * lora.num_weights
     assert lora.upper.weights == full.upper.weights + lora.upper.trained
     assert lora.head.trained == 0
     assert lora.backward(10, 55, 5) < full.backward(10, 55, 5)
+    _, _, half = tiny("lora")  # the last layer alone: the first one runs without a gradient
+    assert half.lower.trained == 0 and half.num_trained == lora.num_trained / 2
+    assert half.backward(10, 55, 5) < lora.backward(10, 55, 5)
 
 
 def test_attention_is_two_products_over_the_pairs() -> None:
