@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -231,7 +232,12 @@ def test_no_worker_outlives_a_parent_that_is_killed(file, tmp_path, gone):
     busy = next(int(line.split()[1]) for line in parent.stderr if line.startswith("busy"))
     parent.send_signal(signal.SIGKILL)
     parent.wait()
-    assert gone(idle) and gone(busy)  # the busy one does not look whether anybody waits
+    try:
+        assert gone(idle) and gone(busy)  # the busy one does not look whether anybody waits
+    finally:
+        for pid in (idle, busy):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def test_rewards_that_cannot_travel_are_refused(file):

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -215,7 +216,11 @@ with Sandbox(Limits(timeout_s=600.0), bubblewrap="never").start() as process:
     running.send_signal(signal.SIGKILL)
     running.wait()
     running.stdout.close()
-    assert gone(child)
+    try:
+        assert gone(child)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)  # it would compute for ever
     kept = [tmp_path / f"instructrec-code-{os.getpid()}-x", tmp_path / "instructrec-code-mine"]
     for folder in kept:
         folder.mkdir()
