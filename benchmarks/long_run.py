@@ -94,7 +94,7 @@ class LongRunner(Runner):
             **{"eval_every": 0, "max_error_frac": 0.6, "max_bad_steps": 10},
         }
         config = {**COMMON, **RUNS[kind], "rewards": {"asked": {**reward, "normalise": "running"}}}
-        config["ppo"] = {**COMMON["ppo"], **RUNS[kind]["ppo"], **ppo}
+        config["ppo"] = {**RUNS[kind]["ppo"], **ppo}
         (folder / "run.yaml").write_text(json.dumps(config))
 
     def disturbed(self, how: str, after_s: float, server: Server) -> Ended:
