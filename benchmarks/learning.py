@@ -158,23 +158,26 @@ def run_seed(given: argparse.Namespace, seed: int) -> dict[str, list[dict[str, f
     folder.mkdir(parents=True, exist_ok=True)
     curves = {side: folder / f"{side}.json" for side in SIDES}
     environment = dict(os.environ, OMP_NUM_THREADS=str(given.threads))
-    running: list[subprocess.Popen[bytes]] = []
+    peer: subprocess.Popen[bytes] | None = None
     if not (folder / "trl112.done").exists() and "trl112" in given.sides:
         (folder / "job.json").write_text(json.dumps(job(given, seed, folder)), encoding="utf-8")
         paths = [str(folder / "job.json"), str(curves["trl112"])]
         command = [str(trl112_python(given.python)), "-m", "benchmarks.learn_trl112", *paths]
-        running.append(subprocess.Popen(command, env=environment))
-        if given.in_turn:
-            _wait(running.pop())
-    if not curves["ours"].exists() and "ours" in given.sides:
-        ours = our_command(given, seed, folder)
-        _wait(subprocess.Popen([*ours, "--overwrite"], env=environment))
-        points = our_points(folder / f"learning-s{seed}")
-        curves["ours"].write_text(json.dumps(points, indent=1), encoding="utf-8")
-    for process in running:
-        _wait(process)
-    if "trl112" in given.sides:
-        (folder / "trl112.done").touch()
+        peer = subprocess.Popen(command, env=environment)
+    try:
+        if peer is not None and given.in_turn:
+            _wait(peer)
+        if not curves["ours"].exists() and "ours" in given.sides:
+            ours = our_command(given, seed, folder)
+            _wait(subprocess.Popen([*ours, "--overwrite"], env=environment))
+            points = our_points(folder / f"learning-s{seed}")
+            curves["ours"].write_text(json.dumps(points, indent=1), encoding="utf-8")
+        if peer is not None:
+            _wait(peer)
+            (folder / "trl112.done").touch()
+    finally:
+        if peer is not None:
+            peer.kill()  # nothing, where it has ended
     there = {side: path for side, path in curves.items() if path.exists()}
     return {side: json.loads(path.read_text(encoding="utf-8")) for side, path in there.items()}
 

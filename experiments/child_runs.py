@@ -1,4 +1,4 @@
-"""Runs of ``instructrec`` that a script starts, each in a process of its own."""
+"""Runs that others start: each in a process of its own, and only those that are missing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,6 @@ def run_in_a_process(arguments: list[str]) -> int:
 
 
 def is_finished(path: Path) -> bool:
-    """Whether a run was trained and measured to its end."""
+    """Whether a run folder is there and its run came to its end."""
     is_run = (path / "run.json").exists()
     return is_run and RunFolder.open(path).record()["status"] == "finished"

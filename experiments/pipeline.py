@@ -15,6 +15,7 @@ from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import command_line, setup_run, telling
 from instructrec.experiments import pipeline_stages as stages
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.pipeline_config import PipelineConfig, refuse_changed
 from instructrec.experiments.pipeline_report import Result, Round, write
 from instructrec.experiments.pipeline_stages import Pipeline
@@ -153,7 +154,7 @@ def _run(run: Pipeline) -> Result:
 
 
 def _tell(run: Pipeline, name: str, about: str) -> None:
-    done = " (finished already)" if stages.is_finished(run.path / name) else ""
+    done = " (finished already)" if is_finished(run.path / name) else ""
     run.say(f"{name}: {about}{done}")
 
 

@@ -12,6 +12,7 @@ from instructrec.envs.tasks.base import Instruction, Task, make_task
 from instructrec.envs.tasks.partition import stable_hash
 from instructrec.errors import DataError, RunInterrupted
 from instructrec.experiments import reward_run, setup_run, telling
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.evaluation import Evaluation, evaluate, load_evaluation
 from instructrec.experiments.jsonl import Row, dump_line, read_json, read_rows, write_atomic
 from instructrec.experiments.overoptimisation import Point, choice_of, overoptimised, points_of
@@ -78,13 +79,6 @@ class Window:
     def fingerprint(self) -> str:
         """That of the whole, and which part."""
         return f"{self._task.fingerprint}[{self._start}:{self._start + self._size}]"
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a run folder is there and its run came to its end."""
-    if not (folder / "run.json").is_file():
-        return False
-    return bool(RunFolder.open(folder).record()["status"] == "finished")
 
 
 def measure(

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from instructrec.errors import InstructRecError
 from instructrec.experiments import telling
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.quickstart_report import BASELINES
 from instructrec.experiments.quickstart_stages import Quickstart, open_quickstart, train_stage
 from instructrec.experiments.runfolder import RunFolder
@@ -46,10 +47,8 @@ def add_baseline(run: Quickstart, name: str) -> None:
 
 def is_there(run: Quickstart, name: str) -> bool:
     """Whether a baseline was trained and measured to its end."""
-    if not (run.path / name / "run.json").exists():
-        return False
-    folder = RunFolder.open(run.path / name)
-    return folder.record()["status"] == "finished" and run.sampled_path(folder).exists()
+    path = run.path / name
+    return is_finished(path) and run.sampled_path(RunFolder.open(path)).exists()
 
 
 def _long_sft(sft: SFTConfig, summaries: dict[str, dict[str, float]]) -> SFTConfig:

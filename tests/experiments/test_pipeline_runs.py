@@ -11,6 +11,7 @@ import pytest
 
 from instructrec.errors import ConfigError
 from instructrec.experiments import pipeline_stages
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.config import EvalConfig, OutputConfig, TaskConfig
 from instructrec.experiments.jsonl import read_json, read_rows
 from instructrec.experiments.label_commands import LabelConfig, label
@@ -119,7 +120,7 @@ def test_it_goes_on_after_any_stage_and_adds_rounds(
             quiet(config, resume=True)
         record = RunFolder.open(config.folder).record()
         assert record["status"] == "interrupted"
-        done = [name for name in STAGES if pipeline_stages.is_finished(config.folder / name)]
+        done = [name for name in STAGES if is_finished(config.folder / name)]
     assert done == STAGES[:-1]
     assert quiet(config, resume=True) == ["best-of-1"]
     assert quiet(config, resume=True) == []
