@@ -104,7 +104,11 @@ PARTS = (
     Part(
         "memory",
         "PPO, all weights train: peak memory against TRL's precision without settings",
-        (Side("ours"), Side("TRL 1.12 PPO, float32", PPO_PEER, {"dtype": "float32"})),
+        (
+            Side("ours"),
+            Side("ours, 4 episodes a pass", changes={"micro_batch": 4}),
+            Side("TRL 1.12 PPO, float32", PPO_PEER, {"dtype": "float32"}),
+        ),
         {"warmup": 0, "updates": 1},
         rounds=1,
     ),
@@ -117,7 +121,11 @@ PARTS = (
     Part(
         "lora",
         "the same with adapters of rank 16 on all linear layers",
-        (Side("ours"), Side("TRL 1.16 GRPO", GRPO_PEER)),
+        (
+            Side("ours"),
+            Side("ours, 4 episodes a pass", changes={"micro_batch": 4}),
+            Side("TRL 1.16 GRPO", GRPO_PEER),
+        ),
         {**_GROUPS, "train": "lora"},
         rounds=1,
     ),
