@@ -104,11 +104,7 @@ PARTS = (
     Part(
         "memory",
         "PPO, all weights train: peak memory against TRL's precision without settings",
-        (
-            Side("ours"),
-            Side("ours, 4 episodes a pass", changes={"micro_batch": 4}),
-            Side("TRL 1.12 PPO, float32", PPO_PEER, {"dtype": "float32"}),
-        ),
+        (Side("ours"), Side("TRL 1.12 PPO, float32", PPO_PEER, {"dtype": "float32"})),
         {"warmup": 0, "updates": 1},
         rounds=1,
     ),
@@ -121,13 +117,20 @@ PARTS = (
     Part(
         "lora",
         "the same with adapters of rank 16 on all linear layers",
-        (
-            Side("ours"),
-            Side("ours, 4 episodes a pass", changes={"micro_batch": 4}),
-            Side("TRL 1.16 GRPO", GRPO_PEER),
-        ),
+        (Side("ours"), Side("TRL 1.16 GRPO", GRPO_PEER)),
         {**_GROUPS, "train": "lora"},
         rounds=1,
+    ),
+    Part(
+        "small_passes",
+        "memory with four episodes in a pass: all weights train, or adapters of rank 16",
+        (
+            Side("ours, all weights"),
+            Side("ours, adapters", changes={**_GROUPS, "train": "lora"}),
+        ),
+        {"warmup": 0, "updates": 1, "micro_batch": 4},
+        rounds=1,
+        on_demand=True,
     ),
     Part(
         "rollout",
