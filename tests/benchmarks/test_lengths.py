@@ -79,7 +79,8 @@ def test_a_length_is_held_against_its_own_prompt_whatever_the_order() -> None:
     check_update(FEW, update(right), expected)
     check_update(FEW, update(right[::-1]), expected)
     lengths = list(TARGETS.values())
-    moved = [(list(prompt), n) for prompt, n in zip(TARGETS, lengths[1:] + lengths[:1], strict=True)]
+    others = zip(TARGETS, lengths[1:] + lengths[:1], strict=True)
+    moved = [(list(prompt), length) for prompt, length in others]
     with pytest.raises(GateError, match=r"responses do not end where they have to, e\.g\. \d+ tok"):
         check_update(FEW, update(moved), expected)
 
