@@ -16,7 +16,7 @@ import torch
 
 from benchmarks.parts import GRPO_PEER, OURS, PPO_PEER
 from benchmarks.side_ours import make_policy
-from benchmarks.workload import Prompts, Workload, asked_prompts
+from benchmarks.workload import Prompts, Workload, asked_prompts, target_lengths
 from instructrec.policies.flops import ModelCost, model_cost
 from instructrec.policies.prefill import common_prefix
 from instructrec.policies.rates import Rates, measure_rates
@@ -60,9 +60,10 @@ def limits(program: str, workload: Workload) -> dict[str, Any]:
     dtype = getattr(torch, workload.dtype)
     prompts = Prompts.read(workload.prompts)
     asked = asked_prompts(workload, prompts)
+    targets = target_lengths(workload, prompts)
     lengths = Lengths(
         tuple(map(len, asked)),
-        (workload.response_length,) * len(asked),
+        tuple(targets[tuple(ids)] for ids in asked),
         common_prefix(asked) if program == OURS else 0,
     )
     tokens = workload.micro_batch_size * (max(map(len, asked)) + workload.response_length)

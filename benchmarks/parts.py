@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.workload import Workload
+from benchmarks.workload import LOG_NORMAL, Workload
 
 PROGRAMS = OURS, PPO_PEER, GRPO_PEER, GENERATE = "ours", "trl112", "trl116", "generate"
 """Programs that play a side: ``benchmarks/side_<name>.py``."""
@@ -137,6 +137,17 @@ PARTS = (
         "decoding alone: ours, and transformers' generate in the same precision",
         (Side("ours"), Side("transformers generate", GENERATE)),
         {"epochs": 0, "kl_coef": 0.0},
+        on_demand=True,
+    ),
+    Part(
+        "lengths",
+        "PPO, all weights train: responses of different lengths, the same for a prompt everywhere",
+        (
+            Side("ours"),
+            Side("ours, micro-batches of 4 of like length", changes={"micro_batch": 4}),
+            Side("TRL 1.12 PPO", PPO_PEER),
+        ),
+        {"response_length": 64, "lengths": LOG_NORMAL},
         on_demand=True,
     ),
     Part(

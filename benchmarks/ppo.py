@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.ppo`` (or ``make benchmark``) runs every part but those on demand: the sides
 take turns, each in a process of its own, on the same weights and the same prompts, token for token,
-with responses of one forced length. A side whose log-probs, gradient, lengths, steps or loss are
-not what they should be is refused, and its part not reported. Processes that have finished are not
+with responses of forced length. A side whose log-probs, gradient, lengths, steps or loss are not
+what they should be is refused, and its part not reported. Processes that have finished are not
 run again: the command can be stopped and given again. See docs/speed.md.
 """
 
@@ -252,7 +252,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--updates", type=int, default=1, help="timed updates of a process")
     made.add_argument("--episodes", type=int, help="episodes of an update (16; on a GPU 64)")
     made.add_argument("--prompt-length", type=int, help="tokens of each prompt (the task's own)")
-    made.add_argument("--response-length", type=int, help="forced length (32; on a GPU 128)")
+    made.add_argument("--response-length", type=int, help="(longest) forced length (32; GPU 128)")
     made.add_argument("--epochs", type=int, help="PPO epochs (4)")
     made.add_argument("--mini-batches", type=int, help="optimizer steps of an epoch (1)")
     made.add_argument("--threads", type=int, help="threads of torch")

@@ -1,7 +1,7 @@
 """One process of transformers' own decoding: ``python -m benchmarks.side_generate REQUEST REPORT``.
 
 Decoding alone, with the weights in the precision that is computed in: sampling at temperature 1
-from the whole distribution, responses of one forced length, every prompt padded on the left.
+from the whole distribution, responses of forced length, every prompt padded on the left.
 """
 
 from __future__ import annotations
@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from benchmarks.own_lengths import end_at_targets
 from benchmarks.stopwatch import Stopwatch, mean_error, run_side
 from benchmarks.workload import (
+    EQUAL,
     GateError,
     Prompts,
     Report,
     Workload,
     asked_prompts,
-    prompts_hash,
+    target_lengths,
 )
 
 
@@ -51,6 +53,8 @@ def run(workload: Workload) -> Report:
     watch = Stopwatch(workload, report)
     watch.pass_gate(logprob_error(model, prompts))
     watch.watch_prefill(model)
+    if workload.lengths != EQUAL:
+        end_at_targets(model, target_lengths(workload, prompts))
     asked, length = asked_prompts(workload, prompts), workload.response_length
     batch = tokenizer.pad({"input_ids": asked}, return_tensors="pt").to(workload.device)
     width = batch["input_ids"].shape[1]
@@ -66,8 +70,8 @@ def run(workload: Workload) -> Report:
                 max_new_tokens=length,
                 min_new_tokens=length,
             )
-        watch.response_lengths = [len(row) for row in ids[:, width:]]
-        watch.prompts_hash = prompts_hash(asked)
+        responses = ids[:, width:]
+        watch.note_answers(asked, (responses != tokenizer.pad_token_id).sum(1).tolist())
         watch.losses = [0.0]  # there is none
         watch.finish_update()
     report.settings = {

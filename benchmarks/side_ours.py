@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +14,12 @@ import torch
 
 from benchmarks.stopwatch import Stopwatch, mean_error, run_side
 from benchmarks.workload import (
+    EQUAL,
     Prompts,
     Report,
     Workload,
     asked_prompts,
-    prompts_hash,
+    target_lengths,
 )
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.envs.vector import InstructionVectorEnv
@@ -36,9 +37,11 @@ _LAPS = {"score": "time/score_s", "values": "time/advantage_s", "update": "time/
 
 
 class WatchedDecoder(CachedDecoder):
-    """The policy's own decoder, with a note of the prompts that it got."""
+    """The policy's own decoder, with a note of the prompts that it got and a length for some."""
 
     prompt_ids: Sequence[list[int]] = ()
+    targets: Mapping[tuple[int, ...], int] = {}
+    """Tokens of the response to a prompt; a prompt that is not there leaves it to the sampling."""
 
     def generate(
         self, prompt_ids: Sequence[list[int]], sampling: Sampling, generator: torch.Generator
@@ -46,6 +49,10 @@ class WatchedDecoder(CachedDecoder):
         """See Decoder.generate."""
         self.prompt_ids = prompt_ids
         return super().generate(prompt_ids, sampling, generator)
+
+    def most_tokens(self, prompt: list[int], sampling: Sampling) -> int:
+        """See CachedDecoder.most_tokens."""
+        return self.targets.get(tuple(prompt), sampling.max_new_tokens)
 
 
 def make_policy(workload: Workload) -> CausalLMPolicy:
@@ -70,6 +77,8 @@ def make_policy(workload: Workload) -> CausalLMPolicy:
         max_length=2**31,
         detokenize=loaded.tokenizer.decode,
     )
+    if workload.lengths != EQUAL:
+        decoder.targets = target_lengths(workload, Prompts.read(workload.prompts))
     return CausalLMPolicy(
         model,
         loaded.tokenizer,
@@ -154,8 +163,7 @@ def run_rollouts(
     watch.restart()
     for _ in range(workload.warmup + workload.updates):
         decoded = policy.decoder.generate(asked, sampling, generator)
-        watch.response_lengths = [len(one.ids) for one in decoded]
-        watch.prompts_hash = prompts_hash(asked)
+        watch.note_answers(asked, [len(one.ids) for one in decoded])
         watch.losses = [0.0]  # there is none
         watch.finish_update()
 
@@ -182,8 +190,7 @@ def run(workload: Workload, side: str = "ours") -> Report:
         watch.phases |= {name: metrics[key] for name, key in _LAPS.items()}
         watch.phases["values"] -= inner.get("reference", 0.0)
         watch.phases["update"] -= inner.get("optimizer", 0.0)
-        watch.response_lengths = [int(row["response_len"]) for row in rows]
-        watch.prompts_hash = prompts_hash(decoder.prompt_ids)
+        watch.note_answers(decoder.prompt_ids, [int(row["response_len"]) for row in rows])
         watch.losses = [metrics["ppo/policy_loss"], metrics["ppo/value_loss"]]
         watch.drift = metrics["ppo/drift_mean"]
         report.extra = {key: value for key, value in metrics.items() if key.startswith("speed/")}

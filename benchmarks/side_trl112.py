@@ -4,7 +4,8 @@ Runs in an environment of its own, without instructrec. Three things about that 
 it is called. It ignores ``num_mini_batches``: it steps once an epoch, except in the last rollout of
 a pass over the data, where every micro-batch is a step. So the data are exactly one rollout, and a
 micro-batch is a minibatch: that gives the steps that were asked for. It stops at no token when
-``stop_token`` is not set. And it computes in the precision that the weights are loaded in.
+``stop_token`` is not set: where lengths differ, its decoding ends each row at its target. And it
+computes in the precision that the weights are loaded in.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ from transformers import (
 from trl.experimental.ppo import PPOConfig, PPOTrainer, ppo_trainer
 from trl.trainer.utils import selective_log_softmax
 
+from benchmarks.own_lengths import end_at_targets
 from benchmarks.stopwatch import Stopwatch, mean_error, run_side, train_last_half
 from benchmarks.workload import (
+    EQUAL,
     Prompts,
     Report,
     Workload,
-    prompts_hash,
+    target_lengths,
 )
 
 
@@ -140,9 +143,9 @@ def watch_trainer(trainer: PPOTrainer, watch: Stopwatch, pad: int) -> None:
     def watched_generation(model: Any, queries: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
         with watch.phase("decode"):
             sequences, logits = generate(model, queries, *args)
-        responses, asked = sequences[:, queries.shape[1] :], queries.tolist()
-        watch.response_lengths = [int(n) for n in (responses != pad).sum(1)]
-        watch.prompts_hash = prompts_hash([[t for t in row if t != pad] for row in asked])
+        responses = sequences[:, queries.shape[1] :]
+        asked = [[t for t in row if t != pad] for row in queries.tolist()]
+        watch.note_answers(asked, (responses != pad).sum(1).tolist())
         return sequences, logits
 
     def watched_forward(model: Any, *args: Any) -> Any:
@@ -197,6 +200,8 @@ def run(workload: Workload) -> Report:
         )
         pad = int(tokenizer.pad_token_id)
         watch.pass_gate(logprob_error(trainer.policy_model, prompts, pad))
+        if workload.lengths != EQUAL:
+            end_at_targets(trainer.policy_model, target_lengths(workload, prompts))
         watch_trainer(trainer, watch, pad)
         trainer.train()
     report.settings = {

@@ -22,7 +22,6 @@ from benchmarks.workload import (
     Prompts,
     Report,
     Workload,
-    prompts_hash,
 )
 
 
@@ -38,9 +37,9 @@ class WatchedTrainer(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         with self.watch.phase("values"):
             output = super()._generate_and_score_completions(inputs)
-        self.watch.response_lengths = [int(n) for n in output["completion_mask"].sum(1)]
         pairs = zip(output["prompt_ids"], output["prompt_mask"].bool(), strict=True)
-        self.watch.prompts_hash = prompts_hash([ids[mask].tolist() for ids, mask in pairs])
+        asked = [ids[mask].tolist() for ids, mask in pairs]
+        self.watch.note_answers(asked, output["completion_mask"].sum(1).tolist())
         return output
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -9,7 +9,7 @@ import gc
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -22,9 +22,10 @@ from benchmarks.workload import (
     Report,
     Update,
     Workload,
+    answered,
     check_logprobs,
     check_update,
-    expected_hash,
+    expected_answers,
     read_workload,
 )
 
@@ -41,7 +42,7 @@ class Stopwatch:
 
     def __init__(self, workload: Workload, report: Report) -> None:
         self.workload, self.report = workload, report
-        self._digest = expected_hash(workload, Prompts.read(workload.prompts))
+        self._expected = expected_answers(workload, Prompts.read(workload.prompts))
         self._cuda = workload.device == "cuda"
         self._open: list[str] = []
         self._mark = 0.0
@@ -61,12 +62,15 @@ class Stopwatch:
     def restart(self) -> None:
         """Begins an update: everything that is known of the last one is dropped."""
         self.phases: dict[str, float] = {}
-        self.response_lengths: list[int] = []
-        self.prompts_hash = ""
+        self._answered = answered([], [])
         self.optimizer_steps = 0
         self.losses: list[float] = []
         self.drift: float | None = None
         self._start = self._mark = self._now()
+
+    def note_answers(self, prompt_ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> None:
+        """Notes the prompts of the rollout and the tokens of the response to each, in one order."""
+        self._answered = answered(prompt_ids, lengths)
 
     def _now(self) -> float:
         if self._cuda:
@@ -141,13 +145,13 @@ class Stopwatch:
         update = Update(
             seconds=seconds,
             phases=phases,
-            response_lengths=self.response_lengths,
-            prompts_hash=self.prompts_hash,
+            response_lengths=self._answered.response_lengths,
+            prompts_hash=self._answered.prompts_hash,
             optimizer_steps=self.optimizer_steps,
             loss=sum(self.losses) if self.losses else float("nan"),
             drift=self.drift,
         )
-        check_update(self.workload, update, self._digest)
+        check_update(self.workload, update, self._expected)
         self.report.updates.append(update)
         self.restart()
 

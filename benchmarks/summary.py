@@ -7,7 +7,7 @@ are ratios of numbers that were taken in the same sitting.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from benchmarks.parts import Part
@@ -59,6 +59,7 @@ def side_summary(
     updates = [update for report in reports for update in report.updates]
     drifts = [update.drift for update in updates if update.drift is not None]
     cuda = [report.peak_cuda_bytes for report in reports if report.peak_cuda_bytes is not None]
+    lengths = [length for update in updates for length in update.response_lengths]
     return {
         "settings": reports[0].settings,
         "versions": reports[0].versions,
@@ -73,6 +74,7 @@ def side_summary(
         "peak_cuda_bytes": spread([float(n) for n in cuda]) if cuda else None,
         "phases_s": phases,
         "limits_s": dict(limit["seconds"]),
+        "response_length": {"mean": fmean(lengths), "min": min(lengths), "max": max(lengths)},
         "extra": reports[-1].extra,
     }
 
@@ -145,12 +147,24 @@ def markdown(result: Mapping[str, Any]) -> str:
     ]
     for name, part in result["parts"].items():
         lines += ["", f"## {name}: {part['title']}", "", *_sides_table(part["sides"])]
+        lines += _lengths_lines(part["sides"])
         lines += ["", *_gate_lines(part["sides"])]
         if part["ratios"]:
             lines += ["", "| ratio to the last row | value |", "| --- | --- |"]
             lines += [f"| {key} | {_show(value)} |" for key, value in part["ratios"].items()]
         lines += ["", *_phases_table(part["sides"])]
     return "\n".join(lines) + "\n"
+
+
+def _lengths_lines(sides: Mapping[str, Any]) -> list[str]:
+    """The lengths of the responses, where they differ; they are those of every side."""
+    found = next(iter(sides.values()))["response_length"]
+    if found["min"] == found["max"]:
+        return []
+    return [
+        "",
+        f"Responses of {found['min']} to {found['max']} tokens, {found['mean']:.1f} on average.",
+    ]
 
 
 def _sides_table(sides: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,10 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 0.06}
 """Largest mean difference (nats per token) to the log-probs of a plain float32 model."""
 MOST_DRIFT = {"float32": 1e-4, "bfloat16": 0.02}
 """Largest mean difference between the sampler's log-probs and the trainer's (nats per token)."""
+EQUAL, LOG_NORMAL = "equal", "log-normal"
+"""How long the responses of a rollout are (see ``target_lengths``)."""
+_MEAN, _SPREAD = 0.4, 0.6
+"""Of log-normal lengths: mean, as a share of the longest; standard deviation of the logarithm."""
 
 
 class GateError(Exception):
@@ -35,9 +40,12 @@ class Workload:
     episodes: int
     """Episodes of an update; each prompt gives ``generations`` of them."""
     response_length: int
-    """Tokens of every response: it never ends earlier."""
+    """Tokens of every response, or of the longest where ``lengths`` differ."""
     prompt_length: int | None = None
     """Tokens of every prompt, chat template included; None leaves the task's own lengths."""
+    lengths: str = EQUAL
+    """``equal``, or ``log-normal``: each prompt has a length at which its responses end, never
+    earlier, and which is the same on every side."""
     generations: int = 1
     """Responses to one prompt."""
     epochs: int = 4
@@ -113,7 +121,7 @@ class Update:
     phases: dict[str, float]
     """Seconds of its parts; ``other`` is what none of them covers."""
     response_lengths: list[int]
-    """Tokens of each response, as the loss sees them."""
+    """Tokens of each response, as the loss sees them, in the order of the prompts' tokens."""
     prompts_hash: str
     """``prompts_hash`` of the prompts that were answered."""
     optimizer_steps: int
@@ -170,9 +178,45 @@ def asked_prompts(workload: Workload, prompts: Prompts) -> list[list[int]]:
     return [ids for ids in chosen for _ in range(workload.generations)]
 
 
-def expected_hash(workload: Workload, prompts: Prompts) -> str:
-    """The hash of such a rollout."""
-    return prompts_hash(asked_prompts(workload, prompts))
+def target_lengths(workload: Workload, prompts: Prompts) -> dict[tuple[int, ...], int]:
+    """Tokens that the responses to each prompt have to have, by the prompt's tokens.
+
+    Log-normal lengths have a mean of about 0.4 of the longest, which is ``response_length``.
+    """
+    chosen = [tuple(ids) for ids in prompts.ids[: workload.episodes // workload.generations]]
+    longest = workload.response_length
+    if workload.lengths == EQUAL:
+        return dict.fromkeys(chosen, longest)
+    if workload.lengths != LOG_NORMAL:
+        raise ValueError(f"lengths {workload.lengths!r}: expected {EQUAL!r} or {LOG_NORMAL!r}.")
+    rng, centre = random.Random(workload.seed), math.log(_MEAN * longest) - _SPREAD**2 / 2
+    drawn = [rng.lognormvariate(centre, _SPREAD) for _ in chosen]
+    lengths = [min(max(round(length), 1), longest) for length in drawn]
+    lengths[drawn.index(max(drawn))] = longest
+    return dict(zip(chosen, lengths, strict=True))
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Which prompts a rollout has answered, and at what length."""
+
+    prompts_hash: str
+    """``prompts_hash`` of the prompts."""
+    response_lengths: list[int]
+    """Tokens of each response, in the order of the prompts' tokens."""
+
+
+def answered(prompt_ids: Sequence[Sequence[int]], lengths: Sequence[int]) -> Answered:
+    """The answers of a rollout, whatever its order: each length goes with its own prompt."""
+    pairs = zip(prompt_ids, lengths, strict=True)
+    ordered = sorted((list(map(int, ids)), int(length)) for ids, length in pairs)
+    return Answered(prompts_hash(prompt_ids), [length for _, length in ordered])
+
+
+def expected_answers(workload: Workload, prompts: Prompts) -> Answered:
+    """What every rollout of a workload has to be."""
+    asked, targets = asked_prompts(workload, prompts), target_lengths(workload, prompts)
+    return answered(asked, [targets[tuple(ids)] for ids in asked])
 
 
 def check_logprobs(workload: Workload, error: float) -> None:
@@ -194,18 +238,16 @@ def check_logprobs(workload: Workload, error: float) -> None:
         )
 
 
-def update_faults(workload: Workload, update: Update, prompts_digest: str) -> list[str]:
+def update_faults(workload: Workload, update: Update, expected: Answered) -> list[str]:
     """The gate behind every update: what it did that it should not have done."""
     faults = []
     if len(update.response_lengths) != workload.episodes:
         faults.append(f"{len(update.response_lengths)} episodes instead of {workload.episodes}")
-    wrong = [n for n in update.response_lengths if n != workload.response_length]
+    pairs = zip(update.response_lengths, expected.response_lengths, strict=False)
+    wrong = [f"{found} tokens instead of {target}" for found, target in pairs if found != target]
     if wrong:
-        faults.append(
-            f"{len(wrong)} responses are not {workload.response_length} tokens long, "
-            f"e.g. {wrong[0]}"
-        )
-    if update.prompts_hash != prompts_digest:
+        faults.append(f"{len(wrong)} responses do not end where they have to, e.g. {wrong[0]}")
+    if update.prompts_hash != expected.prompts_hash:
         faults.append("the prompts are not the given ones, token for token")
     if update.optimizer_steps != workload.steps:
         faults.append(f"{update.optimizer_steps} optimizer steps instead of {workload.steps}")
@@ -220,13 +262,13 @@ def update_faults(workload: Workload, update: Update, prompts_digest: str) -> li
     return faults
 
 
-def check_update(workload: Workload, update: Update, prompts_digest: str) -> None:
+def check_update(workload: Workload, update: Update, expected: Answered) -> None:
     """Refuses an update that is not the work to be compared.
 
     Raises:
         GateError: Names everything that is wrong.
     """
-    faults = update_faults(workload, update, prompts_digest)
+    faults = update_faults(workload, update, expected)
     if faults:
         raise GateError("this is not the work to be timed: " + "; ".join(faults) + ".")
 

@@ -194,7 +194,8 @@ class CachedDecoder:
                 batch = prefill(self._forward, prompts, rows_at_once=self.rows_at_once)
             with phase("decode"):
                 uniform_BT = uniform[rows] if uniform is not None else None
-                decoded = self._decode(batch, sampling, uniform_BT)
+                most = [self.most_tokens(prompt, sampling) for prompt in prompts]
+                decoded = self._decode(batch, sampling, uniform_BT, most)
             return dict(zip(rows, decoded, strict=True))
         except NonFiniteLogitsError as error:
             row = None if error.row is None else rows[error.row]
@@ -217,8 +218,12 @@ class CachedDecoder:
         first = self._answered(rows[:half], prompt_ids, sampling, uniform)
         return first | self._answered(rows[half:], prompt_ids, sampling, uniform)
 
+    def most_tokens(self, prompt: list[int], sampling: Sampling) -> int:
+        """Most tokens of the response to a prompt; a subclass may give some prompts fewer."""
+        return sampling.max_new_tokens
+
     def _decode(
-        self, batch: Prefilled, sampling: Sampling, uniform_BT: Tensor | None
+        self, batch: Prefilled, sampling: Sampling, uniform_BT: Tensor | None, most: list[int]
     ) -> list[Decoded]:
         """Draws token after token until every row of the batch has ended."""
         cache, logits, mask = batch.cache, batch.logits, batch.token_mask
@@ -236,7 +241,7 @@ class CachedDecoder:
                     if self._listener is not None:
                         self._listener(token)
                     logprobs[row].append(_finite(logprob, row, step))
-                    reasons[row] = self._stop_reason(ids[row], sampling)
+                    reasons[row] = self._stop_reason(ids[row], sampling, most[row])
             alive = [i for i, row in enumerate(rows) if reasons[row] is None]
             if not alive:
                 break
@@ -254,7 +259,7 @@ class CachedDecoder:
         states = [tape.states() for tape in batch.tapes] if batch.tapes else [None] * len(ids)
         return [Decoded(*parts) for parts in zip(ids, logprobs, ended, states, strict=True)]
 
-    def _stop_reason(self, ids: list[int], sampling: Sampling) -> StopReason | None:
+    def _stop_reason(self, ids: list[int], sampling: Sampling, most: int) -> StopReason | None:
         if ids[-1] in self._eos:
             return StopReason.EOS
         if sampling.stop_strings:
@@ -263,7 +268,7 @@ class CachedDecoder:
             text = self._detokenize(ids[-tail:])
             if any(stop in text for stop in sampling.stop_strings):
                 return StopReason.STOP_STRING
-        return StopReason.LENGTH if len(ids) == sampling.max_new_tokens else None
+        return StopReason.LENGTH if len(ids) == most else None
 
     def _check_lengths(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> None:
         if not all(prompt_ids):

@@ -5,7 +5,7 @@ Each is a function from what is seen of an update to a sentence, or to nothing.
 
 from __future__ import annotations
 
-from instructrec.rl.monitor_memory import Seen, Watch
+from instructrec.rl.monitor_memory import WINDOW, Seen, Watch
 
 
 def _large_step(seen: Seen) -> str | None:
@@ -132,6 +132,31 @@ def _nothing_kept(seen: Seen) -> str | None:
     )
 
 
+def _slow_reward(seen: Seen) -> str | None:
+    share, chunks = seen.memory.scoring_share(), seen.config.rollout_chunks
+    if share is None or share <= seen.threshold:
+        return None
+    seconds = {
+        name: value
+        for key, value in seen.metrics.items()
+        if key.startswith("reward/") and key.endswith("/seconds")
+        if "." not in (name := key.split("/")[1])  # a part of a reward, which has no settings
+    }
+    name = max(seconds, key=lambda name: seconds[name], default="NAME")
+    longest = f", and of all rewards {name!r} takes the longest" if seconds else ""
+    overlap = (
+        "Set ppo.rollout_chunks = 4, which scores one part of a rollout while the next is decoded"
+        if chunks == 1
+        else f"ppo.rollout_chunks = {chunks} hides no more of it"
+    )
+    return (
+        f"updates waited for their scores in {share:.0%} of their time (time/score_s, median of "
+        f"{WINDOW} updates){longest}. {overlap}; score with several processes "
+        f"(rewards.{name}.isolation = 'worker', workers), keep scores that come again (cache), "
+        "let a judge answer more requests at once (max_concurrency), or take a quicker one."
+    )
+
+
 HEALTH: dict[str, Watch] = {
     "large_step": _large_step,
     "far_from_reference": _far_from_reference,
@@ -144,5 +169,6 @@ HEALTH: dict[str, Watch] = {
     "no_spread": _no_spread,
     "no_variance": _no_variance,
     "nothing_kept": _nothing_kept,
+    "slow_reward": _slow_reward,
 }
 """Monitors of the health of a run, by name."""

@@ -25,6 +25,9 @@ STEERS = ("lower_lr", "raise_kl")
 """Actions that change the updates that follow."""
 OF_THE_REFERENCE = ("far_from_reference", "kl_budget")
 """Monitors that watch the KL to the reference."""
+OF_THE_CLOCK = ("slow_reward",)
+"""Monitors that watch times: another machine, or another process of the run, sees others, so what
+they see changes nothing."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ class MonitorsConfig:
     """Share of the prompts whose responses all got the same return."""
     nothing_kept: MonitorRule = MonitorRule(0.0)
     """Share of the responses that algorithm raft keeps: down to this."""
+    slow_reward: MonitorRule = MonitorRule(0.5)
+    """Share of an update for which it waited for scores, median of the last ones; only warns."""
     gold: str = "gold"
     """Reward that proxy_gold_gap holds the total against, usually one of weight 0."""
     lr_factor: float = 0.5
@@ -102,6 +107,11 @@ class MonitorsConfig:
             where = f"ppo.monitors.{name}"
             if rule.action not in get_args(Action):
                 raise ConfigError(unknown_name(f"{where}.action", rule.action, get_args(Action)))
+            if name in OF_THE_CLOCK and rule.action not in ("warn", "ignore"):
+                raise ConfigError(
+                    f"{where}.action = {rule.action!r}: expected warn or ignore. It goes by times, "
+                    "which differ from machine to machine, and a run must not depend on them."
+                )
             if not 0 <= rule.limit < math.inf:
                 raise ConfigError(
                     f"{where}.threshold = {rule.threshold}: expected a finite number, 0 or more. "

@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from statistics import median
 
 from instructrec.rl.config import PPOConfig
 
 WINDOW = 5
-"""Updates over which the total and the gold reward are averaged: one rollout is mostly noise."""
+"""Updates over which the total, the gold reward and times are averaged: one alone is mostly
+noise."""
+_LAPS = ("time/rollout_s", "time/score_s", "time/advantage_s", "time/update_s")
+"""What an update consists of."""
 
 
 @dataclass
@@ -28,6 +32,8 @@ class Memory:
     """Of the latest updates: mean total, mean gold, standard deviation of the gold scores."""
     best: list[float] | None = None
     """The means of these over the latest updates, when gold was at its highest."""
+    waiting: list[float] = field(default_factory=list)
+    """Of the latest updates of this process, the share for which they waited for scores."""
     lasting: dict[str, int] = field(default_factory=dict)
     """Updates in a row with the trouble of a monitor; those without trouble are not in it."""
 
@@ -41,6 +47,7 @@ class Memory:
         flat = metrics["reward/total/std"] == 0
         self.updates_without_spread = self.updates_without_spread + 1 if flat else 0
         self._note_gold(metrics, config.monitors.gold)
+        self._note_times(metrics)
 
     def _note_gold(self, metrics: Mapping[str, float], gold: str) -> None:
         keys = ("reward/total/mean", f"reward/{gold}/mean", f"reward/{gold}/std")
@@ -51,6 +58,15 @@ class Memory:
         now = self.recent()
         if now is not None and (self.best is None or now[1] > self.best[1]):
             self.best = now
+
+    def _note_times(self, metrics: Mapping[str, float]) -> None:
+        whole = math.fsum(metrics.get(key, 0.0) for key in _LAPS)
+        if whole > 0:
+            self.waiting = [*self.waiting, metrics.get("time/score_s", 0.0) / whole][-WINDOW:]
+
+    def scoring_share(self) -> float | None:
+        """Share of an update for which it waited for scores, median; None if they are too few."""
+        return median(self.waiting) if len(self.waiting) == WINDOW else None
 
     def recent(self) -> list[float] | None:
         """Total, gold and its standard deviation, means of the latest updates; None if too few."""

@@ -91,7 +91,9 @@ class Monitors:
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to carry."""
-        return dataclasses.asdict(self.memory)
+        state = dataclasses.asdict(self.memory)
+        del state["waiting"]  # times: a run that goes on may do so on another machine
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what a checkpoint carried."""

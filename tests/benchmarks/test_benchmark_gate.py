@@ -19,7 +19,7 @@ from benchmarks.workload import (
     Workload,
     check_logprobs,
     check_update,
-    expected_hash,
+    expected_answers,
     prompts_hash,
     update_faults,
 )
@@ -30,13 +30,13 @@ DONE = Update(1.0, {}, [3, 3], prompts_hash([[3], [1, 2]]), 2, 0.5)
 
 
 def test_the_work_that_was_asked_for_passes() -> None:
-    assert update_faults(WORK, DONE, expected_hash(WORK, PROMPTS)) == []
+    assert update_faults(WORK, DONE, expected_answers(WORK, PROMPTS)) == []
 
 
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"response_lengths": [3, 2]}, "1 responses are not 3 tokens long, e.g. 2"),
+        ({"response_lengths": [3, 2]}, "1 responses do not end .* 2 tokens instead of 3"),
         ({"response_lengths": [3]}, "1 episodes instead of 2"),
         ({"prompts_hash": prompts_hash([[1, 2], [4]])}, "not the given ones"),
         ({"optimizer_steps": 1}, "1 optimizer steps instead of 2"),
@@ -46,14 +46,15 @@ def test_the_work_that_was_asked_for_passes() -> None:
 )
 def test_other_work_is_refused_with_its_fault(changes: dict, fault: str) -> None:
     with pytest.raises(GateError, match=fault):
-        check_update(WORK, replace(DONE, **changes), expected_hash(WORK, PROMPTS))
+        check_update(WORK, replace(DONE, **changes), expected_answers(WORK, PROMPTS))
 
 
 def test_prompts_are_compared_token_for_token_whatever_their_order() -> None:
     assert prompts_hash([[1, 2], [3]]) == prompts_hash([[3], [1, 2]])
     assert prompts_hash([[1, 2], [3]]) != prompts_hash([[1], [2, 3]])
     twice = replace(WORK, episodes=4, generations=2)
-    assert expected_hash(twice, PROMPTS) == prompts_hash([[3], [1, 2], [3], [1, 2]])
+    expected = expected_answers(twice, PROMPTS)
+    assert expected.prompts_hash == prompts_hash([[3], [1, 2], [3], [1, 2]])
 
 
 @pytest.mark.parametrize("error", [0.002, float("nan")])

@@ -110,7 +110,8 @@ def test_every_part_changes_fields_that_a_workload_has() -> None:
 
 def test_prompts_are_made_for_the_largest_rollout_of_their_lengths() -> None:
     assert prompts_needed([part for part in PARTS if not part.on_demand], WORK) == {(None, 4): 128}
-    assert prompts_needed(PARTS, WORK) == {(None, 4): 128, (64, 128): 64, (104, 276): 256}
+    wanted = {(None, 4): 128, (None, 64): 8, (64, 128): 64, (104, 276): 256}
+    assert prompts_needed(PARTS, WORK) == wanted
 
 
 def test_the_command_line_decides_sizes_but_not_what_makes_a_side() -> None:

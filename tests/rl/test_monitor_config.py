@@ -27,6 +27,8 @@ def test_a_rule_without_a_threshold_takes_that_of_its_monitor():
         ({"drift": MonitorRule(float("nan"))}, r"drift\.threshold = nan: expected a finite"),
         ({"drift": MonitorRule(patience=0)}, r"drift\.patience = 0: expected at least 1"),
         ({"drift": MonitorRule(action="halt")}, r"unknown ppo\.monitors\.drift\.action 'halt'"),
+        ({"slow_reward": MonitorRule(action="stop")}, r"action = 'stop': expected warn or ignore"),
+        ({"slow_reward": MonitorRule(action="lower_lr")}, r"expected warn or ignore.*by times"),
         ({"lr_factor": 1.0}, r"lr_factor = 1\.0: expected a number in \(0, 1\)"),
         ({"kl_factor": 1.0}, r"kl_factor = 1\.0: expected a finite number above 1"),
     ],

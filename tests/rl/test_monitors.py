@@ -143,6 +143,58 @@ def test_an_idle_critic_is_no_trouble_where_none_is_wanted():
         assert monitors.check(HEALTHY | {"ppo/critic_used": 0.0}) == []
 
 
+def timed(score_s):
+    """Metrics of an update of eight seconds without its scoring, which took so long."""
+    laps = {"rollout": 3.0, "score": score_s, "advantage": 1.0, "update": 4.0}
+    rewards = {"quick": 0.1, "judge": score_s, "judge.style": score_s}
+    return (
+        HEALTHY
+        | {f"time/{name}_s": seconds for name, seconds in laps.items()}
+        | {f"reward/{name}/seconds": seconds for name, seconds in rewards.items()}
+    )
+
+
+def test_a_slow_reward_is_told_once_with_its_name_and_what_helps():
+    monitors = Monitors(PPOConfig())
+    for _ in range(4):
+        assert monitors.check(timed(24.0)) == []
+    alarms = monitors.check(timed(24.0))
+    assert names(alarms) == ["slow_reward"] == monitors.ringing
+    message = alarms[0].message
+    assert "75% of their time" in message and "'judge' takes the longest" in message
+    for remedy in ("ppo.rollout_chunks = 4", "rewards.judge.isolation = 'worker'", "cache"):
+        assert remedy in message
+    assert monitors.check(timed(24.0)) == []
+    found = [monitors.check(timed(1.0)) for _ in range(3)]
+    assert found == [[]] * 3 and monitors.ringing == []
+
+
+def test_a_reward_as_slow_as_all_else_and_one_slow_update_are_no_trouble():
+    monitors = Monitors(PPOConfig())
+    for score_s in (8.0, 8.0, 900.0, 8.0, 8.0, 8.0, 900.0, 8.0):  # a model was loaded, say
+        assert monitors.check(timed(score_s)) == []
+    strict = Monitors(ruled(slow_reward=MonitorRule(0.4)))
+    found = [name for _ in range(5) for name in names(strict.check(timed(8.0)))]
+    assert found == ["slow_reward"]
+
+
+def test_a_run_that_overlaps_its_scoring_is_not_told_to():
+    monitors = Monitors(PPOConfig(rollout_chunks=3))
+    (alarm,) = [alarm for _ in range(5) for alarm in monitors.check(timed(24.0))]
+    assert "ppo.rollout_chunks = 3 hides no more" in alarm.message
+    assert "Set ppo.rollout_chunks" not in alarm.message
+
+
+def test_times_are_no_part_of_a_checkpoint():
+    quick, slow, resumed = (Monitors(PPOConfig()) for _ in range(3))
+    for monitors, score_s in ((quick, 0.5), (slow, 4.0)):
+        for _ in range(4):
+            monitors.check(timed(score_s))
+    assert quick.state_dict() == slow.state_dict()
+    resumed.load_state_dict(slow.state_dict())
+    assert [resumed.check(timed(24.0)) for _ in range(4)] == [[]] * 4
+
+
 @pytest.mark.parametrize("drift", [0.4, float("nan")])
 def test_a_sampler_that_is_not_the_policy_stops_the_run(drift):
     alarms = Monitors(PPOConfig(max_drift=0.3)).check(HEALTHY | {"ppo/drift_mean": drift})
@@ -202,6 +254,7 @@ SICK = {
     **{"reward/total/std": 0.0, "raft/kept_frac": 0.0, "reward/learned/ood_frac": 1.0},
     **{"rollout/truncated_frac": 1.0, "rollout/masked_frac": 1.0, "rollout/repetition": 1.0},
     **{"rollout/top_response_frac": 1.0, "rollout/zero_variance_frac": 1.0},
+    **{"time/score_s": 9.0, "time/rollout_s": 1.0},
 }
 """Everything is wrong with it but for entropy and length, which cannot be so in both directions."""
 
