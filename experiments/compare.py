@@ -171,7 +171,7 @@ def _num_runs(contender: Contender) -> int | None:
 
 
 def _decision(pair: Pair, runs: Mapping[str, int | None]) -> Decision:
-    """What is known of a difference, where either policy may have too few runs to tell of others."""
+    """What is known of a difference; either policy may have too few runs to tell of others."""
     if not pair.decided:
         return "no"
     return "these runs" if any(is_few(runs[name]) for name in (pair.a, pair.b)) else "yes"

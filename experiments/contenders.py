@@ -70,7 +70,7 @@ class Member:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there are no other seeds of it: scripted, or a model taken as it is, and greedy."""
+        """Whether it has no other seeds: a scripted policy, or a model as it is, asked greedily."""
         if _header(self, "policy") in SCRIPTED:
             return True
         model, record = str(self.record.get("base_model")), self.record
