@@ -150,7 +150,7 @@ def measure_final(config: TrainConfig, materials: Materials, rows: Path) -> Row:
     return {"bounds": found.to_row()}
 
 
-def in_words(summary: Row) -> list[str]:
+def in_words(summary: Mapping[str, Any]) -> list[str]:
     """What the summary of a training run says of them, in lines; none where they are not there."""
     found = summary.get("bounds") or {"totals": {}, "notes": []}
     told = ", ".join(f"{name} {total['mean']:.3f}" for name, total in found["totals"].items())
