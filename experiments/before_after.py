@@ -55,13 +55,15 @@ class Change:
         return "worse" if self.p < SIGNIFICANT and self.high < 0 else "undecided"
 
     def in_words(self) -> str:
-        """One sentence: verdict, both means, the difference and its interval."""
+        """One sentence: verdict, both means, the difference and its interval, of which run."""
         known = math.isfinite(self.low) and math.isfinite(self.high)
         interval = f", 95 % interval {self.low:+.3f} to {self.high:+.3f}" if known else ""
-        chance = ", which may be chance" if self.verdict == "undecided" else ""
+        ending = ": of this run; other seeds are not known"
+        if self.verdict == "undecided":
+            ending = ", which may be chance"
         return (
             f"{self.verdict}: held-out {self.part} {self.before:.3f} before, {self.after:.3f} "
-            f"after ({self.after - self.before:+.3f}{interval}){chance}."
+            f"after ({self.after - self.before:+.3f}{interval}){ending}."
         )
 
 

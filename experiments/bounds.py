@@ -6,15 +6,17 @@ say what a policy's number is worth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from instructrec import processes
 from instructrec.envs.tasks.base import Task, make_task
 from instructrec.errors import DataError, InstructRecError
 from instructrec.experiments.evaluation import Evaluation, evaluate
-from instructrec.experiments.jsonl import plain, read_json, write_json
+from instructrec.experiments.jsonl import Row, plain, read_json, write_json
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.robustness import beside
 from instructrec.experiments.stats import Interval
@@ -23,10 +25,21 @@ from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
 
+if TYPE_CHECKING:
+    from instructrec.experiments.config import TrainConfig
+    from instructrec.experiments.setup_run import Materials
+
 SCRIPTED = ("oracle", "random", "empty")
 """Policies without a model: the bounds of every comparison."""
 NEED_A_MODEL = ("alignment", "classifier", "embedding_similarity", "learned", "llm_judge")
 """Rewards that ask a model or a judge, which bounds leave alone."""
+MOST_S = 30.0
+"""Most seconds that a training run gives them at its end."""
+_BATCH = 64
+
+
+class _TooLate(Exception):
+    """The time for bounds is over."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +51,15 @@ class Bounds:
     notes: list[str] = field(default_factory=list)
     """Why some are left out."""
 
+    def to_row(self) -> Row:
+        """Plain values, as they are written."""
+        totals = {name: asdict(total) for name, total in self.totals.items()}
+        row: Row = plain({"totals": totals, "notes": self.notes})
+        return row
+
     def write(self, rows: Path) -> None:
         """Writes them beside the rows of an evaluation."""
-        about = {"totals": {k: asdict(v) for k, v in self.totals.items()}, "notes": self.notes}
-        write_json(beside(rows, "bounds").with_suffix(".json"), plain(about))
+        write_json(beside(rows, "bounds").with_suffix(".json"), self.to_row())
 
 
 def read_bounds(rows: Path | None) -> dict[str, Any]:
@@ -64,8 +82,11 @@ def measure_bounds(
     limit: int | None = None,
     episodes: Episodes,
     seed: int = 0,
+    most_s: float | None = None,
 ) -> Bounds:
     """Measures all scripted policies; what cannot be measured is left out with a note.
+
+    Several processes call this alike.
 
     Args:
         task: The instructions.
@@ -73,21 +94,67 @@ def measure_bounds(
         limit: Most instructions.
         episodes: What an episode is; conversations and tools have no scripted bound.
         seed: Of the random answers.
+        most_s: Seconds after which those that are not measured yet are left out; None: never.
     """
     if asking := models_asked(reward.spec):
         return Bounds(notes=[f"no scripted bounds: {', '.join(asking)} would ask a model."])
     if episodes.env in ("chat", "tool"):
         return Bounds(notes=[f"no scripted bounds for episodes of env {episodes.env!r}."])
+    start = time.perf_counter()
+
+    def in_time(done: int, total: int) -> None:
+        late = most_s is not None and time.perf_counter() - start > most_s
+        if done < total and processes.agree_any(late):
+            raise _TooLate
+
     found = Bounds()
-    for name in SCRIPTED:
+    for i, name in enumerate(SCRIPTED):
         try:
-            measured = _answered(name, task, reward, limit, episodes, seed)
+            measured = _answered(name, task, reward, limit, episodes, seed, in_time)
+        except _TooLate:
+            left = ", ".join(SCRIPTED[i:])
+            found.notes.append(
+                f"no bounds {left}: scoring took more than {most_s:g} s. `instructrec evaluate` "
+                "has no such limit."
+            )
+            break
         except InstructRecError as error:
             found.notes.append(f"no bound {name!r}: {error}")
             continue
         if (total := measured.interval()).n:
             found.totals[name] = total
     return found
+
+
+def measure_final(config: TrainConfig, materials: Materials, rows: Path) -> Row:
+    """Measures them beside the final evaluation of a training run, where that is wanted.
+
+    Args:
+        config: The run.
+        materials: Its tasks and rewards.
+        rows: File of the evaluation.
+
+    Returns:
+        ``bounds`` for its summary; nothing where they are not wanted.
+    """
+    if not config.eval.bounds:
+        return {}
+    found = measure_bounds(
+        materials.test,
+        materials.reward,
+        limit=config.eval.limit,
+        episodes=config.task.episodes,
+        most_s=MOST_S,
+    )
+    processes.on_main(lambda: found.write(rows))
+    return {"bounds": found.to_row()}
+
+
+def in_words(summary: Mapping[str, Any]) -> list[str]:
+    """What the summary of a training run says of them, in lines; none where they are not there."""
+    found = summary.get("bounds") or {"totals": {}, "notes": []}
+    told = ", ".join(f"{name} {total['mean']:.3f}" for name, total in found["totals"].items())
+    return [*([f"bounds on the same instructions: {told}"] if told else []), *found["notes"]]
 
 
 def models_asked(spec: Any) -> list[str]:
@@ -131,10 +198,18 @@ def _answered(
     limit: int | None,
     episodes: Episodes,
     seed: int,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    sampling = Sampling(temperature=0.0)
-    policy = scripted_policy(name, seed)
-    return evaluate(policy, task, reward, sampling=sampling, limit=limit, episodes=episodes)
+    return evaluate(
+        scripted_policy(name, seed),
+        task,
+        reward,
+        sampling=Sampling(temperature=0.0),
+        batch_size=_BATCH,
+        limit=limit,
+        episodes=episodes,
+        on_progress=on_progress,
+    )
 
 
 def _task_again(header: Mapping[str, Any], trained_on: Any) -> Task:

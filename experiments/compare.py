@@ -8,7 +8,7 @@ are resampled, and the spread of the runs says what others would give. It writes
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from instructrec.experiments.compare_stats import (
     by_task,
     compare_all,
     interquartile_mean,
+    is_few,
 )
 from instructrec.experiments.compare_tasks import numbers_by_task
 from instructrec.experiments.compare_text import to_markdown, to_text, verdict
@@ -136,7 +137,7 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
     ids = [comparison.ids[i] for i in places]
     scores = {c.name: c.scores(ids, part) for c in comparison.contenders}
     seeds = {c.name: c.seeds for c in comparison.contenders}
-    scripted = {c.name for c in comparison.contenders if c.is_scripted}
+    runs = {c.name: _num_runs(c) for c in comparison.contenders}
     tasks = {name: by_task(matrix, labels) for name, matrix in scores.items()}
     return {
         "instructions": len(places),
@@ -153,8 +154,10 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
         "pairs": [
             {
                 **asdict(pair),
+                "a_runs": runs[pair.a],
+                "b_runs": runs[pair.b],
                 "decided_here": pair.decided_here,
-                "decided": _decision(pair, scripted),
+                "decided": _decision(pair, runs),
             }
             for pair in compare_all(scores, seeds, clusters, labels)
         ],
@@ -162,12 +165,16 @@ def _part(comparison: Comparison, part: str) -> dict[str, Any]:
     }
 
 
-def _decision(pair: Pair, scripted: Collection[str]) -> Decision:
-    """What is known of a difference; of scripted policies there are no other seeds to know of."""
+def _num_runs(contender: Contender) -> int | None:
+    """How many runs speak for a policy; None where there are no others to speak of."""
+    return None if contender.is_fixed else len(contender.members)
+
+
+def _decision(pair: Pair, runs: Mapping[str, int | None]) -> Decision:
+    """What is known of a difference; either policy may have too few runs to tell of others."""
     if not pair.decided:
         return "no"
-    seeds_unknown = pair.runs_low is None and not {pair.a, pair.b} <= set(scripted)
-    return "these runs" if seeds_unknown else "yes"
+    return "these runs" if any(is_few(runs[name]) for name in (pair.a, pair.b)) else "yes"
 
 
 def _over_runs(matrix: np.ndarray, clusters: list[str]) -> tuple[float, float] | None:
@@ -201,8 +208,8 @@ def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> lis
     """What could make a reader believe too much."""
     found = []
     for contender in comparison.contenders:
-        runs = len(contender.members)
-        if runs < FEWEST_RUNS and not contender.is_scripted:
+        runs = _num_runs(contender)
+        if runs is not None and is_few(runs):
             found.append(
                 f"{contender.name} has {runs} run{'s' if runs > 1 else ''}: another seed may give "
                 "another result than the interval says. Three seeds or more tell."

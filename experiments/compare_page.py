@@ -30,7 +30,7 @@ SAMPLES = 200
 _INTERVALS = (
     "Intervals are of 95 %: that beside a number speaks of these very runs on other instructions, "
     "that of other runs, from three runs on, of other seeds as well. A difference is decided where "
-    "p and both intervals say so; with fewer than three runs of both, for these runs alone."
+    "p and both intervals say so; with fewer than three runs of either, for these runs alone."
 )
 _ENDS = ("low", "high")
 _TITLES = {

@@ -27,7 +27,13 @@ TIE = 1e-9
 """Scores that differ by less are equal."""
 
 Decision = Literal["yes", "these runs", "no"]
-"""Whether policies differ: other runs, too; these ones, too few to tell of others; not decided."""
+"""Whether policies differ: other runs, too; these ones, too few of one policy at least to tell of
+others; not decided."""
+
+
+def is_few(runs: int | None) -> bool:
+    """Whether so many runs of a policy tell nothing of others; None: it has no others."""
+    return runs is not None and runs < FEWEST_RUNS
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from instructrec.experiments.compare_stats import TIE
+from instructrec.experiments.compare_stats import TIE, is_few
 from instructrec.experiments.listing import markdown_table, table
 
 ALL_ALIKE = "unknown (all alike)"
@@ -15,25 +15,43 @@ ALL_ALIKE = "unknown (all alike)"
 def verdict(pair: Mapping[str, Any]) -> str:
     """What a pair of ``compare.json`` says, as a sentence."""
     sign = 1 if pair["mean"] >= 0 else -1
-    better, worse = (pair["a"], pair["b"])[::sign]
+    better, worse = ("a", "b")[::sign]
     size = f"{abs(pair['mean']):.3f} {_ends(pair, '', sign)}, p = {pair['p_holm']:.3g}"
     if abs(pair["mean"]) < TIE:
         return f"undecided: {pair['a']} and {pair['b']} have the same mean {_ends(pair, '')}."
     over_runs = "" if pair["runs_low"] is None else _ends(pair, "runs_", sign)
     if not pair["decided_here"]:
-        return f"undecided: {better} is ahead of {worse} by {size}, which may be chance."
+        return (
+            f"undecided: {pair[better]} is ahead of {pair[worse]} by {size}, which may be chance."
+        )
+    verb = "is" if pair[f"{better}_runs"] in (None, 1) else "are"
+    these = f"{_runs(pair, better)} {verb} better than {_runs(pair, worse)} by {size}"
     if pair["decided"] == "no":
-        return (
-            f"undecided: these runs of {better} are better than those of {worse} by {size}, but "
-            f"others may be worse: {over_runs}."
-        )
+        return f"undecided: {these}, but others may be worse: {over_runs}."
     if pair["decided"] == "these runs":
-        return (
-            f"these runs of {better} are better than those of {worse} by {size}; other seeds are "
-            "not known."
-        )
+        return f"{these}{_of_others(pair, over_runs)}."
     others = f"; of other runs {over_runs}" if over_runs else ""
-    return f"{better} is better than {worse} by {size}{others}."
+    return f"{pair[better]} is better than {pair[worse]} by {size}{others}."
+
+
+def _runs(pair: Mapping[str, Any], side: str) -> str:
+    """The runs that a sentence speaks of; a policy that has no others goes by its name."""
+    name, number = pair[side], pair[f"{side}_runs"]
+    if number is None:
+        return str(name)
+    return f"the one run of {name}" if number == 1 else f"the {number} runs of {name}"
+
+
+def _of_others(pair: Mapping[str, Any], over_runs: str) -> str:
+    """What is known of other runs, and of which policy nothing is."""
+    few = [side for side in ("a", "b") if is_few(pair[f"{side}_runs"])]
+    name, number = pair[few[0]], pair[f"{few[0]}_runs"]
+    if not over_runs:
+        return f"; other seeds{'' if len(few) > 1 else f' of {name}'} are not known"
+    if number > 1:
+        return f"; of other runs {over_runs}, as far as {number} runs of {name} tell"
+    known = pair["b" if few[0] == "a" else "a"]
+    return f"; of other runs of {known} {over_runs}; other seeds of {name} are not known"
 
 
 def _ends(pair: Mapping[str, Any], which: str, sign: int = 1) -> str:

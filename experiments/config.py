@@ -31,7 +31,7 @@ from instructrec.rl.reward_config import MAY_CHANGE as FIT_MAY_CHANGE
 RESUMABLE = (
     *(f"ppo.{name}" for name in MAY_CHANGE if name != "monitors"),
     *(f"{section}.{name}" for section in ("sft", "dpo") for name in FIT_MAY_CHANGE),
-    *("ppo.monitors.", "tracking.", "output.", "eval.before"),
+    *("ppo.monitors.", "tracking.", "output.", "eval.before", "eval.bounds"),
     *("eval.corpus_metrics", "eval.corpus_references"),
 )
 """Keys (or, ending in a dot, groups) that may change between a run and its continuation."""

@@ -68,6 +68,15 @@ class Member:
         counted = [row for row in self.updates if row.get("train/episodes")]
         return counted[-1]["train/episodes"] / counted[-1]["train/update"] if counted else None
 
+    @property
+    def is_fixed(self) -> bool:
+        """Whether it has no other seeds: a scripted policy, or a model as it is, asked greedily."""
+        if _header(self, "policy") in SCRIPTED:
+            return True
+        model, record = str(self.record.get("base_model")), self.record
+        trained = record.get("parent") or model.endswith(".jsonl") or Path(model).name == "policy"
+        return record.get("job_type") == "eval" and self.seed is None and not trained
+
     @cached_property
     def by_instruction(self) -> dict[str, list[Row]]:
         """Its rows by instruction."""
@@ -106,9 +115,9 @@ class Contender:
         return np.array([[m.score(key, part) for key in ids] for m in self.members])
 
     @property
-    def is_scripted(self) -> bool:
-        """Whether it is a scripted bound, of which there are no other seeds."""
-        return all(_header(member, "policy") in SCRIPTED for member in self.members)
+    def is_fixed(self) -> bool:
+        """Whether there are no other seeds of it to know of."""
+        return all(member.is_fixed for member in self.members)
 
     @cached_property
     def response_len(self) -> float | None:

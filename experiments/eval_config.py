@@ -40,6 +40,8 @@ class EvalConfig:
     """Most instructions of an evaluation during training (ppo.eval_every says how often)."""
     before: bool = False
     """Measure the start like the end, so that the end can say whether it is better."""
+    bounds: bool = True
+    """Score oracle, random and empty answers to the test instructions as well, without a model."""
     keep_tasks: tuple[str, ...] = ()
     """Old tasks, data files or run folders that are measured before and after, to see what was
     forgotten; a run folder stands for its task, options and rewards."""

@@ -27,7 +27,7 @@ from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_t
 from instructrec.experiments.corpus import NO_CORPUS_METRICS, CorpusMetrics
 from instructrec.experiments.groups import interval_of, task_metrics, values_of
 from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
-from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows
+from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows, take_up
 from instructrec.experiments.stats import Interval, mean_interval
 from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
@@ -257,7 +257,7 @@ def evaluate(
         return header, [] if out is None else _kept_rows(out, header, slots)
 
     header, rows = processes.from_main(begin)
-    _skip(policy, rows)
+    take_up(policy, task, instructions, rows)
     play = partial(play_rows, policy, task, reward, sampling, episodes)
     for new in _batches(places[len(rows) :], batch_size, play, out):
         rows += new
@@ -304,13 +304,6 @@ def _instructions(task: Task, limit: int | None) -> list[Instruction]:
             f"split {task.split!r} of task {task.name!r} is empty: nothing to evaluate."
         )
     return [task[i] for i in range(min(len(task), limit or len(task)))]
-
-
-def _skip(policy: Policy, rows: Sequence[Row]) -> None:
-    """Lets a policy with ``skip`` go on behind the answers that rows hold, as without a break."""
-    skip: Callable[[int], None] | None = getattr(policy, "skip", None)
-    if skip is not None:
-        skip(sum(row.get("num_turns", 1) for row in rows))
 
 
 def _batches(

@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from instructrec.envs.tool_use import ToolVectorEnv
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.jsonl import Row, plain
-from instructrec.policies.base import Policy
+from instructrec.policies.base import Policy, Prompt
 from instructrec.policies.config import Sampling
 from instructrec.rewards.base import RewardBatch
 from instructrec.rewards.combine import CombinedReward
@@ -152,6 +152,32 @@ def env_options(env: str) -> list[str]:
 
 SINGLE_ANSWERS = Episodes()
 """An episode is one answer."""
+
+
+def take_up(
+    policy: Policy, task: Task, instructions: Sequence[Instruction], rows: Sequence[Row]
+) -> None:
+    """Lets a policy go on behind the answers that rows hold, as it would have without a break.
+
+    One with ``begin`` is told the columns of all instructions, one with ``skip`` every prompt that
+    was answered.
+    """
+    begin: Callable[[dict[str, list[Any]]], None] | None = getattr(policy, "begin", None)
+    if begin is not None:
+        begin({name: [i.columns.get(name) for i in instructions] for name in task.columns})
+    skip: Callable[[list[Prompt]], None] | None = getattr(policy, "skip", None)
+    if skip is not None:
+        skip([prompt for row in rows for prompt in _answered(row)])
+
+
+def _answered(row: Row) -> list[Prompt]:
+    """What the answers of an episode were given to: the instruction, then the conversation."""
+    episode = Episode(row["prompt"])
+    prompts = [episode.conversation]
+    for turn in row.get("turns", ())[:-1]:
+        episode.turns.append(Turn(turn["response"], [], [], None, message=turn["message"]))
+        prompts.append(episode.conversation)
+    return prompts
 
 
 def play_rows(

@@ -178,11 +178,20 @@ def report(outcome: SeedsOutcome, failed: Mapping[int, BaseException] | None = N
         rows.append((str(run.seed), *scores, str(run.folder.path)))
     if len(outcome.runs) > 1:
         rows.append(("all", *(_interval(outcome.scores[part]) for part in shown), ""))
+    for name, bound in _bounds(outcome).items():
+        cells = (f"{bound['mean']:.3f}" if part == "total" else "-" for part in shown)
+        rows.append((f"bound {name}", *cells, ""))
     lines = [f"\nheld-out scores, 95 % intervals for {_speaks_of(outcome)}", "", table(rows)]
     lines += [f"seed {seed} failed: {error}" for seed, error in (failed or {}).items()]
     folders = [str(run.folder.path) for run in outcome.runs]
     lines += ["", f"compare  {shlex.join(['instructrec', 'compare', *folders])} OTHER_RUNS..."]
     return "\n".join(lines)
+
+
+def _bounds(outcome: SeedsOutcome) -> Mapping[str, Any]:
+    """What scripted policies got on the same instructions; the same beside every seed."""
+    measured = (run.summary.get("bounds") for run in outcome.runs)
+    return next((found["totals"] for found in measured if found), {})
 
 
 def _speaks_of(outcome: SeedsOutcome) -> str:

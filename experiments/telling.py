@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrec import processes
-from instructrec.experiments import before_after, classes
+from instructrec.experiments import before_after, bounds, classes
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
@@ -138,6 +138,7 @@ def conclude(
     corpus = [key for key in summary if key.startswith("eval/corpus/") and key.endswith("/score")]
     shown += [key.removeprefix("eval/").removesuffix("/score") for key in corpus]
     lines += [line for name in shown if (line := measured(name, summary))]
+    lines += bounds.in_words(summary)
     if "eval/first_turn" in summary:
         lines.append(
             f"held-out first answers: {summary['eval/first_turn']:.3f}; "

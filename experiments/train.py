@@ -29,6 +29,7 @@ from instructrec.experiments import (
     telling,
     verification,
 )
+from instructrec.experiments.bounds import measure_final
 from instructrec.experiments.classes import class_report
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.corpus import CorpusMetrics
@@ -322,6 +323,7 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         "eval_s": time.perf_counter() - start,
         "eval_file": str(file.relative_to(run.folder.path)),
         "policy_hash": policy_hash,
+        **measure_final(run.config, run.materials, file),
     }
 
     def conclude() -> None:

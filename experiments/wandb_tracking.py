@@ -35,6 +35,8 @@ _TITLE_CHARS = 60
 _INCREMENTS = 25
 """Each increment of a table names all before it, so a long run sends them ever more rarely: every
 update at first, every second one after so many increments, every third after twice as many."""
+_SENT: list[Any] = []
+"""In place of each row that was sent, so that a long run keeps no text of it in memory."""
 _BY_STEP = ("sft", "dpo")
 """Metrics that are logged by optimizer steps, not by updates."""
 _BEST = {
@@ -149,6 +151,8 @@ class WandbTracker:
 
     def _send_samples(self, run: Any) -> None:
         run.log({"samples": self._table, "train/update": self._update})
+        # The next increment begins behind these rows, which W&B counts and reads no more.
+        self._table.data[:] = [_SENT] * len(self._table.data)
         self._increments, self._unsent = self._increments + 1, 0
 
     def _new_table(self, rows: list[dict[str, Any]], log_mode: str) -> Any:

@@ -68,13 +68,13 @@ class EndpointPolicy:
         self._sampling = sampling or Sampling()
         self._next_seed = seed
 
-    def skip(self, answers: int) -> None:
+    def skip(self, prompts: Sequence[Prompt]) -> None:
         """Leaves out the seeds of answers that were given before, so that others get their own.
 
         Args:
-            answers: Their number.
+            prompts: What they were answers to.
         """
-        self._next_seed += answers
+        self._next_seed += len(prompts)
 
     def respond(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from instructrec.policies.base import Prompt, Responses, StopReason
 from instructrec.policies.config import Sampling
 
 Columns = Mapping[str, Sequence[Any]] | None
+_WORDS = ("yes", "no", "one", "two", "red", "blue", "left", "right")
 
 
 class ConstantPolicy:
@@ -78,12 +80,14 @@ class OraclePolicy:
 
 
 class RandomPolicy:
-    """Answers at random, with one of the batch's references: what guessing is worth.
+    """Answers at random, with one of the references: what guessing is worth.
 
-    Without references it answers with one word of a short list.
+    What it says follows from the seed, the prompt, and how often it was asked it: the size of the
+    batches changes nothing, and no break does. Without references it answers with one word of a
+    short list.
 
     Args:
-        seed: Seed of its own generator.
+        seed: Seed of the draws.
         column: The gold column.
         words: Answers to choose from instead of the references.
     """
@@ -95,16 +99,39 @@ class RandomPolicy:
     ) -> None:
         self.column = column
         self.words = list(words) if words else None
-        self._random = random.Random(seed)
+        self._seed = seed
+        self._references: list[str] = []
+        self._asked: Counter[str] = Counter()
+
+    def begin(self, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Takes the references of all instructions to come; without it, those of each call count.
+
+        Args:
+            columns: Columns of all instructions.
+        """
+        self._references = self._distinct(columns)
+        self._asked.clear()
+
+    def skip(self, prompts: Sequence[Prompt]) -> None:
+        """Goes on as if these prompts had been answered."""
+        self._asked.update(map(_key, prompts))
 
     def respond(
         self, prompts: Sequence[Prompt], columns: Columns = None, sampling: Sampling | None = None
     ) -> Responses:
         """Answers each prompt with a draw from the distinct answers, all equally likely."""
-        references = [_first(value) for value in (columns or {}).get(self.column, ())]
-        seen = sorted({text for text in references if text is not None})
-        pool = self.words or seen or ["yes", "no", "one", "two", "red", "blue", "left", "right"]
-        return _responses([self._random.choice(pool) for _ in prompts])
+        pool = self.words or self._references or self._distinct(columns or {}) or _WORDS
+        return _responses([self._draw(_key(prompt), pool) for prompt in prompts])
+
+    def _distinct(self, columns: Mapping[str, Sequence[Any]]) -> list[str]:
+        references = [_first(value) for value in columns.get(self.column, ())]
+        return sorted({text for text in references if text is not None})
+
+    def _draw(self, key: str, pool: Sequence[str]) -> str:
+        number = self._asked[key]
+        self._asked[key] += 1
+        seed = f"{self._seed} {number} {key}".encode(errors="surrogatepass")
+        return random.Random(seed).choice(pool)
 
 
 class ReplayPolicy:
@@ -123,7 +150,7 @@ class ReplayPolicy:
         self.file = Path(file)
         self.name = f"replay:{self.file.name}"
         self._answers: dict[str, list[tuple[str, StopReason]]] = {}
-        self._given: dict[str, int] = {}
+        self._given: Counter[str] = Counter()
         try:
             lines = self.file.read_text(encoding="utf-8").splitlines()
         except OSError as error:
@@ -146,14 +173,18 @@ class ReplayPolicy:
         responses.stop_reasons = [reason for _, reason in answers]
         return responses
 
+    def skip(self, prompts: Sequence[Prompt]) -> None:
+        """Leaves out the responses to prompts that were answered before."""
+        self._given.update(map(_key, prompts))
+
     def _next(self, key: str) -> tuple[str, StopReason]:
         if key not in self._answers:
             raise PolicyError(
                 f"{self.file} holds no response to the prompt {key[:80]!r}. Replay the task and "
                 f"split that the file was made with ({len(self._answers)} prompts)."
             )
-        place = self._given.get(key, 0)
-        self._given[key] = place + 1
+        place = self._given[key]
+        self._given[key] += 1
         return self._answers[key][place % len(self._answers[key])]
 
     def _parse(self, line: str, number: int) -> tuple[str, tuple[str, StopReason]]:

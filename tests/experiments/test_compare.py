@@ -98,8 +98,8 @@ def test_a_clear_difference_is_decided_and_said_in_words(tmp_path: Path) -> None
     assert (pair["wins"], pair["ties"], pair["losses"]) == (20, 20, 0)
     assert pair["decided"] == "these runs" and pair["p_holm"] < 0.001
     verdict = results["verdicts"][0]
-    assert verdict.startswith("these runs of new are better than those of old by 0.500")
-    assert verdict.endswith("other seeds are not known.")
+    assert verdict.startswith("the one run of new is better than the one run of old by 0.500")
+    assert verdict.endswith("; other seeds are not known.")
     assert results["verdicts"][0] in said[0]
     even = results["parts"]["total"]["tasks"]["even"]
     assert even["policies"]["new"]["mean"] == pytest.approx(0.5)
@@ -163,7 +163,8 @@ def test_one_run_against_several_resamples_their_seeds(tmp_path: Path) -> None:
     (pair,) = results["parts"]["total"]["pairs"]
     assert pair["mean"] == pytest.approx(0.25) and pair["low"] > 0.1
     assert pair["runs_low"] < 0 and pair["runs_high"] > 0.5 and pair["decided"] == "no"
-    assert "these runs of new are better" in results["verdicts"][0]
+    verdict = results["verdicts"][0]
+    assert verdict.startswith("undecided: the 3 runs of new are better than the one run of old by")
 
 
 def test_a_single_item_says_nothing_of_chance(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,11 +18,11 @@ from instructrec.experiments.evaluate_policy import run_evaluation
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.evaluation_report import report
 from instructrec.experiments.groups import by_level
-from instructrec.experiments.playing import SINGLE_ANSWERS
+from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.report import report as report_on
 from instructrec.policies.base import Responses
 from instructrec.policies.config import Sampling
-from instructrec.policies.scripted import ConstantPolicy, OraclePolicy
+from instructrec.policies.scripted import ConstantPolicy, OraclePolicy, RandomPolicy
 from instructrec.rewards import make_rewards
 
 GREEDY = Sampling(max_new_tokens=8, temperature=0.0)
@@ -86,6 +87,28 @@ def test_rewards_that_ask_a_model_have_no_bounds() -> None:
     assert models_asked(spec) == ["learned"]
     assert models_asked({"style": {"use": "llm_judge"}, "learned_by_heart": 1.0}) == ["llm_judge"]
     assert models_asked({"exact_match": 1.0}) == []
+
+
+def test_chance_is_the_same_whatever_the_batches_and_breaks(tmp_path: Path) -> None:
+    def rows(batch_size: int, out: Path | None = None) -> list[dict[str, Any]]:
+        return evaluate(
+            RandomPolicy(1),
+            make_task("parity", size=30, split="test"),
+            make_rewards("exact_match"),
+            sampling=Sampling(temperature=1.0),
+            samples=3,
+            batch_size=batch_size,
+            episodes=Episodes("refine", 2),
+            out=out,
+        ).rows
+
+    whole = rows(90)
+    assert rows(7) == whole and {row["num_turns"] for row in whole} == {1, 2}
+    file = tmp_path / "chance.jsonl"
+    assert rows(90, file) == whole
+    kept = file.read_text().splitlines(keepends=True)[:31]  # between samples of an instruction
+    file.write_text("".join(kept))
+    assert rows(90, file) == whole
 
 
 def test_what_the_oracle_cannot_answer_is_left_out_with_a_note(tmp_path: Path) -> None:

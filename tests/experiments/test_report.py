@@ -32,6 +32,7 @@ def test_a_finished_run_is_told_in_words_numbers_and_a_page(
     results = report(str(run), say=said.append)
     (first, *_), text = results["verdicts"], said[0]
     assert first.startswith("better: held-out total 0.250 before, 0.750 after (+0.500, 95 % ")
+    assert first.endswith("): of this run; other seeds are not known.")
     assert first in text and "warning: update 2: looks odd" in text
     assert "mine: ppo from tiny on letters, finished after 6 updates in 2 min 00 s" in text
     assert "40% of what this machine could do" in text

@@ -233,5 +233,7 @@ tracker.finish("finished", {{"eval/total/mean": 0.5}})
     assert (run["run_group"], run["job_type"]) == ("ppo-parity", "train")
     summary = [r["summary"]["update"] for r in records if r["type"] == "summary"]
     assert {"final/eval/total/mean": 0.5, "status": "finished"} in summary
-    assert len(list(folder.glob("files/media/table/samples_*.table.json"))) == 2
+    tables = [json.loads(file.read_text()) for file in folder.glob("files/media/table/samples_*")]
+    rows = sorted(tuple(table["data"][0]) for table in tables if len(table["data"]) == 1)
+    assert rows == [(1, "2?", 1.0), (2, "2?", 1.0)]
     assert not (tmp_path / "home" / ".local").exists()

@@ -38,6 +38,23 @@ def test_random_answers_are_references_of_the_batch_and_follow_the_seed() -> Non
     assert RandomPolicy(seed=2).respond(PROMPTS * 20, columns).texts != first
 
 
+def test_random_answers_depend_neither_on_batches_nor_on_breaks() -> None:
+    references = [f"r{i}" for i in range(40)]
+    prompts = [f"q{i // 2} \ud800" for i in range(40)]  # each twice, and no text of its own
+
+    def answers(size: int, start: int = 0) -> list[str]:
+        policy = RandomPolicy(seed=3)
+        policy.begin({"reference": references})
+        policy.skip(prompts[:start])
+        batches = [slice(first, first + size) for first in range(start, 40, size)]
+        found = [policy.respond(prompts[b], {"reference": references[b]}).texts for b in batches]
+        return [text for batch in found for text in batch]
+
+    whole = answers(40)
+    assert answers(1) == whole and answers(7) == whole and answers(7, start=13) == whole[13:]
+    assert len(set(whole)) > 15 and whole[::2] != whole[1::2]
+
+
 def test_random_answers_without_references_are_words() -> None:
     assert all(RandomPolicy().respond(PROMPTS).texts)
     assert set(RandomPolicy(words=["x"]).respond(PROMPTS).texts) == {"x"}
@@ -66,6 +83,13 @@ def test_replay_gives_recorded_samples_in_order_and_starts_again(tmp_path: Path)
     responses = ReplayPolicy(file).respond(["q1", "q1", messages, "q1"])
     assert responses.texts == ["one", "two", "other", "one"]
     assert responses.stop_reasons[:2] == [StopReason.LENGTH, StopReason.EOS]
+
+
+def test_replay_goes_on_behind_what_was_given_before(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "response": text} for text in ("one", "two", "three")]
+    policy = ReplayPolicy(write_rows(tmp_path / "eval.jsonl", *rows))
+    policy.skip(["q", "q"])
+    assert policy.respond(["q", "q"]).texts == ["three", "one"]
 
 
 def test_replay_of_an_unknown_prompt_is_an_error(tmp_path: Path) -> None:
