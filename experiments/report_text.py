@@ -6,6 +6,7 @@ import shlex
 from typing import Any
 
 from instructrec.envs.tasks.base import render_prompt
+from instructrec.experiments import speeds
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import inert, markdown_table, table
 from instructrec.experiments.progress import format_duration
@@ -224,16 +225,13 @@ def _sample_cells(row: Row) -> tuple[str, str, str]:
 
 def time_lines(results: dict[str, Any]) -> list[str]:
     """Where the time went, how fast it was, and how much of the machine was used."""
-    lines, phases, speed = [], results["phases"], results["speed"]
+    lines, phases = [], results["phases"]
     total = sum(phases.values())
     if total:
         cut = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in phases.items())
         lines.append(f"median update {total:.1f} s: {cut}")
-    if "speed/episodes_per_s" in speed:
-        lines.append(
-            f"{speed['speed/episodes_per_s']:.2f} episodes/s, {speed['speed/tokens_per_s']:,.0f} "
-            f"tokens/s, {speed['speed/limit_frac']:.0%} of what this machine could do at most"
-        )
+    if speed := speeds.in_words(results["speed"]):
+        lines.append(speed)
     used = results["critic_updates"]
     if used is not None:
         lines.append(f"the critic was the baseline in {used} of {results['done']} updates")

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import command_line, preference_data, setup_run, telling
+from instructrec.experiments import command_line, preference_data, setup_run, speeds, telling
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.locks import held
 from instructrec.experiments.progress import Progress, format_duration
 from instructrec.experiments.recording import Recorder
 from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
-from instructrec.experiments.runfolder import RunFolder, RunInfo
+from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.staging import staged
 from instructrec.rewards.local_models import ModelReward
 from instructrec.rl.checkpoint import update_of
@@ -192,6 +192,8 @@ def _train(
             )
         recorder.summary = _finish(config, folder, learned, time.perf_counter() - start)
     say(learned.text)
+    if told := speeds.in_words(recorder.summary):
+        say(f"speed: {told}.")
     say(
         f"{learned.result.steps} steps in {format_duration(recorder.summary['train_s'])}; "
         f"the model lies in {folder.path / ModelReward.exported}"
@@ -232,6 +234,7 @@ def _finish(
         "stopped": result.stopped,
         "loss": result.loss,
         "train_s": seconds,
+        **speeds.median_speeds(read_metrics(folder.path)),
         "scores_file": str(file.relative_to(folder.path)),
     }
     folder.finish("finished", summary)

@@ -13,8 +13,9 @@ from instructrec.experiments import demonstrations
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.recording import Recorder
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.setup_run import Materials
+from instructrec.experiments.speeds import median_speeds
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -132,6 +133,7 @@ def train_supervised(
         "stopped": result.stopped,
         "demonstrations": [materials.train[i].id for i in taken],
         "loss": result.loss,
+        **median_speeds(read_metrics(folder.path)),
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from instructrec import processes
-from instructrec.experiments import before_after, bounds, classes
+from instructrec.experiments import before_after, bounds, classes, speeds
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes
 from instructrec.experiments.progress import format_duration
@@ -131,8 +131,8 @@ def conclude(
         lines.append(classes.table(summary["classes"]))
     if "critic_updates" in summary:
         lines.append(_critic(summary["critic_updates"], summary["updates"]))
-    if "speed/limit_frac" in summary:
-        lines.append(_speed(summary))
+    if told := speeds.in_words(summary):
+        lines.append(f"speed: {told}.")
     rewards = list(config.reward_value())
     shown = [*rewards, "total"] if len(rewards) > 1 else rewards
     corpus = [key for key in summary if key.startswith("eval/corpus/") and key.endswith("/score")]
@@ -185,17 +185,6 @@ def _critic(used: int, updates: int) -> str:
         return f"the critic was the baseline in all {updates} updates."
     told = f"in {used} of {updates} updates" if used else f"in none of {updates} updates (idle)"
     return f"the critic was the baseline {told}, else the mean return."
-
-
-def _speed(summary: Mapping[str, Any]) -> str:
-    """How fast the updates were, and how fast this machine could have been."""
-    return (
-        f"speed: {summary['speed/episodes_per_s']:.1f} episodes/s, "
-        f"{summary['speed/tokens_per_s']:,.0f} tokens/s, {summary['speed/limit_frac']:.0%} of what "
-        "this machine could do at most; optimizer steps at "
-        f"{summary['speed/update_flops_per_s'] / 1e9:,.0f} GFLOP/s, "
-        f"{summary['speed/update_limit_frac']:.0%} of its matrix rate."
-    )
 
 
 def measured(name: str, summary: Mapping[str, Any]) -> str:

@@ -14,7 +14,6 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
@@ -40,6 +39,7 @@ from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
+from instructrec.experiments.speeds import median_speeds
 from instructrec.experiments.staging import staged
 from instructrec.experiments.supervised_run import prepared, train_supervised
 from instructrec.rl.checkpoint import update_of
@@ -292,10 +292,7 @@ def _ppo(
 def _seen(run: _Run) -> dict[str, Any]:
     """What the updates say together: their median speed, and how many used the critic."""
     rows = read_metrics(run.folder.path)
-    speeds = {key for row in rows for key in row if key.startswith("speed/")}
-    found: dict[str, Any] = {
-        key: median(row[key] for row in rows if key in row) for key in sorted(speeds)
-    }
+    found: dict[str, Any] = {**median_speeds(rows)}
     if run.config.algorithm == "ppo" and run.config.ppo.advantage == "gae":
         found["critic_updates"] = sum(row.get("ppo/critic_used") == 1 for row in rows)
     return found

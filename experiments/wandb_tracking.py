@@ -39,6 +39,8 @@ _SENT: list[Any] = []
 """In place of each row that was sent, so that a long run keeps no text of it in memory."""
 _BY_STEP = ("sft", "dpo")
 """Metrics that are logged by optimizer steps, not by updates."""
+_AXES = {"sft": "sft/step", "dpo": "sft/step", "reward-model": "rm/step"}
+"""Kind of run whose numbers stand over something else than updates."""
 _BEST = {
     "eval/total/mean": "max,last",
     "reward/total/mean": "max,last",
@@ -223,14 +225,15 @@ def open_wandb(
     run, mode, problem = _start(wandb, arguments, mode, folder, config.wait_s)
     run.define_metric("train/update")
     run.define_metric("sft/step")
-    run.define_metric("*", step_metric="train/update")
+    run.define_metric("rm/step")
+    axis = _AXES.get(about.job_type, "train/update")
+    run.define_metric("*", step_metric=axis)
     for name in _BY_STEP:
         run.define_metric(f"{name}/*", step_metric="sft/step")
-    run.define_metric("rm/step")
     run.define_metric("rm/*", step_metric="rm/step")
     for key, shown in _BEST.items():
-        axis = "sft/step" if key.split("/")[0] in _BY_STEP else "train/update"
-        run.define_metric(key, step_metric=axis, summary=shown)
+        of_step = key.split("/")[0] in _BY_STEP
+        run.define_metric(key, step_metric="sft/step" if of_step else axis, summary=shown)
     return WandbTracker(wandb, run, mode), keyless or problem
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from instructrec.policies.kv_cache import attention_widths
-from instructrec.policies.trunk import Trunk, base_causal_lm
+from instructrec.policies.trunk import Trunk, base_causal_lm, leading_frozen_layers
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Layers:
 
 @dataclass(frozen=True)
 class ModelCost:
-    """The matrices of a causal language model, cut at its first trained layer."""
+    """The matrices of a model with causal attention, cut at its first trained layer."""
 
     lower: Layers
-    """Layers below the cut: frozen."""
+    """Layers below the cut: frozen; all, where only what stands on the last one trains."""
     upper: Layers
     """Layers from the cut on."""
     head: Layers
-    """The output layer."""
+    """The output layer; none in a model that reads alone."""
     num_weights: int
     """All weights, embeddings and norms included."""
     num_trained: int
@@ -82,21 +82,45 @@ class ModelCost:
 
 
 def model_cost(trunk: Trunk) -> ModelCost:
-    """Counts the matrices of a model as it is now, adapters and frozen layers included."""
-    causal = base_causal_lm(trunk.model)
-    config: Any = causal.config.get_text_config()
+    """Counts the matrices of a language model as it is now, adapters and frozen layers included."""
+    return _cost(trunk.model, trunk.base, trunk.num_frozen, [trunk.lm_head])
+
+
+def reader_cost(model: nn.Module) -> ModelCost | None:
+    """Counts a model that reads texts: its layers, without what stands on the last one.
+
+    Args:
+        model: A sequence classifier, a trunk alone, or a language model whose output layer is not
+            used; or a PEFT model around one of them.
+
+    Returns:
+        The count; None where tokens see those behind them, as in encoders, or nothing says so.
+    """
+    base: Any = base_causal_lm(model).base_model
+    causal = [module.is_causal for module in base.modules() if hasattr(module, "is_causal")]
+    if not causal or not all(causal):
+        return None
+    return _cost(model, base, leading_frozen_layers(base), [])
+
+
+def _cost(model: nn.Module, base: Any, cut: int, heads: list[Any]) -> ModelCost:
+    """Counts a model whose layers below ``cut`` are frozen."""
+    config: Any = base.config.get_text_config()
     query_width, cache_width = attention_widths(config)
-    depth, cut = int(config.num_hidden_layers), trunk.num_frozen
-    below = list(trunk.base.layers)[:cut] if cut else []
+    everything = [m for m in _matrices(base) if m not in heads]
+    whole = _layers(int(config.num_hidden_layers), everything)
+    below = list(base.layers)[:cut] if cut else []
     lower = _layers(cut, [m for layer in below for m in _matrices(layer)])
-    everything = [m for m in _matrices(trunk.base) if m is not trunk.lm_head]
-    whole = _layers(depth, everything)
-    shapes = Counter(_shape(m) for m in [*everything, trunk.lm_head])
-    weights = list(trunk.model.parameters())
+    if not any(p.requires_grad for p in base.parameters()):
+        lower = whole  # what trains stands on the last layer
+    shapes = Counter(_shape(m) for m in [*everything, *heads])
+    weights = list(model.parameters())
     return ModelCost(
         lower=lower,
-        upper=Layers(depth - cut, whole.weights - lower.weights, whole.trained - lower.trained),
-        head=_layers(1, [trunk.lm_head]),
+        upper=Layers(
+            whole.num - lower.num, whole.weights - lower.weights, whole.trained - lower.trained
+        ),
+        head=_layers(len(heads), heads),
         num_weights=sum(p.numel() for p in weights),
         num_trained=sum(p.numel() for p in weights if p.requires_grad),
         query_width=query_width,

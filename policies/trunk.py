@@ -55,7 +55,7 @@ class Trunk:
         causal = base_causal_lm(model)
         self.base: Any = causal.base_model
         self.lm_head: Any = causal.get_output_embeddings()
-        self.num_frozen = _leading_frozen_layers(self.base)
+        self.num_frozen = leading_frozen_layers(self.base)
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
         self._embedding = quick_embedding(self.base)
@@ -228,7 +228,7 @@ def _close(actual: Tensor, expected: Tensor) -> bool:
     return bool((actual - expected).abs().max() <= 1e-3 * scale)
 
 
-def _leading_frozen_layers(base: Any) -> int:
+def leading_frozen_layers(base: Any) -> int:
     """Number of layers before the first trained weight; 0 when an embedding is trained."""
     layers = getattr(base, "layers", None)
     if not isinstance(layers, nn.ModuleList) or _trains(base.get_input_embeddings()):

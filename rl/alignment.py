@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from instructrec.errors import DataError
+from instructrec.policies.flops import reader_cost
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.scorer import Scorer
 from instructrec.rewards.alignment import MARKERS, encode_marked, marked_states
 from instructrec.rewards.local_models import Features, agree_on_padding, run_batches, text_limit
 from instructrec.rl.alignment_loss import same_rows, sigmoid_alignment_loss
+from instructrec.rl.fit_speed import FitWork, lengths_of_texts
 from instructrec.rl.fitting import Fit, FitResult, Surroundings
 from instructrec.rl.reward_config import AlignmentConfig, FitConfig
 from instructrec.rl.reward_naming import VAL_ACCURACY, VAL_LOSS, reward_naming
+from instructrec.rl.speed import Lengths
 from instructrec.rl.trained import trained_of
 
 with without_wandb_note():
@@ -192,7 +195,8 @@ def train_alignment(
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=config.weight_decay)
     around = dataclasses.replace(around, measure=measure if len(validation) > 1 else None)
-    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config))
+    work = FitWork(_lengths, reader_cost(dual.trunk), dual.scorer.dtype, dual.scorer.device)
+    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config), work=work)
     result = fit.run([dataclasses.asdict(match) for match in train], make_trainer)
     dual.eval()
     return result
@@ -220,6 +224,11 @@ def best_is_own(cosine_BB: Tensor, same_BB: Tensor) -> Tensor:
     """Returns (B,) booleans: whether no mismatched output is as similar as the own one."""
     mismatch_BB = cosine_BB.masked_fill(same_BB, -math.inf)  # the own pair is the same, too
     return cosine_BB.diagonal() > mismatch_BB.max(1).values
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
+    """What the passes over some pairs read."""
+    return lengths_of_texts([row[side]["input_ids"] for side in _SIDES for row in rows])
 
 
 class _Collator:

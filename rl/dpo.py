@@ -18,9 +18,12 @@ from torch.nn.functional import logsigmoid
 
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.flops import ModelCost, model_cost
 from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.rl.fit_speed import lengths_of_texts
 from instructrec.rl.fitting import FitResult, Surroundings
 from instructrec.rl.sft import response_ids
+from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised import (
     IGNORED,
     Evaluate,
@@ -88,6 +91,16 @@ class Preference(Objective):
         self.note("margin", beta * margin_B)
         self.note("chosen_reward", beta * gain_2B[0])
         return preference_loss(margin_B, beta).mean()
+
+    @property
+    def cost(self) -> ModelCost:
+        """The model that is trained; its log-probs at the start are taken before the first step."""
+        return model_cost(self.trunk)
+
+    def lengths(self, rows: Sequence[TrainingRow]) -> Lengths:
+        """See Objective.lengths."""
+        both = [row[kind] for kind in ("chosen", "rejected") for row in rows]
+        return lengths_of_texts(both, [row["prompt_tokens"] for row in rows] * 2)
 
     def logprobs(self, inputs: dict[str, Tensor]) -> Tensor:
         """Log-probability of the chosen and of the rejected responses: (2, B)."""

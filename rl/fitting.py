@@ -22,6 +22,7 @@ from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.rl.checkpoint import checkpoint_path, write_checkpoint
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
+from instructrec.rl.fit_speed import FitSpeedometer, FitWork
 from instructrec.rl.fit_state import capture, load, restore
 from instructrec.rl.global_generators import set_global_states
 from instructrec.rl.optim import learning_rate_factor
@@ -66,6 +67,8 @@ class Surroundings:
     """Settings that may differ from the checkpoint's all the same, and ``versions``."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after each step whether to stop behind a checkpoint."""
+    tells_speed: bool = True
+    """Whether steps say how fast they were, against what this machine can do at most."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Fit(TrainerCallback):
         around: Whom to report to.
         naming: What the numbers are called.
         sampler: Who draws the responses of validations, where there are some.
+        work: What its passes read; None tells no speed.
 
     Raises:
         CheckpointError: The checkpoint belongs to another run.
@@ -125,9 +129,11 @@ class Fit(TrainerCallback):
         around: Surroundings,
         naming: Naming,
         sampler: Draws | None = None,
+        work: FitWork | None = None,
     ) -> None:
         self.weights, self.config, self.seed, self.around = dict(weights), config, seed, around
         self.optimizer, self.naming, self.sampler = optimizer, naming, sampler
+        self.work = work if around.tells_speed else None
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: learning_rate_factor(
@@ -141,6 +147,8 @@ class Fit(TrainerCallback):
         self.best_weights: dict[str, Tensor] = {}
         self.interrupted = False
         self._generators: dict[str, Tensor] = {}
+        self._speedometer: FitSpeedometer | None = None
+        self._stepped = 0
         if around.resume_from is not None:
             self._generators = restore(self, around.resume_from)
 
@@ -162,10 +170,12 @@ class Fit(TrainerCallback):
                 self._validate(self.around.measure)
         if remaining and not self._patience_is_over():
             order = self._order(len(rows), self.config.max_steps * self.config.batch_size)
-            left = order[self.step * self.config.batch_size :]
+            left = [rows[i] for i in order[self.step * self.config.batch_size :]]
+            if self.work is not None:
+                self._speedometer = FitSpeedometer(self.work, left, self.config)
             with tempfile.TemporaryDirectory() as unused_dir:
                 trainer = make_trainer(
-                    [rows[i] for i in left],
+                    left,
                     optimizers=(self.optimizer, self.scheduler),
                     settings=self._settings(remaining, unused_dir),
                 )
@@ -183,12 +193,20 @@ class Fit(TrainerCallback):
 
     # What the trainer calls ----------------------------------------------------------------------
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The time of the first step begins."""
+        self._restart_clock()
+
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """What a step draws (by dropout) goes by the seed and its number alone."""
         if self._generators:
             set_global_states(self._generators)
             self._generators = {}
         torch.manual_seed(self.seed * 1_000_003 + self.step)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Counts the weights that the optimizer has changed: those with a gradient."""
+        self._stepped = sum(p.numel() for p in self.weights.values() if p.grad is not None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Counts the step."""
@@ -200,7 +218,7 @@ class Fit(TrainerCallback):
         logs: dict[str, float] = kwargs["logs"]
         if "loss" not in logs:  # the trainer's own summary
             return control
-        self._report(logs)
+        self._report(logs, self._speed())
         config, measure = self.config, self.around.measure
         last = self.step == config.max_steps
         if measure is not None and _is_due(config.eval_every, self.step, last):
@@ -210,11 +228,22 @@ class Fit(TrainerCallback):
             control.should_training_stop = True
         if self.interrupted or _is_due(config.save_every, self.step, False):
             self._save()
+        self._restart_clock()
         return control
 
     # Helpers -------------------------------------------------------------------------------------
 
-    def _report(self, logs: Mapping[str, float]) -> None:
+    def _speed(self) -> dict[str, float]:
+        """How fast the step was that has just ended."""
+        if self._speedometer is None:
+            return {}
+        return self._speedometer.metrics(self.step - self.first - 1, self._stepped)
+
+    def _restart_clock(self) -> None:
+        if self._speedometer is not None:
+            self._speedometer.restart()
+
+    def _report(self, logs: Mapping[str, float], speed: Mapping[str, float]) -> None:
         self.loss = logs["loss"]
         if not math.isfinite(self.loss):
             raise NumericsError(
@@ -225,7 +254,7 @@ class Fit(TrainerCallback):
         logged = self.naming.logged.items()
         named = {ours: float(logs[theirs]) for theirs, ours in logged if theirs in logs}
         self.around.on_step(
-            {self.naming.step: float(self.step), self.naming.rate: float(rate), **named}
+            {self.naming.step: float(self.step), self.naming.rate: float(rate), **named, **speed}
         )
 
     def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:

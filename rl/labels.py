@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from instructrec.errors import DataError
+from instructrec.policies.flops import ModelCost, reader_cost
 from instructrec.policies.labels import LabelPolicy
 from instructrec.policies.trunk import pad_right
+from instructrec.rl.fit_speed import lengths_of_texts
 from instructrec.rl.fitting import FitResult, Surroundings
 from instructrec.rl.sft import Demonstration
+from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised import Evaluate, Objective, TrainingRow, fit
 from instructrec.rl.supervised_config import SFTConfig
 
@@ -39,6 +42,15 @@ class Classification(Objective):
         logits_BK = self.policy.logits(inputs["input_ids"], inputs["lengths"])
         self.note("accuracy", logits_BK.argmax(-1) == inputs["targets"])
         return cross_entropy(logits_BK, inputs["targets"])
+
+    @property
+    def cost(self) -> ModelCost | None:
+        """The model under the head; None for an encoder."""
+        return reader_cost(self.policy.model)
+
+    def lengths(self, rows: Sequence[TrainingRow]) -> Lengths:
+        """See Objective.lengths."""
+        return lengths_of_texts([row["input_ids"] for row in rows])
 
 
 def run_labels(

@@ -18,13 +18,16 @@ from numpy.typing import NDArray
 
 from instructrec.errors import DataError
 from instructrec.policies.base import Prompt
+from instructrec.policies.flops import reader_cost
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.scorer import Scorer
 from instructrec.rewards.learned import encode_pair
 from instructrec.rewards.local_models import Features, agree_on_padding, run_batches, text_limit
+from instructrec.rl.fit_speed import FitWork, lengths_of_texts
 from instructrec.rl.fitting import Fit, FitResult, Surroundings
 from instructrec.rl.reward_config import FitConfig, PreferenceConfig
 from instructrec.rl.reward_naming import VAL_ACCURACY, VAL_LOSS, reward_naming
+from instructrec.rl.speed import Lengths
 from instructrec.rl.trained import trained_of
 from instructrec.rl.trl_bridge import quiet_settings
 
@@ -184,7 +187,8 @@ def train_reward_model(
         weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     around = dataclasses.replace(around, measure=measure if validation else None)
-    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config))
+    work = FitWork(_lengths, reader_cost(scorer.model), scorer.dtype, scorer.device)
+    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config), work=work)
     result = fit.run([_row(pair, preference.margin_scale) for pair in train], make_trainer)
     scorer.model.eval()
     return result
@@ -197,6 +201,12 @@ def _row(pair: EncodedPair, margin_scale: float) -> dict[str, Any]:
         features: Features = getattr(pair, side)
         row |= {f"{side}_{name.removeprefix('input_')}": v for name, v in features.items()}
     return row
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
+    """What the pass over some pairs reads."""
+    sides = ("chosen_ids", "rejected_ids")
+    return lengths_of_texts([row[side] for side in sides for row in rows])
 
 
 class _Collator:

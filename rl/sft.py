@@ -13,8 +13,11 @@ from torch import Tensor
 
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
+from instructrec.policies.flops import ModelCost, model_cost
 from instructrec.policies.trunk import Trunk, pad_right
+from instructrec.rl.fit_speed import lengths_of_texts
 from instructrec.rl.fitting import FitResult, Surroundings
+from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised import (
     IGNORED,
     Evaluate,
@@ -54,6 +57,16 @@ class Imitation(Objective):
         """See Objective.loss."""
         logprobs_N, _ = response_logprobs(self.trunk, inputs["input_ids"], inputs["labels"])
         return -logprobs_N.sum() / (count or len(logprobs_N))
+
+    @property
+    def cost(self) -> ModelCost:
+        """The model that is trained."""
+        return model_cost(self.trunk)
+
+    def lengths(self, rows: Sequence[TrainingRow]) -> Lengths:
+        """See Objective.lengths."""
+        prompts = [row["labels"].count(IGNORED) for row in rows]
+        return lengths_of_texts([row["input_ids"] for row in rows], prompts)
 
 
 def run_sft(

@@ -114,7 +114,7 @@ def needs(
         values += cost.forward(tokens, pairs, 0)
         epoch += cost.forward(tokens, pairs, 0) + cost.backward(tokens, pairs, 0)
     models = float(recipe.trains_policy) + recipe.separate_critic
-    moved = _ADAM_NUMBERS * train_bytes * cost.num_trained
+    moved = adam_bytes(cost.num_trained, train_bytes)
     return {
         **_rollout(cost, lengths, recipe, decode_bytes),
         "reference": Need(
@@ -124,6 +124,16 @@ def needs(
         "update": Need(recipe.epochs * recipe.trained_share * epoch),
         "optimizer": Need(0.0, recipe.steps * models * moved),
     }
+
+
+def adam_bytes(weights: int, size: int = 4) -> int:
+    """Bytes that a step of AdamW reads and writes.
+
+    Args:
+        weights: How many it changes.
+        size: Size of a weight and of its moments.
+    """
+    return _ADAM_NUMBERS * size * weights
 
 
 def _rollout(

@@ -19,11 +19,14 @@ from torch import Tensor, nn
 
 from instructrec.errors import DataError
 from instructrec.policies.dropout import dropout
+from instructrec.policies.flops import ModelCost
 from instructrec.policies.model_policy import ModelPolicy
 from instructrec.policies.prefill import shared_columns
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
+from instructrec.rl.fit_speed import FitWork
 from instructrec.rl.fitting import Fit, FitResult, Naming, Surroundings
+from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised_config import SupervisedConfig
 from instructrec.rl.trained import trained_of
 from instructrec.rl.trl_bridge import quiet_settings, unchanged_forward
@@ -71,6 +74,15 @@ class Objective(ABC):
             count: Labels that are not `IGNORED` in all micro-batches of the step, by which the
                 loss is divided; None where ``collate`` gives no labels, and the loss is a mean.
         """
+
+    @abstractmethod
+    def lengths(self, rows: Sequence[TrainingRow]) -> Lengths:
+        """The texts that a (micro-)batch of these rows reads, in tokens."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> ModelCost | None:
+        """What reads them; None where its work cannot be counted."""
 
     def note(self, name: str, values: Tensor) -> None:
         """Remembers values of the batch, whose mean is logged with the loss."""
@@ -156,7 +168,8 @@ def fit(
     with unchanged_forward(model), dropout(model, config.dropout, config.section):
         optimizer = _optimizer(weights.values(), config, policy.device)
         naming = _naming(objective, config)
-        found = Fit(weights, optimizer, config, seed, around, naming, sampler=policy)
+        work = FitWork(objective.lengths, objective.cost, policy.compute_dtype, policy.device)
+        found = Fit(weights, optimizer, config, seed, around, naming, policy, work)
         result = found.run([dict(row) for row in rows], make_trainer)
     model.eval()
     policy.sync()

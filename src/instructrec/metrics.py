@@ -218,14 +218,24 @@ METRICS: tuple[Metric, ...] = (
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),
     Metric("time/score_s", "s", "Wall time for which decoding waited for their scores."),
     Metric("time/advantage_s", "s", "Wall time of log-probs, values, KL and advantages."),
-    Metric("time/update_s", "s", "Wall time of the optimizer steps."),
+    Metric(
+        "time/update_s",
+        "s",
+        "Wall time of the optimizer steps; where given examples are learned, of the one step, its "
+        "data included, validation and checkpoints not.",
+    ),
     Metric("time/total_s", "s", "Wall time of the whole update."),
     Metric(
         "speed/episodes_per_s",
         "episodes/s",
         "Episodes per second of rollout, scoring, advantages and optimizer steps together.",
     ),
-    Metric("speed/tokens_per_s", "tokens/s", "Tokens of prompts and responses per such second."),
+    Metric(
+        "speed/tokens_per_s",
+        "tokens/s",
+        "Tokens of prompts and responses, without padding, per such second; where given examples "
+        "are learned, tokens of the step's texts per second of the step.",
+    ),
     Metric(
         "speed/update_flops_per_s",
         "FLOP/s",
@@ -240,8 +250,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "speed/limit_frac",
         "1",
-        "Least time that the update needs at the machine's measured rates of multiplying and "
-        "copying, as a share of the time that it took.",
+        "Least time that the update (or step) needs at the machine's measured rates of multiplying "
+        "and copying, as a share of the time that it took.",
     ),
     *EVALUATION_METRICS,
     *REWARD_MODEL_METRICS,
@@ -295,8 +305,8 @@ def markdown_page() -> str:
         "# Metrics\n\n"
         "Every number that a run logs. `metrics.jsonl` in the run folder holds one line per\n"
         "update with these keys; W&B shows the same numbers under the same names, with\n"
-        "`train/update` as the axis (`sft/step` for `sft/…` and `dpo/…`, `rm/step` for\n"
-        "`rm/…`). In a name, `<reward>` stands for the name of a reward, or `total` for their\n"
+        "`train/update` as the axis (`sft/step` or `rm/step` where given examples are learned).\n"
+        "In a name, `<reward>` stands for the name of a reward, or `total` for their\n"
         "weighted sum (one inside another is called `outer.inner`), `<reason>` for a way to\n"
         "fail, `<metric>` for a value of a corpus metric, `<task>` for a task of a mixture,\n"
         "`<kind>` for a way to reword. At the end of a run, `final/<key>` in the summary of the\n"

@@ -10,6 +10,7 @@ import pytest
 from instructrec.experiments.cli import main
 from instructrec.experiments.report import report
 from instructrec.experiments.runfolder import RunFolder, read_metrics
+from instructrec.experiments.speeds import in_words
 
 TINY = ["--policy.model", "tiny", "--policy.train", "full", "--policy.device", "cpu"]
 SHORT = ["--eval.limit", "8", "--eval.validation_limit", "4", "--eval.max_new_tokens", "3"]
@@ -26,7 +27,9 @@ def preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_dpo_learns_from_a_file_of_preferences(preferences: Path) -> None:
+def test_dpo_learns_from_a_file_of_preferences(
+    preferences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     steps = ["--dpo.max_steps", "4", "--dpo.learning_rate", "2e-3", "--dpo.eval_every", "2"]
     assert main(["dpo", "--task.name", str(preferences), *TINY, *SHORT, *steps]) == 0
     folder = RunFolder.open("runs/dpo-pairs-s0")
@@ -38,6 +41,9 @@ def test_dpo_learns_from_a_file_of_preferences(preferences: Path) -> None:
     assert len(folder.summary()["demonstrations"]) > 30
     results = report(str(folder.path), say=lambda text: None)
     assert results["course"]["dpo/val_accuracy"]["last"] == 1
+    assert set(results["speed"]) == {key for key in rows[-1] if key.startswith("speed/")}
+    assert 0 < results["speed"]["speed/limit_frac"] < 1
+    assert f"speed: {in_words(results['speed'])}." in capsys.readouterr().out
     assert (folder.policy / "config.json").exists()
     assert main(["evaluate", str(folder.path), "--limit", "2"]) == 0
 

@@ -333,6 +333,16 @@ def test_the_best_of_what_counts_is_shown_beside_the_latest(tmp_path):
     assert ("sft/val_loss", "sft/step") in wandb.run.metrics
 
 
+@pytest.mark.parametrize(
+    ("job_type", "axis"),
+    [("dpo", "sft/step"), ("reward-model", "rm/step"), ("train", "train/update")],
+)
+def test_everything_stands_over_what_the_run_counts(tmp_path, job_type, axis):
+    wandb = FakeWandb()
+    start(tmp_path, wandb, job_type=job_type)
+    assert ("*", axis) in wandb.run.metrics and ("eval/total/mean", axis) in wandb.run.metrics
+
+
 def test_trouble_becomes_an_alert(tmp_path):
     wandb = FakeWandb()
     tracker, _ = start(tmp_path, wandb)

@@ -343,7 +343,7 @@ def test_a_run_says_what_it_does_and_ends_with_words_and_paths(tmp_path: Path) -
     assert "3 updates of 4 episodes (12 in all)" in said[0]
     assert "the critic was the baseline in 2 of 3 updates" in said[-1]
     assert (  # the median of three updates
-        "speed: 3.0 episodes/s, 4,000 tokens/s, 20% of what this machine could do at most; "
+        "speed: 3.00 episodes/s, 4,000 tokens/s, 20% of what this machine could do at most; "
         "optimizer steps at 60 GFLOP/s, 40% of its matrix rate." in said[-1]
     )
     assert "held-out exact_match: " in said[-1] and str(tmp_path / "run" / "policy") in said[-1]

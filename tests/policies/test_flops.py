@@ -8,10 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertModel
 
 from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
 from instructrec.policies.config import PolicyConfig
-from instructrec.policies.flops import ModelCost, model_cost
+from instructrec.policies.flops import ModelCost, model_cost, reader_cost
 from instructrec.policies.rates import measure_rates
 from instructrec.policies.trunk import Trunk
 
@@ -96,3 +97,22 @@ def test_the_rates_are_measured_quickly_and_leave_the_random_state_alone() -> No
     assert time.perf_counter() - start < 30  # well under a second on a machine with nothing to do
     assert rates.flops_per_s > 1e6 and rates.bytes_per_s > 1e6
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_model_that_only_reads_is_counted_without_its_output_layer() -> None:
+    policy, trunk, _ = tiny("last_layers")
+    cost = reader_cost(policy.model)
+    assert cost is not None and cost.head.weights == 0
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        trunk.full(IDS)
+    assert without_attention(cost).forward(IDS.numel(), 0, 0) == forward.get_total_flops()
+    policy.model.requires_grad_(False)  # as where a head alone trains
+    frozen = reader_cost(policy.model)
+    assert frozen is not None and frozen.forward(12, 42, 0) == cost.forward(12, 42, 0)
+    assert frozen.backward(12, 42, 0) == 0
+
+
+def test_a_model_whose_tokens_see_what_comes_is_not_counted() -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    encoder = BertModel(BertConfig(vocab_size=9, intermediate_size=64, **sizes))
+    assert reader_cost(encoder) is None

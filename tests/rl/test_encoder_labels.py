@@ -84,6 +84,7 @@ def fitted(policy: LabelPolicy, rate: float) -> list[dict[str, float]]:
 def test_an_encoder_learns_labels_and_comes_back_from_the_disk(kind: str, tmp_path: Path) -> None:
     policy = classifier(saved(tmp_path / "base", kind))
     log = fitted(policy, 1e-2)
+    assert all(row["speed/tokens_per_s"] > 0 and "speed/limit_frac" not in row for row in log)
     assert log[0]["sft/loss"] == pytest.approx(math.log(2))  # a head of zeros knows nothing
     prompts, answers = [row.prompt for row in ROWS], [row.response for row in ROWS]
     assert policy.respond(prompts, sampling=GREEDY).texts == answers

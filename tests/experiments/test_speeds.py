@@ -1,0 +1,28 @@
+"""The speed of a run in short."""
+
+from __future__ import annotations
+
+from instructrec.experiments.speeds import in_words, median_speeds
+
+
+def test_the_median_is_over_the_rows_that_have_the_number() -> None:
+    rows = [
+        {"sft/step": 0.0, "sft/val_loss": 1.0},
+        {"sft/step": 1.0, "speed/tokens_per_s": 1.0, "speed/limit_frac": 0.5},
+        {"sft/step": 2.0, "speed/tokens_per_s": 9.0, "speed/limit_frac": None},
+        {"sft/step": 3.0, "speed/tokens_per_s": 3.0},
+    ]
+    assert median_speeds(rows) == {"speed/limit_frac": 0.5, "speed/tokens_per_s": 3.0}
+    assert median_speeds([]) == {}
+
+
+def test_what_is_not_known_is_not_said() -> None:
+    found = {"speed/tokens_per_s": 1234.5}
+    assert in_words({}) == "" and in_words(found) == "1,234 tokens/s"
+    found |= {"speed/limit_frac": 0.256, "speed/update_flops_per_s": 6e10}
+    found |= {"speed/update_limit_frac": 0.4}
+    assert in_words(found) == (
+        "1,234 tokens/s, 26% of what this machine could do at most; optimizer steps at 60 GFLOP/s, "
+        "40% of its matrix rate"
+    )
+    assert in_words({"speed/episodes_per_s": 0.25} | found).startswith("0.25 episodes/s, 1,234 tok")
