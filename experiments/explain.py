@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +12,11 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import evaluate_policy, explain_text, setup_run, telling
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.config import EvaluateConfig
+from instructrec.experiments.explain_rewards import judges_of, scored, words
 from instructrec.experiments.jsonl import Row, plain, write_atomic
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.rewards.combine import CombinedReward, make_rewards
+from instructrec.rewards.parts import RewardSpec
 
 if TYPE_CHECKING:
     from instructrec.policies.causal_lm import CausalLMPolicy
@@ -30,7 +29,9 @@ class ExplainConfig:
     """Which episode is explained, and how (``instructrec explain``)."""
 
     prompt: str | None = None
-    """An instruction of your own; it is answered without a reward unless --rewards are given."""
+    """An instruction of your own; it is judged by the rewards that need no column it lacks."""
+    expected: str | None = None
+    """The expected answer to that instruction: the column reference, where a reward needs it."""
     id: str | None = None
     """Id of an instruction of the task."""
     index: int = 0
@@ -41,6 +42,8 @@ class ExplainConfig:
     """Task; None takes that of the run, else closed_answers."""
     split: str | None = None
     """Split; None takes the test split."""
+    rewards: dict[str, bool | float | str | RewardSpec] = field(default_factory=dict)
+    """What judges the answer; none takes those of the run, else the task's own."""
     reference: str | None = None
     """Policy to hold it against; None takes what the run started from."""
     temperature: float = 0.0
@@ -59,6 +62,11 @@ class ExplainConfig:
     def __post_init__(self) -> None:
         if self.prompt is not None and self.id is not None:
             raise ConfigError("prompt and id exclude each other: give one of them.")
+        if self.expected is not None and self.prompt is None:
+            raise ConfigError(
+                f"expected = {self.expected!r} belongs to an instruction of your own: give "
+                "--prompt, too. Those of a task have a reference."
+            )
         if self.alternatives < 1 or self.index < 0:
             raise ConfigError(
                 f"alternatives = {self.alternatives}, index = {self.index}: expected 1 or more, "
@@ -92,7 +100,11 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
 
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     asked = EvaluateConfig(
-        task=config.task, split=config.split, temperature=config.temperature, device=config.device
+        task=config.task,
+        split=config.split,
+        rewards=config.rewards,
+        temperature=config.temperature,
+        device=config.device,
     )
     plan = evaluate_policy.make_plan(policy, asked, run)
     if plan.episodes.env != "instruction":
@@ -100,21 +112,23 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
             f"an episode of this run has several turns ({plan.episodes.env}): explain takes single "
             "answers. Give another policy, or its model folder."
         )
-    item, reward = _episode(plan, config)
+    item, reward, notes = _episode(plan, config)
     answering: Any = evaluate_policy.load(policy, plan, asked)
     loaded = writer(answering, "an explanation of tokens")
     found = _explained(loaded, item, reward, plan, config, run)
-    found = {"policy": policy, **found}
+    found = {"policy": policy, **found, "notes": [*found["notes"], *notes]}
     _tell(found, config, say)
     return found
 
 
 def _episode(
     plan: evaluate_policy.Plan, config: ExplainConfig
-) -> tuple[Instruction, CombinedReward | None]:
-    """The instruction, and what judges its answer."""
+) -> tuple[Instruction, CombinedReward | None, list[str]]:
+    """The instruction, what judges its answer, and notes for people."""
     if config.prompt is not None:
-        return Instruction("prompt", config.prompt, {}), None
+        columns = {} if config.expected is None else {"reference": config.expected}
+        item = Instruction("prompt", config.prompt, columns)
+        return item, *judges_of(plan.rewards or {}, list(columns), named=bool(config.rewards))
     task = make_task(plan.task, split=plan.split, **plan.options)
     reward = make_rewards(default_rewards(task) if plan.rewards is None else plan.rewards)
     reward.check_columns(task.columns)
@@ -125,12 +139,12 @@ def _episode(
                 f"{plan.task} ({plan.split}) has no instruction {config.id!r}: expected an id such "
                 f"as {task[0].id!r}. --split chooses another split."
             )
-        return item, reward
+        return item, reward, []
     if config.index >= len(task):
         raise DataError(
             f"index = {config.index}, but {plan.task} ({plan.split}) has {len(task)} instructions."
         )
-    return task[config.index], reward
+    return task[config.index], reward, []
 
 
 def _explained(
@@ -163,31 +177,31 @@ def _explained(
         )
 
     ours, theirs = read(policy, critic), read(start) if start is not None else None
-    scored = _scored(reward, item, [text])[0] if reward is not None else {}
+    found = scored(reward, item, [text])[0] if reward is not None else {}
     credit = None
-    if scored.get("total") is not None and settings:
+    if found.get("total") is not None and settings:
         pulled = theirs is not None and settings.get("kl_penalty") == "reward"
         credit = advantages_of(
             ours.logprobs,
             theirs.logprobs if pulled and theirs is not None else None,
             ours.values,
-            scored["total"],
+            found["total"],
             kl_coef=settings["kl_coef"],
             gamma=settings["gamma"],
             lam=settings["lam_policy"],
         )
-    words = _words(reward, item, text) if reward is not None and config.attribution else []
+    adds = words(reward, item, text) if reward is not None and config.attribution else []
     return {
         "reference": start.name if start is not None else None,
         "id": item.id,
         "prompt": item.prompt if isinstance(item.prompt, str) else list(item.prompt),
         "expected": item.columns.get("reference"),
         "response": text,
-        **(scored or {"total": None, "parts": {}, "statuses": {}}),
+        **(found or {"total": None, "parts": {}, "statuses": {}}),
         "tokens": [
             _token(policy, ours, theirs, credit, t, token) for t, token in enumerate(response_ids)
         ],
-        "words": words,
+        "words": adds,
         "notes": notes,
     }
 
@@ -287,46 +301,6 @@ def _critic(
     if best not in (None, at):
         return critic, [f"values: of the critic after update {at}; the policy is that of {best}."]
     return critic, []
-
-
-def _scored(reward: CombinedReward, item: Instruction, texts: Sequence[str]) -> list[Row]:
-    """Total, parts and statuses of responses to an instruction."""
-    columns = {name: [value] * len(texts) for name, value in item.columns.items()}
-    batch = reward.score([item.prompt] * len(texts), list(texts), columns)
-    return [
-        {
-            "total": None if math.isnan(batch.total[i]) else float(batch.total[i]),
-            "parts": {
-                name: float(scores[i])
-                for name, scores in batch.parts.items()
-                if batch.status[name][i].value == "scored"
-            },
-            "statuses": {name: batch.status[name][i].value for name in batch.parts},
-        }
-        for i in range(len(texts))
-    ]
-
-
-def _words(reward: CombinedReward, item: Instruction, text: str) -> list[Row]:
-    """What each word adds to the total: the total with it less the total without it.
-
-    Leave one out, over words as white space cuts them; a reward that depends on words together
-    credits each of them with all of it.
-    """
-    spans = [match.span() for match in re.finditer(r"\S+", text)]
-    if not spans:
-        return []
-    without = [(text[:start] + text[end:]).strip() for start, end in spans]
-    whole, *others = _scored(reward, item, [text, *without])
-    if whole["total"] is None:
-        return []
-    return [
-        {
-            "word": text[start:end],
-            "adds": None if other["total"] is None else whole["total"] - other["total"],
-        }
-        for (start, end), other in zip(spans, others, strict=True)
-    ]
 
 
 def _tell(found: Row, config: ExplainConfig, say: telling.Say) -> None:

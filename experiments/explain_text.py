@@ -41,8 +41,16 @@ def to_text(found: Row) -> str:
     ]
     blocks.append(table(rows))
     if found["words"]:
-        words = [("word", "adds to the total")]
-        words += [(shown(row["word"]), _number(row["adds"])) for row in found["words"]]
+        several = _several(found)
+        words = [("word", "adds to the total", *several)]
+        words += [
+            (
+                shown(row["word"]),
+                _number(row["adds"]),
+                *(_number(row["parts"].get(name)) for name in several),
+            )
+            for row in found["words"]
+        ]
         blocks.append(table(words))
     held = f", held against {found['reference']}" if found["reference"] else ""
     blocks.append(f"policy {found['policy']}{held}")
@@ -60,6 +68,12 @@ def _rewards(found: Row) -> list[tuple[str, str]]:
     for name, status in found["statuses"].items():
         rows.append((name, _number(found["parts"][name]) if name in found["parts"] else status))
     return rows
+
+
+def _several(found: Row) -> list[str]:
+    """Rewards shown beside the total of the words: all of several, none of a single one."""
+    names = list(dict.fromkeys(name for row in found["words"] for name in row["parts"]))
+    return names if len(names) > 1 else []
 
 
 def _number(value: float | None) -> str:
@@ -101,9 +115,14 @@ def _coloured(found: Row, name: str) -> str:
 def _words(found: Row) -> str:
     if not found["words"]:
         return ""
-    about = "the total of the response less that without the word"
     words = [row["word"] + " " for row in found["words"]]
-    return f"<p>{about}</p>" + _spans(words, [row["adds"] for row in found["words"]])
+    columns = {"the total of the response": [row["adds"] for row in found["words"]]}
+    for name in _several(found):
+        columns[f"reward {name} of the response"] = [r["parts"].get(name) for r in found["words"]]
+    return "".join(
+        f"<p>{page.text(about)} less that without the word</p>{_spans(words, values)}"
+        for about, values in columns.items()
+    )
 
 
 def _spans(texts: list[str], values: list[float | None]) -> str:

@@ -17,7 +17,7 @@ from instructrec.experiments.staging import staged
 from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
 
 if TYPE_CHECKING:
-    from instructrec.policies.causal_lm import CausalLMPolicy
+    from instructrec.policies.model_policy import ModelPolicy
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ def export_policy(
     if config.push is not None:
         _check_hub(config.push)
     loaded, run = _load(policy)
+    if config.quantize is not None and _asked_by(loaded):
+        raise ConfigError(
+            f"quantize = {config.quantize!r}, but {policy!r} answers labels: expected a policy "
+            "that writes text. Leave --quantize out; --dtype bfloat16 halves the size."
+        )
     with staged(out) as folder:
         _write(loaded, folder, config)
         write_atomic(folder / "README.md", _card(policy, loaded, run, config))
@@ -130,10 +135,8 @@ def _check_hub(repository: str) -> None:
         )
 
 
-def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
+def _load(policy: str) -> tuple[ModelPolicy, RunFolder | None]:
     """Loads a policy as it was trained, on the CPU, and checks a run's weights."""
-    from instructrec.policies.labels import writer
-
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     before: dict[str, Any] = {} if run is None else run.config().get("policy", {})
     # A saved adapter knows its layers.
@@ -146,13 +149,13 @@ def _load(policy: str) -> tuple[CausalLMPolicy, RunFolder | None]:
         lora=LoraSettings(**before.get("lora", {})),
         **{name: before[name] for name in names if name in before},
     )
-    loaded = writer(setup_run.load(settings, 0, Sampling(temperature=0.0)), "an export")
+    loaded = setup_run.load(settings, 0, Sampling(temperature=0.0))
     if run is not None:
         verification.check_loaded(loaded.weights_hash(), run)
     return loaded, run
 
 
-def _write(loaded: CausalLMPolicy, folder: Path, config: ExportConfig) -> None:
+def _write(loaded: ModelPolicy, folder: Path, config: ExportConfig) -> None:
     from instructrec.policies.exporting import write_int8, write_merged
 
     if config.quantize is None:
@@ -163,9 +166,15 @@ def _write(loaded: CausalLMPolicy, folder: Path, config: ExportConfig) -> None:
         write_int8(Path(whole), folder)
 
 
-def _card(policy: str, loaded: CausalLMPolicy, run: RunFolder | None, config: ExportConfig) -> str:
+def _asked_by(loaded: ModelPolicy) -> str:
+    """How a policy that answers labels is asked; empty for one that writes text."""
+    return str(getattr(loaded, "asked_by", ""))
+
+
+def _card(policy: str, loaded: ModelPolicy, run: RunFolder | None, config: ExportConfig) -> str:
     known: dict[str, Any] = {
         "exported": True,
+        "labels": _asked_by(loaded),
         "dtype": config.dtype,
         "int8": config.quantize is not None,
     }

@@ -51,7 +51,8 @@ class LabelConfig:
     show_reference: bool = False
     """Show the expected answer, too."""
     from_reward: str | None = None
-    """Let a reward judge in place of a person: its name, module:attr or file.py:attr."""
+    """Let a reward judge in place of a person: its name, module:attr, file.py:attr, or a YAML file
+    with `rewards:`."""
     reward_options: dict[str, Any] = field(default_factory=dict)
     """Options of that reward."""
     noise: float = 0.0

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,20 @@ class Item:
     """One instruction with one response, or with two."""
 
     id: str
-    """Id of the instruction."""
+    """Its own id."""
     prompt: Prompt
     """Text, or messages with role and content."""
     candidates: tuple[Candidate, ...]
     """The responses."""
     reference: Any = None
     """The expected answer, where there is one."""
+    instruction: str | None = None
+    """Id of the instruction, where several items are about one; None: that of the item."""
+
+    @property
+    def instruction_id(self) -> str:
+        """Id of the instruction."""
+        return self.instruction or self.id
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -60,7 +67,7 @@ def gather(
         named: Run folders or ``.jsonl`` files of evaluations: two policies that answered the same
             instructions, one with several samples of each, or one file with the columns ``chosen``
             and ``rejected``.
-        pairs: Two responses to an instruction; else one, of a single policy.
+        pairs: Two responses to an instruction together; else each response by itself.
         seed: Decides the order.
         limit: Most instructions.
 
@@ -71,13 +78,12 @@ def gather(
         DataError: Something cannot be read, or gives no such item.
         CheckpointError: A folder is no run folder.
     """
-    if not 1 <= len(named) <= 1 + pairs:
-        wanted = "one policy or two" if pairs else "one policy, whose responses get scores"
-        raise DataError(f"{len(named)} policies given: expected {wanted}.")
+    if not 1 <= len(named) <= 2:
+        raise DataError(f"{len(named)} policies given: expected one policy or two.")
     found = _preferences(named[0]) if pairs and len(named) == 1 else None
     if found is None:
         members = [read_policy([Path(name)]).contenders[0].members[0] for name in named]
-        found = _pairs(members) if pairs else _singles(members[0])
+        found = [item for answers in _answers(members) for item in _items(answers, pairs=pairs)]
     alike = [item for item in found if len({c.text for c in item.candidates}) == 1 and pairs]
     items = [item for item in found if item not in alike]
     notes = [f"{len(alike)} instructions were left out: both responses are alike."] if alike else []
@@ -86,8 +92,15 @@ def gather(
             f"{' and '.join(named)} leave nothing to judge: expected instructions that both have "
             "answered, or several responses to each (evaluate --samples 2 --temperature 1)."
         )
-    random.Random(seed).shuffle(items)
-    return items[:limit], notes
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.instruction_id, []).append(item)
+    order = list(groups)
+    random.Random(seed).shuffle(order)
+    chosen = [item for instruction in order[:limit] for item in groups[instruction]]
+    if not pairs:  # nobody sees that two of them answer the same
+        random.Random(f"{seed}/responses").shuffle(chosen)
+    return chosen, notes
 
 
 def _preferences(name: str) -> list[Item] | None:
@@ -110,18 +123,19 @@ def _preferences(name: str) -> list[Item] | None:
             Candidate(CHOSEN, str(row[CHOSEN])),
             Candidate(REJECTED, str(row[REJECTED])),
         )
-        items.append(Item(f"{row.get('id', 'row')}#{number}", row["prompt"], candidates))
+        name = f"{row.get('id', 'row')}#{number}"
+        items.append(Item(name, row["prompt"], candidates, row.get("reference")))
     return items
 
 
-def _pairs(members: Sequence[Member]) -> list[Item]:
-    """The first responses of two policies, or the first two of one."""
+def _answers(members: Sequence[Member]) -> list[list[tuple[str, Row]]]:
+    """Of each instruction the first responses of two policies, or the first two of one."""
     if len(members) == 1:
-        rows_of = members[0].by_instruction
         return [
-            _item([(f"sample {i}", row) for i, row in enumerate(rows[:2])])
-            for rows in rows_of.values()
+            [(f"sample {i}", row) for i, row in enumerate(rows[:2])]
             if len(rows) > 1
+            else [(members[0].variant, rows[0])]
+            for rows in members[0].by_instruction.values()
         ]
     first, second = members
     names = [first.variant, second.variant]
@@ -129,18 +143,22 @@ def _pairs(members: Sequence[Member]) -> list[Item]:
         names = [str(first.path), str(second.path)]
     shared = [key for key in first.by_instruction if key in second.by_instruction]
     return [
-        _item(
-            [
-                (name, member.by_instruction[key][0])
-                for name, member in zip(names, members, strict=True)
-            ]
-        )
+        [(n, m.by_instruction[key][0]) for n, m in zip(names, members, strict=True)]
         for key in shared
     ]
 
 
-def _singles(member: Member) -> list[Item]:
-    return [_item([(member.variant, rows[0])]) for rows in member.by_instruction.values()]
+def _items(answers: Sequence[tuple[str, Row]], *, pairs: bool) -> list[Item]:
+    """The responses to an instruction together, where there are two, or each by itself."""
+    whole = _item(answers)
+    if pairs:
+        return [whole] if len(answers) > 1 else []
+    if len(answers) == 1:
+        return [whole]
+    return [
+        replace(whole, id=f"{whole.id}#{c.source}", candidates=(c,), instruction=whole.id)
+        for c in whole.candidates
+    ]
 
 
 def _item(answers: Sequence[tuple[str, Row]]) -> Item:
@@ -174,6 +192,7 @@ def read_items(path: Path) -> list[Item]:
             row["prompt"],
             tuple(Candidate(**c) for c in row["candidates"]),
             row["reference"],
+            row.get("instruction"),
         )
         for row in read_rows(path)
     ]

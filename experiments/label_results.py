@@ -20,10 +20,13 @@ Judgments = Mapping[str, Mapping[str, Judgment]]
 def preferences(items: Sequence[Item], judgments: Judgments) -> list[Row]:
     """A row for each preference, in the shape that reward models and DPO train on.
 
-    A better answer that a mentor wrote is preferred to every response that was shown.
+    A better answer that a mentor wrote is preferred to every response that was shown, and of two
+    responses to an instruction the one with the higher score. An id is of one row: what reads the
+    file refuses rows that share one.
 
     Returns:
-        Rows ``prompt, chosen, rejected, id, annotator, chosen_by, rejected_by``.
+        Rows ``prompt, chosen, rejected, id, instruction_id, annotator, chosen_by, rejected_by``,
+        and of scores ``margin``, their distance.
     """
     rows = []
     for item, annotator, said in _said(items, judgments):
@@ -38,34 +41,66 @@ def preferences(items: Sequence[Item], judgments: Judgments) -> list[Row]:
                 "prompt": item.prompt,
                 "chosen": chosen,
                 "rejected": item.text_of(loser),
-                "id": item.id,
+                "id": f"{item.id}#{annotator}#{number}",
+                "instruction_id": item.instruction_id,
                 "annotator": annotator,
                 "chosen_by": winner,
                 "rejected_by": loser,
             }
-            for winner, chosen, loser in pairs
+            for number, (winner, chosen, loser) in enumerate(pairs, start=1)
             if chosen != item.text_of(loser)
         ]
-    return rows
+    return rows + _by_score(items, judgments)
+
+
+def _by_score(items: Sequence[Item], judgments: Judgments) -> list[Row]:
+    """A row for every two responses to an instruction to which a mentor gave different scores."""
+    given: dict[tuple[str, str], list[tuple[int, Item]]] = {}
+    for item, annotator, said in _said(items, judgments):
+        if said.score is not None:
+            given.setdefault((annotator, item.instruction_id), []).append((said.score, item))
+    return [
+        {
+            "prompt": better.prompt,
+            "chosen": better.candidates[0].text,
+            "rejected": worse.candidates[0].text,
+            "id": f"{better.id}#{worse.id}#{annotator}",
+            "instruction_id": instruction,
+            "annotator": annotator,
+            "chosen_by": better.sources[0],
+            "rejected_by": worse.sources[0],
+            "margin": high - low,
+        }
+        for (annotator, instruction), scored in given.items()
+        for (high, better), (low, worse) in itertools.permutations(scored, 2)
+        if high > low and better.candidates[0].text != worse.candidates[0].text
+    ]
 
 
 def demonstrations(items: Sequence[Item], judgments: Judgments) -> list[Row]:
-    """A row ``prompt, completion, id, annotator`` for each answer that a mentor wrote."""
+    """A row ``prompt, completion, id, instruction_id, annotator`` for each answer written."""
     return [
-        {"prompt": item.prompt, "completion": said.correction, "id": item.id, "annotator": who}
+        {
+            "prompt": item.prompt,
+            "completion": said.correction,
+            "id": f"{item.id}#{who}",
+            "instruction_id": item.instruction_id,
+            "annotator": who,
+        }
         for item, who, said in _said(items, judgments)
         if said.correction is not None
     ]
 
 
 def scores(items: Sequence[Item], judgments: Judgments) -> list[Row]:
-    """A row ``prompt, response, score, id, annotator`` for each score."""
+    """A row ``prompt, response, score, id, instruction_id, annotator`` for each score."""
     return [
         {
             "prompt": item.prompt,
             "response": item.candidates[0].text,
             "score": said.score,
-            "id": item.id,
+            "id": f"{item.id}#{who}",
+            "instruction_id": item.instruction_id,
             "annotator": who,
         }
         for item, who, said in _said(items, judgments)
@@ -163,7 +198,17 @@ def summary(items: Sequence[Item], judgments: Judgments) -> Row:
         found["first_side"] = [first / len(decided), *_ends(first, len(decided))]
     if given:
         found["mean_score"] = sum(given) / len(given)
+        found["mean_scores"] = _mean_scores(items, judgments)
     return found
+
+
+def _mean_scores(items: Sequence[Item], judgments: Judgments) -> dict[str, float]:
+    """Mean score of the responses of each source."""
+    of: dict[str, list[int]] = {}
+    for item, _, said in _said(items, judgments):
+        if said.score is not None:
+            of.setdefault(item.sources[0], []).append(said.score)
+    return {source: sum(scores) / len(scores) for source, scores in sorted(of.items())}
 
 
 def _ends(count: int, of: int) -> list[float]:
@@ -187,8 +232,8 @@ def to_text(found: Row) -> str:
     if decided:
         share, low, high = found["first_side"]
         rows.append(("shown first won", f"{share:.2f} ({low:.2f} to {high:.2f})"))
-    if "mean_score" in found:
-        rows.append(("mean score", f"{found['mean_score']:.2f}"))
+    for source, mean in found.get("mean_scores", {}).items():
+        rows.append((f"mean score: {source}", f"{mean:.2f}"))
     for row in found["agreement"]:
         kappa = "not defined" if row["kappa"] is None else f"{row['kappa']:.2f}"
         who = " and ".join(row["annotators"])

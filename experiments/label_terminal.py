@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -19,6 +20,7 @@ _PREFER = (
     Binding("1,left", "prefer(0)", "first better"),
     Binding("2,right", "prefer(1)", "second better"),
     Binding("t,0", "tie", "equal"),
+    Binding("E", "write(1)", "edit the second", show=False),
 )
 _SCORE = tuple(
     Binding(str(score), f"score({score})", {1: "worst", 5: "best"}.get(score, str(score)))
@@ -26,7 +28,7 @@ _SCORE = tuple(
 )
 _ALWAYS = (
     Binding("s", "skip", "skip"),
-    Binding("e", "write", "write a better"),
+    Binding("e", "write(0)", "write a better"),
     Binding("u", "undo", "undo"),
     Binding("up", "scroll('side', 'up')", show=False),
     Binding("down", "scroll('side', 'down')", "scroll"),
@@ -176,10 +178,10 @@ class LabelApp(App[None]):
         for pane in self.query(f".{what}").results(VerticalScroll):
             getattr(pane, f"scroll_{way}")(animate=False)
 
-    def action_write(self) -> None:
-        """Opens the editor on what was written, else on the response shown first."""
+    def action_write(self, side: int) -> None:
+        """Opens the editor on what was written, else on a response that was shown."""
         editor = self.query_one("#editor", TextArea)
-        editor.text = self.sitting.correction or self.sitting.sides[0].text
+        editor.text = self.sitting.correction or _editable(self.sitting.sides[side].text)
         editor.display = True
         editor.focus()
         editor.select_all()
@@ -200,6 +202,11 @@ class LabelApp(App[None]):
     def action_leave(self) -> None:
         """Ends the sitting; the same command goes on."""
         self.exit()
+
+
+def _editable(text: str) -> str:
+    """Text without control characters, by which a response could steer the terminal."""
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc")
 
 
 def _said(judgment: Judgment) -> str:

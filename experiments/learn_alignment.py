@@ -12,7 +12,7 @@ from instructrec.envs.tasks.base import render_prompt
 from instructrec.envs.tasks.partition import stable_hash
 from instructrec.errors import DataError
 from instructrec.experiments.alignment_stats import AlignmentReport, alignment_report, calibrate
-from instructrec.experiments.learn_preferences import interval_metrics, told
+from instructrec.experiments.learn_preferences import interval_metrics, of_the_choice, told
 from instructrec.experiments.listing import markdown_table
 from instructrec.experiments.preference_data import DemonstrationItem
 from instructrec.experiments.reward_model_config import RewardModelConfig
@@ -84,7 +84,8 @@ def learn_alignment(
     return Learned(
         result,
         _metrics(report),
-        _describe(report, settings, f"{cut} of {2 * (len(train) + len(held_out))}"),
+        _describe(report, settings, f"{cut} of {2 * (len(train) + len(held_out))}")
+        + of_the_choice(config),
         save,
         rows,
         report.to_dict() | {"cut_texts": cut, "best_validation": {VAL_LOSS: result.best_score}},

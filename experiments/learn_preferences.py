@@ -55,7 +55,7 @@ def learn_preferences(
     return Learned(
         result,
         _metrics(report),
-        describe(report, cut, 2 * (len(train) + len(held_out))),
+        describe(report, cut, 2 * (len(train) + len(held_out))) + of_the_choice(config),
         save,
         _rows(items[1], scores),
         report.to_dict() | {"cut_texts": cut},
@@ -160,6 +160,16 @@ def describe(report: PairReport, cut: int, texts: int) -> str:
     if report.by_margin:
         blocks += ["Accuracy by the margin of the data.", _bins(report.by_margin, "margin")]
     return "\n\n".join(blocks)
+
+
+def of_the_choice(config: RewardModelConfig) -> str:
+    """A sentence for weights that were chosen by the data they are measured on; else nothing."""
+    if not config.fit.eval_every:
+        return ""
+    return (
+        "\n\nThe weights are those of the best validation (fit.eval_every) on the same data, which "
+        "flatters these numbers a little."
+    )
 
 
 def told(interval: Interval) -> str:

@@ -27,6 +27,10 @@ _LABELS = (
     "The policy answers one of a few labels: a linear head in `label_head.safetensors` beside the "
     "model. `instructrec evaluate` and `instructrec.policies.load_policy` read both."
 )
+_MERGING = (
+    "The folder holds an adapter. `instructrec evaluate` and `instructrec chat` take it as it is; "
+    "`instructrec export RUN --out DIR` merges it into a model that plain transformers loads."
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,9 @@ class Weights:
     """System message that the policy was trained with; None where its template takes none."""
     max_new_tokens: int = 64
     """Most tokens in one response of its evaluation."""
+    labels: str = ""
+    """How a policy that answers labels is asked: by its chat template (chat), or with the text as
+    it is (text); empty for one that writes."""
 
 
 def weights_of(config: dict[str, Any], **known: Any) -> Weights:
@@ -63,17 +70,20 @@ def weights_of(config: dict[str, Any], **known: Any) -> Weights:
     )
 
 
-def describe(run: RunFolder, *, takes_system: bool, warn: Callable[[str], None]) -> None:
+def describe(
+    run: RunFolder, *, takes_system: bool, labels: str = "", warn: Callable[[str], None]
+) -> None:
     """Writes the card of a finished run into its ``policy/``; what goes wrong is only said.
 
     Args:
         run: A run with an exported policy.
         takes_system: Whether the policy's chat template takes a system message.
+        labels: As in `Weights`.
         warn: Receives one line.
     """
     try:
         adapter = (run.policy / "adapter_config.json").is_file()
-        weights = weights_of(run.config(), adapter=adapter)
+        weights = weights_of(run.config(), adapter=adapter, labels=labels)
         if not takes_system:
             weights = replace(weights, system_prompt=None)
         card = card_of_run(read_run(run.path), weights)
@@ -88,13 +98,13 @@ def card_of_run(reading: Reading, weights: Weights) -> str:
     first, on_hub = first_model(reading.path, reading.record)
     name = str(results["name"])
     changed = [f"- {line}" for line in results["verdicts"]] or ["- not measured"]
-    task, labels = results["task"], "classes" in reading.summary
+    task = results["task"]
     blocks = [
         f"# {name}",
         f"A policy trained by instructrec with {results['algorithm']}, from `{first}`, to answer "
         f"the instructions of `{task}`. {_aim(results)}",
         "## How to load it",
-        _loading(weights, _prompt(reading)) if not labels else _LABELS,
+        _loading(weights, _prompt(reading)),
         "## Result on held-out instructions",
         "\n".join(changed),
         markdown_table(report_text.score_rows(results)) if results["scores"] else "",
@@ -162,12 +172,13 @@ def _front(name: str, model: str | None, weights: Weights, reading: Reading | No
     """The YAML that the hub reads: base model, licence, tags, metrics."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    kind = "text-classification" if weights.labels else "text-generation"
     results = []
     if reading is not None and reading.evaluation is not None:
         task, split = (str(reading.evaluation.header[key]) for key in ("task", "split"))
         results = [
             EvalResult(
-                task_type="text-generation",
+                task_type=kind,
                 dataset_type=task,
                 dataset_name=f"{task} ({split})",
                 dataset_split=split,
@@ -181,7 +192,7 @@ def _front(name: str, model: str | None, weights: Weights, reading: Reading | No
         base_model=model,
         license=EMBEDDED_LICENCE.lower() if model == EMBEDDED_HUB_ID else None,
         library_name="peft" if weights.adapter else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=kind,
         tags=["instructrec"] + ([str(reading.record["algorithm"])] if reading else []),
         model_name=name,
         eval_results=results or None,
@@ -209,33 +220,70 @@ def _prompt(reading: Reading) -> str:
 
 def _loading(weights: Weights, prompt: str) -> str:
     """Code that loads the folder and asks it a question."""
+    about = [_LABELS] if weights.labels else []
     if weights.adapter:
-        return (
-            "The folder holds an adapter. `instructrec evaluate` and `instructrec chat` take it as "
-            "it is; `instructrec export RUN --out DIR` merges it into a model that plain "
-            "transformers loads."
-        )
+        return "\n\n".join([*about, _MERGING])
+    if weights.int8:
+        about.append("The matrices are in int8, which needs `torchao`.")
+    lines = (_label_code if weights.labels else _answer_code)(weights, prompt)
+    return "\n\n".join([*about, "```python\n" + "\n".join(lines) + "\n```"])
+
+
+def _asking(weights: Weights, prompt: str) -> list[str]:
+    """Lines that make the ids of a prompt."""
+    if weights.labels == "text":
+        text = json.dumps(prompt, ensure_ascii=False)
+        return [f'inputs = tokenizer({text}, return_tensors="pt")']
     messages = [{"role": "user", "content": prompt}]
     if not weights.exported and weights.system_prompt is not None:
         # Templates of some models otherwise put in a text of their own.
         messages.insert(0, {"role": "system", "content": weights.system_prompt})
-    lines = [
+    return [
+        f"messages = {json.dumps(messages, ensure_ascii=False)}",
+        "inputs = tokenizer.apply_chat_template(",
+        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+        ")",
+    ]
+
+
+def _answer_code(weights: Weights, prompt: str) -> list[str]:
+    """Lines that print an answer."""
+    return [
         "from transformers import AutoModelForCausalLM, AutoTokenizer",
         "",
         'folder = "."  # where this file lies',
         "tokenizer = AutoTokenizer.from_pretrained(folder)",
         f'model = AutoModelForCausalLM.from_pretrained(folder, dtype="{weights.dtype}")',
-        f"messages = {json.dumps(messages, ensure_ascii=False)}",
-        "inputs = tokenizer.apply_chat_template(",
-        '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
-        ")",
+        *_asking(weights, prompt),
         f"answer = model.generate(**inputs, max_new_tokens={weights.max_new_tokens}, "
         "do_sample=False)",
         'start = inputs["input_ids"].shape[1]',
         "print(tokenizer.decode(answer[0, start:], skip_special_tokens=True))",
     ]
-    int8 = "The matrices are in int8, which needs `torchao`.\n\n" if weights.int8 else ""
-    return int8 + "```python\n" + "\n".join(lines) + "\n```"
+
+
+def _label_code(weights: Weights, prompt: str) -> list[str]:
+    """Lines that print a label: the head on the last state of a chat, or on the mean of a text."""
+    state = "states[-1]" if weights.labels == "chat" else "states.mean(0)"
+    return [
+        "import json",
+        "",
+        "import torch",
+        "from safetensors import safe_open",
+        "from transformers import AutoModel, AutoTokenizer",
+        "",
+        'folder = "."  # where this file lies',
+        "tokenizer = AutoTokenizer.from_pretrained(folder)",
+        f'model = AutoModel.from_pretrained(folder, dtype="{weights.dtype}")',
+        'with safe_open(f"{folder}/label_head.safetensors", "pt") as head:',
+        '    labels = json.loads(head.metadata()["labels"])',
+        '    weight, bias = head.get_tensor("weight"), head.get_tensor("bias")',
+        *_asking(weights, prompt),
+        'given = {name: inputs[name] for name in ("input_ids", "attention_mask")}',
+        "with torch.no_grad():",
+        "    states = model(**given).last_hidden_state[0].float()",
+        f"print(labels[int((weight @ {state} + bias).argmax())])",
+    ]
 
 
 def _measured(reading: Reading, weights: Weights) -> str:

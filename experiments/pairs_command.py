@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,14 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import command_line, evaluate_policy, telling
 from instructrec.experiments.config import EvaluateConfig
 from instructrec.experiments.evaluation import Evaluation, evaluate
-from instructrec.experiments.jsonl import dump_line, plain, read_json, write_atomic, write_json
+from instructrec.experiments.jsonl import (
+    dump_line,
+    plain,
+    read_json,
+    read_rows,
+    write_atomic,
+    write_json,
+)
 from instructrec.experiments.listing import table
 from instructrec.experiments.preference_pairs import Mentor, Pair, Select, pairs_of_rows
 from instructrec.experiments.runfolder import RunFolder
@@ -26,6 +34,8 @@ from instructrec.rewards.parts import RewardSpec
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+_SAMPLES = 4
+"""Responses to an instruction where nothing else is asked for."""
 LoadPolicy = Callable[[str, evaluate_policy.Plan, EvaluateConfig], Policy]
 """Makes the policy of a name."""
 
@@ -37,17 +47,17 @@ class PairsConfig:
     out: str
     """JSONL file for the pairs; the samples go beside it, and an interrupted run goes on there."""
     task: str | None = None
-    """Task; None takes that of the policy's run folder, else closed_answers."""
+    """Task; None takes that of the run folder or file of samples, else closed_answers."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the task."""
     split: str = "train"
     """Split of the instructions."""
     rewards: dict[str, bool | float | str | RewardSpec] = field(default_factory=dict)
     """What ranks the samples; none takes those of the policy's run folder, else the task's own."""
-    n: int = 4
-    """Responses sampled to each instruction."""
+    n: int | None = None
+    """Responses sampled to each instruction; None takes 4, or as many as a file of samples has."""
     limit: int | None = None
-    """Most instructions; None takes the whole split."""
+    """Most instructions; None takes the whole split, or those of a file of samples."""
     select: Select = "best_vs_worst"
     """One pair per instruction (best_vs_worst), or of every two responses (all)."""
     min_margin: float = 0.0
@@ -77,7 +87,7 @@ class PairsConfig:
         check_choices(self)
         if Path(self.out).suffix != ".jsonl":
             raise ConfigError(f"out = {self.out!r}: expected the name of a .jsonl file.")
-        if self.n < 2:
+        if self.n is not None and self.n < 2:
             raise ConfigError(f"n = {self.n}: a pair needs 2 responses or more.")
         if not self.temperature > 0:
             raise ConfigError(
@@ -104,7 +114,8 @@ class PairsConfig:
             *("task", "options", "split", "rewards", "limit", "temperature", "top_p"),
             *("max_new_tokens", "batch_size", "seed", "dtype", "device", "system_prompt"),
         ]
-        return EvaluateConfig(samples=self.n, **{name: getattr(self, name) for name in same})
+        given = {name: getattr(self, name) for name in same}
+        return EvaluateConfig(samples=self.n or _SAMPLES, **given)
 
 
 def run_pairs(
@@ -128,14 +139,20 @@ def run_pairs(
         load: Makes the policy.
 
     Raises:
-        ConfigError: ``out`` holds other pairs.
+        ConfigError: ``out`` holds other pairs, or its samples are what is read.
         DataError: No two responses have different scores.
         InstructRecError: Policy, task or rewards cannot be used.
     """
     out = Path(config.out)
+    if Path(policy).resolve() == config.samples_file.resolve():
+        raise ConfigError(
+            f"out = {config.out!r}: its samples would take the place of {policy}, which is read. "
+            "Give another --out."
+        )
     if overwrite:
         for path in (config.samples_file, config.samples_file.with_suffix(".json"), out):
             path.unlink(missing_ok=True)
+    config = _completed(policy, config)
     evaluation = _samples(policy, config, load)
     pairs = pairs_of_rows(evaluation.rows, select=config.select, min_margin=config.min_margin)
     if not pairs:
@@ -152,6 +169,33 @@ def run_pairs(
     write_atomic(out, b"".join(dump_line(pair.row()) for pair in pairs).decode())
     say(_told(evaluation, pairs, config))
     return pairs
+
+
+def _completed(policy: str, config: PairsConfig) -> PairsConfig:
+    """The same with what a file of samples says of itself, where the policy is one.
+
+    Raises:
+        DataError: It has a single response to an instruction.
+    """
+    if not policy.endswith(".jsonl"):
+        return config
+    file = Path(policy)
+    answers = Counter(str(row.get("id", row.get("prompt"))) for row in read_rows(file))
+    fewest = min(answers.values(), default=0)
+    if fewest < 2:
+        raise DataError(
+            f"{policy} has {fewest} responses to an instruction: expected 2 or more to each, as "
+            "`instructrec evaluate --samples 4 --temperature 1` and `instructrec pairs` write them."
+        )
+    about = file.with_suffix(".json")
+    known = read_json(about) if config.task is None and about.exists() else {}
+    return replace(
+        config,
+        n=config.n or fewest,
+        limit=config.limit or len(answers),
+        task=config.task or known.get("task"),
+        split=known.get("split", config.split),
+    )
 
 
 def _samples(policy: str, config: PairsConfig, load: LoadPolicy) -> Evaluation:
@@ -172,7 +216,7 @@ def _samples(policy: str, config: PairsConfig, load: LoadPolicy) -> Evaluation:
         task,
         reward,
         sampling=plan.sampling,
-        samples=config.n,
+        samples=settings.samples,
         batch_size=config.batch_size,
         limit=config.limit,
         out=config.samples_file,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import command_line, setup_run, telling
+from instructrec.experiments import command_line, pipeline_tracking, setup_run, telling
 from instructrec.experiments import pipeline_stages as stages
 from instructrec.experiments.child_runs import is_finished
+from instructrec.experiments.locks import held
 from instructrec.experiments.pipeline_config import PipelineConfig, refuse_changed
 from instructrec.experiments.pipeline_report import Result, Round, write
 from instructrec.experiments.pipeline_stages import Pipeline
@@ -53,16 +54,24 @@ def run_pipeline(
     Raises:
         InstructRecError: A stage cannot be run.
         RunInterrupted: It was stopped, or waits for a mentor; ``resume`` goes on.
+        CheckpointError: Another process is at work in the folder.
     """
     processes.refuse_several("a pipeline")
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    resume = resume and config.folder.exists()
+    run = Pipeline(config, list(command or ["pipeline"]), load_policy, say)
+    with held(config.folder, "pipeline"):
+        _run_all(run, resume and config.folder.exists(), overwrite)
+    return run
+
+
+def _run_all(run: Pipeline, resume: bool, overwrite: bool) -> None:
+    """Runs the stages, reports, and sends what was found."""
+    config = run.config
     if resume:
         refuse_changed(config)
-    run = Pipeline(config, list(command or ["pipeline"]), load_policy, say)
     _check(run)
-    started = time.perf_counter()
+    started, was_finished = time.perf_counter(), resume and is_finished(config.folder)
     with _folder(run, resume, overwrite) as folder:
         try:
             result = _run(run)
@@ -75,9 +84,10 @@ def run_pipeline(
             ) from error
         numbers, text = write(result, folder.path)
         folder.finish("finished", {**numbers, "wall_s": time.perf_counter() - started})
-    say(text)
-    say(f"\n{format_duration(time.perf_counter() - started)}; {folder.path / 'report.md'}")
-    return run
+    if run.made or not was_finished:
+        pipeline_tracking.track(numbers, config, say=run.say)
+    run.say(text)
+    run.say(f"\n{format_duration(time.perf_counter() - started)}; {folder.path / 'report.md'}")
 
 
 def _folder(run: Pipeline, resume: bool, overwrite: bool) -> RunFolder:

@@ -25,6 +25,7 @@ from instructrec.experiments.reward_model_config import RewardModelConfig, Rewar
 from instructrec.experiments.runfolder import read_config
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.redaction import refuse_secrets
 from instructrec.rewards.parts import RewardSpec
 from instructrec.rl.config import PPOConfig, SFTConfig
 from instructrec.rl.reward_config import FitConfig, PreferenceConfig
@@ -181,6 +182,7 @@ class PipelineConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        refuse_secrets(self.to_dict())
         for key in ("name", "variant"):
             check_name(key, getattr(self, key))
         for key, least in (("seed", 0), ("rounds", 1), ("best_of", 2)):
@@ -190,6 +192,11 @@ class PipelineConfig:
             raise ConfigError(
                 f"task.env = {self.task.env!r}: preferences are between single answers; expected "
                 "'instruction'."
+            )
+        if self.sft.head != "text":
+            raise ConfigError(
+                f"sft.head = {self.sft.head!r}: mentors, reward models and PPO need a policy that "
+                "writes; expected 'text'."
             )
         if not self.ppo.eval_every:
             raise ConfigError(
@@ -230,7 +237,7 @@ class PipelineConfig:
             reward_model: Run folder of the reward model.
             trained_on: ``proxy`` or ``gold``: what the total is.
         """
-        options = {"path": str(reward_model), "normalise": True}
+        options = {"path": str(reward_model), "normalise": True, "device": self.policy.device}
         both = {PROXY: {"use": "learned", "weight": 1.0, "options": options}, **self.gold_reward}
         return {k: {**v, "weight": float(k == trained_on)} for k, v in both.items()}
 
@@ -272,7 +279,7 @@ class PipelineConfig:
             policy=replace(self.policy, model=section.model or sft),
             fit=section.fit,
             preference=section.preference,
-            tracking=self._tracking,
+            tracking=self.stage_tracking,
             output=RewardOutputConfig(str(self.folder), self.output.hang_s),
         )
 
@@ -296,7 +303,8 @@ class PipelineConfig:
         return values | {"gold": plain(reward_value(self.gold))}
 
     @property
-    def _tracking(self) -> TrackingConfig:
+    def stage_tracking(self) -> TrackingConfig:
+        """Where every stage is mirrored to: one group, named after the pipeline."""
         return replace(self.tracking, group=self.tracking.group or self.folder.name)
 
     def _train(self, name: str, algorithm: Literal["ppo", "sft"], model: str) -> TrainConfig:
@@ -310,7 +318,7 @@ class PipelineConfig:
             task=self.task,
             policy=replace(self.policy, model=model),
             eval=replace(self.eval, max_new_tokens=tokens),
-            tracking=self._tracking,
+            tracking=self.stage_tracking,
             output=replace(self.output, dir=str(self.folder), export_policy=True),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -175,6 +176,10 @@ def _pair(item: Instruction) -> PairItem:
     margin = item.columns.get("margin")
     try:
         number = None if margin is None else float(margin)
+        if number is not None and not math.isfinite(number):
+            raise ValueError("not finite")
     except (TypeError, ValueError):
-        raise DataError(f"row {item.id!r} has the margin {margin!r}: expected a number.") from None
+        raise DataError(
+            f"row {item.id!r} has the margin {margin!r}: expected a finite number."
+        ) from None
     return PairItem(item.id, item.prompt, chosen, rejected, number)

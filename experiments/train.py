@@ -331,7 +331,12 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
                 crash_point("export.half")
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
-            model_card.describe(run.folder, takes_system=run.policy.takes_system, warn=warn)
+            model_card.describe(
+                run.folder,
+                takes_system=run.policy.takes_system,
+                labels=getattr(run.policy, "asked_by", ""),
+                warn=warn,
+            )
         if run.config.supervised is not None:
             continuing.drop_checkpoints(run.folder)
 

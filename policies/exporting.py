@@ -11,8 +11,8 @@ import torch
 
 from instructrec.errors import ConfigError
 from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
-from instructrec.policies.labels import writer
-from instructrec.policies.model_policy import let_others_read
+from instructrec.policies.labels import LabelPolicy
+from instructrec.policies.model_policy import ModelPolicy, let_others_read
 from instructrec.policies.quiet import quiet_transformers
 
 ExportDtype = Literal["float32", "bfloat16", "float16"]
@@ -32,28 +32,39 @@ def check_int8() -> None:
         )
 
 
-def write_merged(policy: CausalLMPolicy, folder: Path, dtype: ExportDtype = "float32") -> None:
+def write_merged(policy: ModelPolicy, folder: Path, dtype: ExportDtype = "float32") -> None:
     """Writes a whole model: adapters merged, safetensors, tokenizer, generation settings.
 
     The chat template of the folder puts the policy's system message in by itself, and the
-    generation settings name every end token, so that other software asks and stops as we do.
+    generation settings name every end token, so that other software asks and stops as we do. Of a
+    policy that answers labels, the head lies beside the model, in float32.
 
     Args:
         policy: On the CPU; an adapter of it is merged, so do not use it afterwards.
         folder: Made when missing.
         dtype: Precision of the weights.
     """
-    template = policy.chat_template
     if policy.rounded_base:  # merging in 4 bits would round twice: read the weights as float32
         settings = dataclasses.replace(policy.config, train="full", quantization=None)
-        policy = writer(load_policy(settings, sampling=policy.sampling), "merging")
+        policy = load_policy(settings, sampling=policy.sampling)
+    if not isinstance(policy, LabelPolicy):
+        _write_whole(policy, folder, dtype)
+        return
+    with policy.without_head() as reader:
+        _write_whole(reader, folder, dtype)
+    policy.save_head(folder)
+
+
+def _write_whole(policy: ModelPolicy, folder: Path, dtype: ExportDtype) -> None:
+    """Writes the model of a policy, its adapter merged."""
     model: Any = policy.model
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
     model = model.to(getattr(torch, dtype))
-    model.generation_config.eos_token_id = policy.eos_token_ids
-    model.generation_config.pad_token_id = policy.pad_token_id
-    policy.tokenizer.chat_template = template
+    if isinstance(policy, CausalLMPolicy):
+        model.generation_config.eos_token_id = policy.eos_token_ids
+        model.generation_config.pad_token_id = policy.pad_token_id
+        policy.tokenizer.chat_template = policy.chat_template
     folder.mkdir(parents=True, exist_ok=True)
     with quiet_transformers():
         model.save_pretrained(folder)

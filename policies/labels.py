@@ -9,9 +9,10 @@ which stays the plain folder that it was.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import safe_open
@@ -74,6 +75,11 @@ class LabelPolicy(ModelPolicy):
         """What its reader does."""
         return self._reader.takes_system
 
+    @property
+    def asked_by(self) -> Literal["chat", "text"]:
+        """Whether it reads prompts in a chat template, or (an encoder) as they are."""
+        return "text" if isinstance(self._reader, EncoderPolicy) else "chat"
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded."""
         return self._reader.encode(prompts)
@@ -127,15 +133,26 @@ class LabelPolicy(ModelPolicy):
 
     def save(self, folder: str | Path) -> None:
         """Writes the model's folder, see CausalLMPolicy.save, and the head beside it."""
-        folder, head = Path(folder), self.model.label_head
-        del self.model.label_head
-        try:
+        with self.without_head():
             super().save(folder)
-        finally:
-            self.model.label_head = head
-        weights = {name: p.detach().cpu().contiguous() for name, p in head.state_dict().items()}
+        self.save_head(Path(folder))
+
+    def save_head(self, folder: Path) -> None:
+        """Writes the head, in float32, and its labels into the folder of a model."""
+        head = self.model.label_head.state_dict().items()
+        weights = {name: p.detach().cpu().contiguous() for name, p in head}
         save_file(weights, folder / HEAD_FILE, metadata={"labels": json.dumps(self.labels)})
         let_others_read(folder)
+
+    @contextmanager
+    def without_head(self) -> Iterator[CausalLMPolicy | EncoderPolicy]:
+        """Its reader with the plain model that it has, until the block ends."""
+        head = self.model.label_head
+        del self.model.label_head
+        try:
+            yield self._reader
+        finally:
+            self.model.label_head = head
 
 
 class _LastStates:

@@ -22,7 +22,7 @@ from instructrec.policies.flops import ModelCost, model_cost
 from instructrec.policies.trunk import Trunk, pad_right
 from instructrec.rl.fit_speed import lengths_of_texts
 from instructrec.rl.fitting import FitResult, Surroundings
-from instructrec.rl.sft import response_ids
+from instructrec.rl.sft import answered
 from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised import (
     IGNORED,
@@ -152,7 +152,8 @@ def run_dpo(
     Raises:
         CheckpointError: The checkpoint to go on from belongs to another run.
         ConfigError: Dropout is asked of a model that has none.
-        DataError: There are no pairs, or none to validate on although it was asked for.
+        DataError: There are no pairs, none to validate on although it was asked for, or one is
+            longer than the window.
         NumericsError: The loss is not finite.
     """
     objective = Preference(policy, config)
@@ -169,8 +170,8 @@ def _encode(policy: CausalLMPolicy, pairs: Sequence[Pair]) -> list[TrainingRow]:
     prompts = policy.encode([pair.prompt for pair in pairs]) if pairs else []
     return [
         {
-            "chosen": ids + response_ids(policy, pair.chosen),
-            "rejected": ids + response_ids(policy, pair.rejected),
+            "chosen": answered(policy, pair.prompt, ids, pair.chosen),
+            "rejected": answered(policy, pair.prompt, ids, pair.rejected),
             "prompt_tokens": len(ids),
         }
         for ids, pair in zip(prompts, pairs, strict=True)

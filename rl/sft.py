@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from instructrec.errors import DataError
 from instructrec.policies.base import Prompt
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.flops import ModelCost, model_cost
@@ -94,7 +95,8 @@ def run_sft(
     Raises:
         CheckpointError: The checkpoint to go on from belongs to another run.
         ConfigError: Dropout is asked of a model that has none.
-        DataError: There are no demonstrations, or none to validate on although it was asked for.
+        DataError: There are no demonstrations, none to validate on although it was asked for, or
+            one is longer than the window.
         NumericsError: The loss is not finite.
     """
     return fit(
@@ -109,10 +111,24 @@ def run_sft(
     )
 
 
-def response_ids(policy: CausalLMPolicy, response: str) -> list[int]:
-    """Token ids of a response, with the end token that is to be learned, too."""
-    ids = policy.tokenizer(response, add_special_tokens=False)["input_ids"]
-    return [*ids, policy.eos_token_ids[0]]
+def answered(
+    policy: CausalLMPolicy, prompt: Prompt, prompt_ids: list[int], response: str
+) -> list[int]:
+    """Token ids of a prompt and a response, with the end token that is to be learned, too.
+
+    Raises:
+        DataError: Together they do not fit into the window.
+    """
+    ids = policy.tokenizer(response, add_special_tokens=False, verbose=False)["input_ids"]
+    whole = [*prompt_ids, *ids, policy.eos_token_ids[0]]
+    if len(whole) > policy.max_length:
+        raise DataError(
+            f"{str(prompt)[:80]!r} has {len(whole)} tokens with its response {response[:80]!r}, "
+            f"and the model's window holds {policy.max_length}: expected rows that fit. Leave "
+            "longer ones out with task.options.filters (max_prompt_tokens, max_reference_tokens), "
+            "shorten them, or use a model with a longer window."
+        )
+    return whole
 
 
 def _encode(
@@ -124,11 +140,7 @@ def _encode(
     prompts = policy.encode([demonstration.prompt for demonstration in demonstrations])
     rows = []
     for prompt_ids, demonstration in zip(prompts, demonstrations, strict=True):
-        answer_ids = response_ids(policy, demonstration.response)
-        rows.append(
-            {
-                "input_ids": prompt_ids + answer_ids,
-                "labels": [IGNORED] * len(prompt_ids) + answer_ids,
-            }
-        )
+        ids = answered(policy, demonstration.prompt, prompt_ids, demonstration.response)
+        labels = [IGNORED] * len(prompt_ids) + ids[len(prompt_ids) :]
+        rows.append({"input_ids": ids, "labels": labels})
     return rows

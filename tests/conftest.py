@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -45,6 +46,24 @@ def _wandb_on_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def root() -> Path:
     """The root of the repository."""
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def printed_by(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[[Path], str]:
+    """Runs the code that stands in the card of a model's folder there; returns what it prints."""
+
+    def run(folder: Path) -> str:
+        card = (folder / "README.md").read_text(encoding="utf-8")
+        (code,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+        capsys.readouterr()
+        with monkeypatch.context() as there:
+            there.chdir(folder)
+            exec(code, {})
+        return capsys.readouterr().out.strip()
+
+    return run
 
 
 def _as_process(work: Callable[[], Any], environment: dict[str, str], file: Path) -> None:

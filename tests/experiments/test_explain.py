@@ -12,6 +12,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.cli import main
 from instructrec.experiments.explain import ExplainConfig, explain
 from instructrec.experiments.explain_text import COLUMNS, page_of, to_text
+from instructrec.rewards.parts import RewardSpec
 
 
 def silent(text: str) -> None:
@@ -44,7 +45,61 @@ def test_words_are_credited_with_what_they_add(run: str) -> None:
     assert found["total"] == 1.0 and found["response"] == right
     assert [row["adds"] for row in found["words"]] == [1.0] * len(right.split())
     found = explain(run, ExplainConfig(index=0, response=f"{right} really"), say=silent)
-    assert found["total"] == 0.0 and found["words"][-1] == {"word": "really", "adds": -1.0}
+    assert found["total"] == 0.0
+    assert found["words"][-1] == {"word": "really", "adds": -1.0, "parts": {"exact_match": -1.0}}
+
+
+SHOUTING = '''
+def letters(completions, **columns):
+    """Tenths of a letter."""
+    return [len(text) / 10 for text in completions]
+
+
+def shouts(completions, **columns):
+    """Words in capitals."""
+    return [float(sum(word.isupper() for word in text.split())) for text in completions]
+'''
+
+
+def test_every_reward_says_what_a_word_adds_those_of_weight_0_too(run: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(SHOUTING)
+    rewards = {
+        "letters": RewardSpec(use=f"{tmp_path / 'mine.py'}:letters", weight=2.0),
+        "shouts": RewardSpec(use=f"{tmp_path / 'mine.py'}:shouts", weight=0.0),
+    }
+    html = tmp_path / "e.html"
+    config = ExplainConfig(index=0, response="a BIG cat", rewards=rewards, html=str(html))
+    found = explain(run, config, say=silent)
+    first, second, third = found["words"]
+    assert second["parts"] == {"letters": pytest.approx(0.3), "shouts": 1.0}
+    assert second["adds"] == pytest.approx(0.6) and first["parts"]["shouts"] == 0.0
+    assert third["parts"]["letters"] == pytest.approx(0.4)  # with the space that goes with it
+    lines = to_text(found).splitlines()
+    assert any(line.split() == ["word", "adds", "to", "the", "total", "letters", "shouts"]
+               for line in lines)  # fmt: skip
+    assert any(line.split() == ["BIG", "0.600", "0.300", "1.000"] for line in lines)
+    assert "reward shouts of the response" in html.read_text()
+    config = ExplainConfig(index=0, response="\u5c71\u9ad8 BIG", rewards=rewards)
+    words = [row["word"] for row in explain(run, config, say=silent)["words"]]
+    assert words == ["\u5c71", "\u9ad8", "BIG"]  # no white space parts the first two
+
+
+def test_a_prompt_of_ones_own_is_judged_by_what_needs_no_other_column(
+    run: str, tmp_path: Path
+) -> None:
+    own = {"prompt": "Is 7 odd?", "response": "yes"}
+    found = explain(run, ExplainConfig(**own), say=silent)
+    assert found["total"] is None and "--expected" in found["notes"][-1]
+    assert "'exact_match'" in found["notes"][-1]
+    found = explain(run, ExplainConfig(**own, expected="yes"), say=silent)
+    assert (found["total"], found["expected"]) == (1.0, "yes")
+    assert [row["adds"] for row in found["words"]] == [1.0]
+    (tmp_path / "mine.py").write_text(SHOUTING)
+    letters = {"letters": f"{tmp_path / 'mine.py'}:letters"}
+    found = explain("tiny@1", ExplainConfig(**own, rewards=letters), say=silent)
+    assert found["parts"] == {"letters": pytest.approx(0.3)} and found["notes"] == []
+    with pytest.raises(DataError, match="needs the column 'reference'"):
+        explain("tiny@1", ExplainConfig(**own, rewards={"exact_match": 1.0}), say=silent)
 
 
 def test_a_model_explains_a_prompt_of_ones_own(tmp_path: Path) -> None:
@@ -83,3 +138,5 @@ def test_what_cannot_be_explained_is_said(
 def test_two_ways_to_name_an_instruction_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="exclude"):
         ExplainConfig(prompt="Hi", id="q1")
+    with pytest.raises(ConfigError, match="give --prompt, too"):
+        ExplainConfig(id="q1", expected="yes")

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from instructrec.experiments.report import read_run
 from instructrec.experiments.staging import staged
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
+from instructrec.policies.labels import LabelPolicy
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -173,3 +175,13 @@ def test_a_model_without_a_run_is_exported_as_it_is(tmp_path: Path) -> None:
     assert {"README.md", "config.json", "model.safetensors", "tokenizer.json"} <= names
     assert "nothing was trained" in (out / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_labels_are_not_quantised(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    reader: Any = load_policy(PolicyConfig(model="tiny", device="cpu", dtype="float32"))
+    LabelPolicy(reader, ("a", "b")).save(tmp_path / "labels")
+    config = ExportConfig(str(tmp_path / "out"), quantize="int8")
+    with pytest.raises(ConfigError, match="answers labels"):
+        export_policy(str(tmp_path / "labels"), config)
+    assert not (tmp_path / "out").exists()

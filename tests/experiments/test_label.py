@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,11 +13,15 @@ import pytest
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.experiments.cli import main
+from instructrec.experiments.demonstrations import examples
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.label_book import Book, Sitting
 from instructrec.experiments.label_commands import LabelConfig, label
-from instructrec.experiments.label_items import Candidate, Item, gather
+from instructrec.experiments.label_items import Candidate, Item, gather, read_items
 from instructrec.experiments.label_results import agreement, cohens_kappa, preferences, summary
+from instructrec.experiments.playing import SINGLE_ANSWERS
+from instructrec.experiments.preference_data import read_pairs
+from instructrec.experiments.supervised_run import pairs
 
 ITEMS = [
     Item(f"q{i}", f"question {i}", (Candidate("a", f"a{i}"), Candidate("b", f"b{i}")), f"b{i}")
@@ -77,7 +82,7 @@ def test_preferences_are_unblinded_and_a_better_answer_beats_both(tmp_path: Path
     sitting.correct("best")
     sitting.tie()
     rows = preferences(ITEMS, {"me": book.judgments})
-    assert [(r["id"], r["chosen_by"], r["rejected_by"]) for r in rows] == [
+    assert [(r["instruction_id"], r["chosen_by"], r["rejected_by"]) for r in rows] == [
         ("q0", sides[1], sides[0]),
         ("q1", "mentor", "a"),
         ("q1", "mentor", "b"),
@@ -172,11 +177,48 @@ def test_preferences_can_be_trained_on_and_judged_again(tmp_path: Path, two: lis
     assert {item.sources for item in items} == {("chosen", "rejected")} and len(items) == 20
 
 
+def test_what_several_mentors_said_and_wrote_can_be_learned_from(
+    tmp_path: Path, two: list[str]
+) -> None:
+    out = tmp_path / "labels"
+
+    def judge(sitting: Sitting, config: LabelConfig, notes: Sequence[str]) -> None:
+        while sitting.item is not None:
+            sitting.correct(f"better, says {config.who}")
+            sitting.prefer(0)
+
+    for who in ("ann", "ben"):
+        label(two, LabelConfig(out=str(out), annotator=who, limit=8), show=judge, say=silent)
+    task = make_task(str(out / "preferences.jsonl"), split="all")
+    assert len(read_pairs(task, None)) == len(pairs(task, list(range(len(task))))) == 2 * 8 * 3
+    task = make_task(str(out / "demonstrations.jsonl"), split="all")
+    shown = examples(task, range(len(task)), SINGLE_ANSWERS)
+    assert [answer for _, answer in shown] == ["better, says ann", "better, says ben"] * 8
+
+
 def test_scores_are_from_one_to_five(tmp_path: Path, two: list[str]) -> None:
     config = LabelConfig(out=str(tmp_path / "labels"), mode="score", from_reward="exact_match")
     found = label(two[:1], config, say=silent)
     rows = read_rows(tmp_path / "labels" / "scores.jsonl")
     assert found["mean_score"] == pytest.approx(4.0) and {row["score"] for row in rows} == {1, 5}
+
+
+def test_scores_of_two_policies_are_preferences_with_a_margin(
+    tmp_path: Path, two: list[str]
+) -> None:
+    out = tmp_path / "labels"
+    config = LabelConfig(out=str(out), mode="score", from_reward="exact_match")
+    found = label(two, config, say=silent)
+    assert found["items"] == 80 and found["mean_scores"] == {"bad": 2.0, "good": 4.0}
+    asked = [item.instruction_id for item in read_items(out / "items.jsonl")]
+    assert sum(one == other for one, other in itertools.pairwise(asked)) < 10  # not side by side
+    task = make_task(str(out / "preferences.jsonl"), split="all")
+    kept = read_pairs(task, None)
+    assert {(pair.chosen, pair.margin) for pair in kept} == {("yes", 4.0)} and len(kept) == 20
+    few = LabelConfig(out=str(tmp_path / "few"), mode="score", from_reward="f1", limit=3)
+    label(two, few, say=silent)
+    asked = [item.instruction_id for item in read_items(tmp_path / "few" / "items.jsonl")]
+    assert len(asked) == 6 and len(set(asked)) == 3
 
 
 def test_a_folder_is_of_the_same_responses(tmp_path: Path, two: list[str]) -> None:

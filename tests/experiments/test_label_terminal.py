@@ -104,6 +104,14 @@ def test_a_better_answer_is_written_and_counts_with_the_judgment(tmp_path: Path)
         assert "your answer: Hi1" in screens[5]
 
 
+def test_either_response_can_be_edited(tmp_path: Path) -> None:
+    for key, side in (("e", 0), ("E", 1)):
+        with Book(tmp_path / f"judgments-{key}.jsonl") as book:
+            shown = Sitting(ITEMS, book).sides[side].text.replace("\x1b", "")
+            driven(book, [key, "right", "!", "ctrl+s", "s"])  # behind all of it
+            assert book.judgments["q0"].correction == f"{shown}!"
+
+
 def test_leaving_the_editor_keeps_nothing(tmp_path: Path) -> None:
     with Book(tmp_path / "judgments-me.jsonl") as book:
         driven(book, ["e", "x", "escape", "2"])

@@ -1,4 +1,4 @@
-"""The pages of reports and comparisons, opened in a real browser from the disk."""
+"""Pages of reports, comparisons and explained episodes, opened in a real browser from the disk."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from instructrec.experiments.compare import CompareConfig, compare
+from instructrec.experiments.explain_text import page_of
 from instructrec.experiments.report import report
 
 pytestmark = pytest.mark.slow
@@ -17,6 +18,16 @@ EVIL = (
     "</td></table><script>window.hit = 1</script><img src=x onerror='window.hit = 2'>"
     "<svg onload='window.hit = 3'><a href=\"javascript:window.hit = 4\">x</a> \u202egnp.exe"
 )
+NUMBERS = {"logprob": -1.0, "reference": -2.0, "kl": 1.0, "entropy": 0.5, "value": None}
+EXPLAINED = {
+    **dict.fromkeys(("policy", "reference", "id", "prompt", "expected", "response"), EVIL),
+    **{"total": 1.0, "parts": {"a": 1.0, "b": 0.5}, "statuses": {"a": "scored", "b": "scored"}},
+    "tokens": [{"token": EVIL, **NUMBERS, "advantage": 0.2, "top": [{"token": EVIL, "share": 0.5}]}]
+    * 9,
+    "words": [{"word": EVIL, "adds": 0.3, "parts": {"a": 0.1, "b": -0.4}}] * 9,
+    "notes": [EVIL],
+}
+"""An explained episode whose every text is hostile."""
 VISIBLE = "[...document.querySelectorAll('table.samples')].map((t) => "
 VISIBLE += "[...t.tBodies[0].rows].filter((r) => !r.hidden).length)"
 
@@ -25,7 +36,7 @@ VISIBLE += "[...t.tBodies[0].rows].filter((r) => !r.hidden).length)"
 def pages(
     tmp_path: Path, write_run: Callable[..., Path], write_evaluation: Callable[..., Path]
 ) -> dict[str, Path]:
-    """A report and a comparison whose policies wrote something hostile."""
+    """A report, a comparison and an explained episode whose policies wrote something hostile."""
 
     def silent(_: str) -> None:
         pass
@@ -35,10 +46,16 @@ def pages(
     report(str(run), say=silent)
     named = [f"<i>{EVIL[:30]}={start}", str(run)]
     compare(named, CompareConfig(out=str(tmp_path / "c")), say=silent)
-    return {"report": run / "report" / "report.html", "compare": tmp_path / "c" / "compare.html"}
+    explained = tmp_path / "explained.html"
+    explained.write_text(page_of(EXPLAINED), encoding="utf-8")
+    return {
+        "report": run / "report" / "report.html",
+        "compare": tmp_path / "c" / "compare.html",
+        "explain": explained,
+    }
 
 
-@pytest.mark.parametrize("name", ["report", "compare"])
+@pytest.mark.parametrize("name", ["report", "compare", "explain"])
 def test_a_page_opens_without_complaint_and_hostile_text_stays_text(
     browser: Any, pages: dict[str, Path], name: str
 ) -> None:
@@ -49,7 +66,7 @@ def test_a_page_opens_without_complaint_and_hostile_text_stays_text(
     assert browser.complaints == []
 
 
-@pytest.mark.parametrize("name", ["report", "compare"])
+@pytest.mark.parametrize("name", ["report", "compare", "explain"])
 def test_a_page_fits_a_phone_and_a_desktop(browser: Any, pages: dict[str, Path], name: str) -> None:
     for width, dark in ((390, False), (1280, True)):
         browser.open(pages[name], width, dark)

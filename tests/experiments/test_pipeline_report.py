@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from instructrec.envs.tasks.base import make_task
-from instructrec.errors import ConfigError
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import pipeline_report as report
 from instructrec.experiments.config import OutputConfig, TaskConfig
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.jsonl import Row
+from instructrec.experiments.locks import held
 from instructrec.experiments.overoptimisation import Point
+from instructrec.experiments.pipeline import run_pipeline
 from instructrec.experiments.pipeline_config import (
     ChoiceConfig,
     LearnedRewardConfig,
@@ -26,7 +29,11 @@ from instructrec.experiments.pipeline_config import (
 )
 from instructrec.experiments.pipeline_report import Measured
 from instructrec.experiments.pipeline_stages import Window
-from instructrec.rl.config import PPOConfig
+from instructrec.experiments.pipeline_tracking import track
+from instructrec.experiments.tracking import TrackingConfig
+from instructrec.policies.config import PolicyConfig
+from instructrec.rewards.parts import RewardSpec
+from instructrec.rl.config import PPOConfig, SFTConfig
 
 POINTS = [Point(0, 0, 0.0, 0.5), Point(2, 3, 1.0, 0.7), Point(4, 9, 2.0, 0.6)]
 
@@ -99,11 +106,16 @@ def test_a_window_goes_on_from_the_beginning_behind_the_end() -> None:
 
 
 def test_gold_is_measured_in_ppo_with_weight_0_and_trains_nothing_else() -> None:
-    config = PipelineConfig(task=TaskConfig(name="parity"), gold={"f1": 0.5, "exact_match": 1.0})
+    config = PipelineConfig(
+        task=TaskConfig(name="parity"),
+        gold={"f1": 0.5, "exact_match": 1.0},
+        policy=PolicyConfig(device="cuda:1"),
+    )
     ppo = config.ppo_run(1, "runs/x/sft", Path("runs/x/reward-model-1")).reward_value()
     assert {name: spec["weight"] for name, spec in ppo.items()} == {"proxy": 1.0, "gold": 0.0}
     assert ppo["gold"]["options"]["parts"] == {"f1": 0.5, "exact_match": 1.0}
     assert ppo["proxy"]["options"]["normalise"] is True
+    assert ppo["proxy"]["options"]["device"] == "cuda:1"  # where the policy is
     last = config.both_rewards(Path("m"), trained_on="gold")
     assert {name: spec["weight"] for name, spec in last.items()} == {"proxy": 0.0, "gold": 1.0}
 
@@ -137,6 +149,8 @@ def test_settings_may_change_until_a_stage_has_used_them(tmp_path: Path) -> None
         (lambda: PipelineConfig(rounds=0), "rounds = 0"),
         (lambda: PipelineConfig(name="a/b"), "names a folder"),
         (lambda: PipelineConfig(task=TaskConfig(env="refine")), "single answers"),
+        (lambda: PipelineConfig(sft=SFTConfig(head="labels")), "sft.head = 'labels'"),
+        (lambda: PipelineConfig(gold={"judge": RewardSpec(options={"api_key": "k"})}), "api_key"),
         (lambda: SamplesConfig(n=1), "samples.n = 1"),
         (lambda: SamplesConfig(temperature=0.0), "samples.temperature"),
         (lambda: MentorConfig(noise=0.6), "0.6"),
@@ -147,3 +161,45 @@ def test_settings_may_change_until_a_stage_has_used_them(tmp_path: Path) -> None
 def test_settings_that_cannot_work_are_refused(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_what_was_found_is_a_run_in_the_group_of_the_stages(
+    tmp_path: Path, fake_wandb: Any
+) -> None:
+    config = PipelineConfig(
+        name="mine",
+        output=OutputConfig(dir=str(tmp_path)),
+        tracking=TrackingConfig(mode="offline"),
+    )
+    gold = {"mean": 0.5, "low": 0.4, "high": 0.6, "n": 9}
+    end = report.ending(POINTS, summary(4), ChoiceConfig(patience=1))
+    accuracy = {"mean": 0.7, "ci_low": 0.6, "ci_high": 0.8}
+    numbers = {
+        "policies": {"SFT": {"gold": gold, "proxy": 0.1, "kl": None}},
+        "differences_to_sft": {"PPO, round 1": {"mean": 0.2, "low": 0.1, "high": 0.3, "p": 0.01}},
+        "rounds": [
+            {"preferences": 40, "turned_round": 4, "pair_accuracy": accuracy, **end}
+            | {"points": [asdict(point) for point in POINTS]}
+        ],
+    }
+    track(numbers, config, say=lambda text: None, wandb=fake_wandb)
+    assert (fake_wandb.opened["group"], fake_wandb.opened["name"]) == ("mine", "mine")
+    assert fake_wandb.opened["job_type"] == "compare"
+    sent = {name: [dict(zip(t.columns, row, strict=True)) for row in t.data]
+            for name, t in fake_wandb.run.tables.items()}  # fmt: skip
+    assert sent["policies"] == [
+        {"policy": "SFT", "gold": 0.5, "gold low": 0.4, "gold high": 0.6, "gold n": 9}
+        | {"proxy": 0.1, "kl": None}
+    ]
+    assert [row["gold"] for row in sent["points"]] == [0.5, 0.7, 0.6]
+    assert sent["rounds"][0]["pair accuracy mean"] == 0.7 and sent["rounds"][0]["kept_update"] == 4
+    assert fake_wandb.run.summary["final/PPO, round 1/above SFT/low"] == 0.1
+    assert fake_wandb.run.summary["final/SFT/gold/mean"] == 0.5
+
+
+def test_one_process_at_a_time_is_at_work_on_a_pipeline(tmp_path: Path) -> None:
+    config = PipelineConfig(name="mine", output=OutputConfig(dir=str(tmp_path)))
+    held_by_another = held(config.folder, "pipeline")
+    with held_by_another, pytest.raises(CheckpointError, match="another process is at work"):
+        run_pipeline(config, resume=True, say=str)
+    assert not config.folder.exists()

@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instructrec.errors import ConfigError
-from instructrec.experiments import pipeline_stages
+from instructrec.experiments import pipeline_stages, pipeline_tracking
 from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.config import EvalConfig, OutputConfig, TaskConfig
 from instructrec.experiments.jsonl import read_json, read_rows
@@ -108,6 +109,8 @@ def test_it_goes_on_after_any_stage_and_adds_rounds(
     config: PipelineConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
+    sent: list[dict[str, Any]] = []
+    monkeypatch.setattr(pipeline_tracking, "track", lambda found, *_, **__: sent.append(found))
     for stage in ("measure", "train_sft", "prefer", "train_reward", "train_ppo"):
         real: Callable[..., object] = getattr(pipeline_stages, stage)
 
@@ -122,11 +125,12 @@ def test_it_goes_on_after_any_stage_and_adds_rounds(
         assert record["status"] == "interrupted"
         done = [name for name in STAGES if is_finished(config.folder / name)]
     assert done == STAGES[:-1]
-    assert quiet(config, resume=True) == ["best-of-1"]
-    assert quiet(config, resume=True) == []
+    assert quiet(config, resume=True) == ["best-of-1"] and len(sent) == 1
+    assert quiet(config, resume=True) == [] and len(sent) == 1  # nothing new was found
     more = replace(config, rounds=2)
     again = ["samples-2", "reward-model-2", "start-2", "ppo-2", "best-of-2"]
-    assert quiet(more, resume=True) == again
+    assert quiet(more, resume=True) == again and len(sent) == 2
+    assert len(pipeline_tracking.tables(sent[1])["points"]) == 2 * 3
     folders = [RunFolder.open(config.folder / name) for name in ("samples-2", "ppo-2")]
     assert {folder.info().parent for folder in folders} == {str(config.folder / "ppo-1")}
     first, both = (read_rows(config.folder / "preferences" / f"up-to-{i}.jsonl") for i in (1, 2))

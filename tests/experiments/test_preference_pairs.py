@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -161,6 +162,34 @@ def test_an_interrupted_command_goes_on_with_its_samples(tmp_path, lengths):
     second = Counting()
     run_pairs("c", wanted, say=print, load=lambda *_: second)
     assert second.calls == 2 and len(read_rows(wanted.samples_file)) == 36
+
+
+def test_samples_are_paired_again_by_another_reward_without_naming_what_they_were(
+    tmp_path, lengths
+):
+    first = run_pairs("c", config(tmp_path, rewards=lengths), say=print, load=lambda *_: Counting())
+    samples = str(config(tmp_path).samples_file)
+    (tmp_path / "few.py").write_text(
+        "def few(completions, **columns):\n    return [-float(t.count('x')) for t in completions]\n"
+    )
+    few = {"few": f"{tmp_path / 'few.py'}:few"}
+    again = PairsConfig(out=str(tmp_path / "again.jsonl"), rewards=few)
+    second = run_pairs(samples, again, say=print)
+    assert len(second) == len(first) == 12
+    for one, other in zip(first, second, strict=True):
+        assert (one.prompt, one.chosen.text, one.rejected.text) == (
+            other.prompt,
+            other.rejected.text,
+            other.chosen.text,
+        )
+    for overwrite in (False, True):  # which would delete what is read
+        with pytest.raises(ConfigError, match="take the place of"):
+            run_pairs(samples, config(tmp_path, rewards=few), overwrite=overwrite, say=print)
+    assert len(read_rows(Path(samples))) == 36
+    single = tmp_path / "single.jsonl"
+    single.write_text(json.dumps({"id": "a", "prompt": "q", "response": "x"}) + "\n")
+    with pytest.raises(DataError, match="has 1 responses to an instruction"):
+        run_pairs(str(single), again, say=print)
 
 
 def test_pairs_made_otherwise_are_not_overwritten_unless_asked(tmp_path, lengths):

@@ -92,6 +92,7 @@ def test_a_run_leaves_a_model_its_numbers_and_its_card(tmp_path, chat):
     model = folder.path / "reward_model"
     card = (model / "README.md").read_text()
     assert "Calibration" in card and "use: learned" in card and "accuracy" in said[1]
+    assert "flatters these numbers" in card  # the best of several validations was kept
     report = read_json(model / "reward_report.json")
     assert report["by_margin"] and report["length"]["longer_wins"]["mean"] >= 0
     assert not folder.checkpoints.exists()
@@ -166,6 +167,7 @@ def test_a_file_of_its_own_is_held_out_as_a_whole(tmp_path):
         ({"prompt": "q", "reference": "y"}, "no text in the column 'rejected'"),
         ({"prompt": "q", "chosen": "y", "rejected": "y"}, "prefers a response to itself"),
         ({"prompt": "q", "chosen": "y", "rejected": "n", "margin": "big"}, "margin 'big'"),
+        ({"prompt": "q", "chosen": "y", "rejected": "n", "margin": "nan"}, "margin 'nan'"),
     ],
 )
 def test_rows_that_are_no_pairs_are_named(tmp_path, row, message):

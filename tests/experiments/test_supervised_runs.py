@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from instructrec.experiments.cli import main
+from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.report import report
 from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.speeds import in_words
@@ -105,7 +107,9 @@ def test_old_tasks_are_checked_before_anything_is_spent(
 
 
 def test_a_head_of_labels_is_evaluated_like_any_policy(
-    preferences: Path, capsys: pytest.CaptureFixture[str]
+    preferences: Path,
+    printed_by: Callable[[Path], str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = preferences.with_name("labels.jsonl")
     rows = [{"prompt": f"{'ab'[i % 2]}{i}", "reference": ["even", "odd"][i % 2]} for i in range(90)]
@@ -123,7 +127,11 @@ def test_a_head_of_labels_is_evaluated_like_any_policy(
     assert main(["evaluate", "runs/labels"]) == 0  # whose weights are held against the run's
     assert main(["train", "tiny_smoke", "--policy.model", "runs/labels"]) == 4
     assert "writes no text" in capsys.readouterr().err
-    assert main(["export", "runs/labels", "--out", "out"]) == 4
+    assert main(["export", "runs/labels", "--out", "out"]) == 0
+    (first, *_) = read_rows(run.path / run.summary()["eval_file"])
+    for folder in (run.policy, Path("out")):
+        assert printed_by(folder) == first["response"]
+    assert main(["evaluate", "out", "--task", str(data), "--limit", "2"]) == 0
     free = ["--task.name", str(preferences), "--sft.head", "labels", *TINY, *SHORT]
     assert main(["sft", *free]) == 3
     assert "have 1 different answers" in capsys.readouterr().err

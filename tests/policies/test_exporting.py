@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.policies.exporting import write_int8, write_merged
+from instructrec.policies.labels import LabelPolicy
 
 PROMPTS = ["Say hello.", "What is 2 + 2?", "Grüße!"]
 TOKENS = 24
@@ -99,3 +100,17 @@ def test_int8_answers_nearly_alike_and_is_smaller(tmp_path: Path) -> None:
     with torch.no_grad():
         difference = (whole(ids).logits - small(ids).logits).abs().max()
     assert 0 < difference < 0.1
+
+
+@pytest.mark.parametrize("train", ["full", "lora"])
+def test_a_policy_of_labels_takes_its_head_along(tmp_path: Path, train: str) -> None:
+    policy = LabelPolicy(policy_of(train=train), ("a", "b", "c"))
+    torch.nn.init.normal_(policy.model.label_head.weight, generator=torch.manual_seed(3))
+    expected = policy.respond(PROMPTS).texts
+    assert len(set(expected)) > 1
+    write_merged(policy, tmp_path / "out")
+    assert not (tmp_path / "out" / "adapter_config.json").exists()
+    config = PolicyConfig(str(tmp_path / "out"), dtype="float32", device="cpu")
+    again = load_policy(config, sampling=Sampling(temperature=0.0))
+    assert isinstance(again, LabelPolicy) and again.labels == ("a", "b", "c")
+    assert again.respond(PROMPTS).texts == expected

@@ -146,5 +146,8 @@ def test_what_cannot_be_used_is_refused() -> None:
         run(make_policy(), pairs=[])
     with pytest.raises(DataError, match=r"dpo\.eval_every.*no validation pairs"):
         run(make_policy(), dataclasses.replace(FAST, eval_every=1))
+    long = Pair("name a", "a", "x" * make_policy().max_length)
+    with pytest.raises(DataError, match=r"tokens with its response .*holds 512"):
+        run(make_policy(), pairs=[*PAIRS, long])
     with pytest.raises(ConfigError, match=r"dpo\.beta = 0: expected more than 0"):
         DPOConfig(beta=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedTokenizerFast
 
 from instructrec.errors import ConfigError, PolicyError
 from instructrec.experiments.cli import main
+from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling
@@ -161,8 +163,11 @@ def test_an_encoder_is_no_policy_without_labels(tmp_path: Path) -> None:
         load_policy(dataclasses.replace(config, system_prompt="Be kind."), labels=True)
 
 
-def test_the_command_trains_measures_and_resumes_an_encoder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_command_trains_measures_exports_and_resumes_an_encoder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    printed_by: Callable[[Path], str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     base = saved(tmp_path / "base")
@@ -181,6 +186,11 @@ def test_the_command_trains_measures_and_resumes_an_encoder(
     assert not run.checkpoints.exists()
     assert "precision  recall" in capsys.readouterr().out
     assert main(["evaluate", "runs/run"]) == 0  # whose weights are held against the run's
+    assert main(["export", "runs/run", "--out", "out"]) == 0
+    (first, *_) = read_rows(run.path / run.summary()["eval_file"])
+    for folder in (run.policy, Path("out")):
+        assert printed_by(folder) == first["response"]
+    capsys.readouterr()
     assert main(["sft", *given, "--resume"]) == 0
     assert "runs/run has finished already" in capsys.readouterr().out
     assert main(["train", "tiny_smoke", "--policy.model", "runs/run"]) == 4

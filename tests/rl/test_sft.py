@@ -108,6 +108,13 @@ def test_missing_demonstrations_are_errors():
         run(make_policy(), dataclasses.replace(FAST, eval_every=5))
 
 
+def test_a_demonstration_that_outgrows_the_window_is_refused():
+    policy = make_policy()
+    long = Demonstration("name a", "x" * policy.max_length)
+    with pytest.raises(DataError, match=r"with its response .*holds 512.*task\.options\.filters"):
+        run(policy, demonstrations=[*DEMONSTRATIONS, long])
+
+
 def test_weights_can_be_chosen_by_the_reward_of_responses():
     policy = make_policy()
     rewards, hashes = {0: 0.1, 2: 0.3, 4: 0.9, 6: 0.9, 8: 0.2}, {}
