@@ -133,13 +133,13 @@ def _episode(
     reward = make_rewards(default_rewards(task) if plan.rewards is None else plan.rewards)
     reward.check_columns(task.columns)
     if config.id is not None:
-        item = next((task[i] for i in range(len(task)) if task[i].id == config.id), None)
-        if item is None:
+        found = next((task[i] for i in range(len(task)) if task[i].id == config.id), None)
+        if found is None:
             raise DataError(
                 f"{plan.task} ({plan.split}) has no instruction {config.id!r}: expected an id such "
                 f"as {task[0].id!r}. --split chooses another split."
             )
-        return item, reward, []
+        return found, reward, []
     if config.index >= len(task):
         raise DataError(
             f"index = {config.index}, but {plan.task} ({plan.split}) has {len(task)} instructions."
