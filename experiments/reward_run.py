@@ -75,7 +75,7 @@ def run_reward_training(
 ) -> RewardOutcome:
     """Trains a reward model, measures it on held-out pairs, and writes everything to a run folder.
 
-    SIGINT, SIGTERM or SIGHUP ends it behind a checkpoint.
+    SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends it behind a checkpoint.
 
     Args:
         config: The run.

@@ -21,6 +21,7 @@ from instructrec.crash_points import crash_point
 from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.rl.checkpoint import checkpoint_path, write_checkpoint
+from instructrec.rl.checkpoint_clock import CheckpointClock
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.fit_state import capture, load, restore
 from instructrec.rl.global_generators import set_global_states
@@ -141,6 +142,7 @@ class Fit(TrainerCallback):
         self.best_weights: dict[str, Tensor] = {}
         self.interrupted = False
         self._generators: dict[str, Tensor] = {}
+        self._clock = CheckpointClock(config.save_minutes)
         if around.resume_from is not None:
             self._generators = restore(self, around.resume_from)
 
@@ -208,7 +210,9 @@ class Fit(TrainerCallback):
         self.interrupted = self.around.should_stop()
         if self.interrupted or self._patience_is_over():
             control.should_training_stop = True
-        if self.interrupted or _is_due(config.save_every, self.step, False):
+        ends = last or self._patience_is_over()
+        due = _is_due(config.save_every, self.step, False) or self._clock.is_due(ends=ends)
+        if self.interrupted or due:
             self._save()
         return control
 
@@ -244,8 +248,9 @@ class Fit(TrainerCallback):
             return
         self.around.on_save()
         crash_point("fit.reported")
-        write_checkpoint(checkpoint_path(self.around.checkpoint_dir, self.step), capture(self))
-        prune_checkpoints(self.around.checkpoint_dir, self.config.keep_checkpoints)
+        with self._clock.saving():
+            write_checkpoint(checkpoint_path(self.around.checkpoint_dir, self.step), capture(self))
+            prune_checkpoints(self.around.checkpoint_dir, self.config.keep_checkpoints)
 
     def _patience_is_over(self) -> bool:
         patience = self.config.early_stopping_patience
