@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from instructrec.crash_points import crash_point
 from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
-from instructrec.rl.checkpoint import checkpoint_path, write_checkpoint
+from instructrec.rl.checkpoint import checkpoint_path, is_finite, write_checkpoint
 from instructrec.rl.checkpoint_clock import CheckpointClock
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.fit_state import capture, load, restore
@@ -192,6 +192,23 @@ class Fit(TrainerCallback):
             self._generators = {}
         torch.manual_seed(self.seed * 1_000_003 + self.step)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuses a step that would make the weights no numbers; what was learned so far is kept.
+
+        Raises:
+            NumericsError: The loss or its gradient is not finite.
+        """
+        if _is_sound([p.grad for p in self.weights.values() if p.grad is not None]):
+            return
+        self.optimizer.zero_grad()
+        if self.step > self.first:
+            self._save()
+        raise NumericsError(
+            f"the loss of step {self.step + 1}, or its gradient, is not finite: expected finite "
+            f"numbers. The step was not taken. Lower {self.naming.section}.learning_rate, or look "
+            "at the data."
+        )
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Counts the step."""
         self.step = self.first + state.global_step
@@ -235,7 +252,9 @@ class Fit(TrainerCallback):
     def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:
         measured = measure(self.step)
         self.around.on_step({self.naming.step: float(self.step), **measured})
-        score, best = measured[self.naming.chooses], self.best_score
+        score, best = measured.get(self.naming.chooses), self.best_score
+        if score is None or not math.isfinite(score):
+            return  # it says nothing: rewards failed, or the next step will meet what is wrong
         sign = 1 if self.naming.larger_is_better else -1
         if best is not None and sign * score <= sign * best:
             self.without_gain += 1
@@ -287,6 +306,17 @@ class Fit(TrainerCallback):
             "report_to": "none",
             "disable_tqdm": True,
         }
+
+
+def _is_sound(gradients: Sequence[Tensor]) -> bool:
+    """Whether gradients that were clipped had a finite norm.
+
+    Clipping by a NaN makes all of them NaN, and by an infinite norm all 0 but those at fault: the
+    first one tells that all are well, as a rule.
+    """
+    if not gradients or (is_finite(gradients[0]) and bool(gradients[0].any())):
+        return True
+    return all(map(is_finite, gradients))
 
 
 def _is_due(every: int, step: int, last: bool) -> bool:

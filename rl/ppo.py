@@ -214,8 +214,10 @@ class PPOTrainer(RolloutTrainer):
         ):
             self.policy.sync()
             metrics |= broadcast(together(self.hooks.evaluate))
-            self.progress.note_score(self.hooks.score(metrics))
-            pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
+            score = self.hooks.score(metrics)
+            if score is not None:  # else its rewards have failed: that is no gain and no loss
+                self.progress.note_score(score)
+                pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = [steering.act(alarm, self.learner) for alarm in self.monitors.check(metrics)]

@@ -24,6 +24,7 @@ from instructrec.policies.prefill import shared_columns
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.fitting import Fit, FitResult, Naming, Surroundings
+from instructrec.rl.run_state import went_unmeasured
 from instructrec.rl.supervised_config import SupervisedConfig
 from instructrec.rl.trained import trained_of
 from instructrec.rl.trl_bridge import quiet_settings, unchanged_forward
@@ -239,7 +240,8 @@ def _measure(
         assert evaluate is not None, "best_by a reward needs a way to evaluate"
         policy.sync()
         measured |= evaluate(step)
-        if config.best_metric not in measured:
+        absent = config.best_metric not in measured
+        if absent and not went_unmeasured(measured, config.best_metric):
             known = [k for k in measured if k.startswith("eval/") and k.endswith("/mean")]
             raise DataError(
                 f"{config.section}.best_by = {config.best_by!r}: the evaluation at step {step} "
