@@ -94,6 +94,7 @@ def our_command(given: argparse.Namespace, seed: int, folder: Path) -> list[str]
         "ppo.episodes_per_update": given.episodes,
         "ppo.eval_every": given.every,
         "ppo.save_every": 0,
+        "ppo.save_minutes": 0,
         "eval.validation_limit": given.limit,
         "eval.limit": given.limit,
         "output.dir": folder,

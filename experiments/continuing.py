@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from instructrec.crash_points import crash_point
@@ -15,7 +15,7 @@ from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.setup_run import LoadPolicy, Materials, policy_name
 from instructrec.rl.checkpoint import update_of
-from instructrec.rl.checkpoint_keeping import list_checkpoints
+from instructrec.rl.checkpoint_keeping import delete_checkpoints, list_checkpoints
 
 if TYPE_CHECKING:
     from instructrec.policies.model_policy import ModelPolicy
@@ -106,7 +106,8 @@ def finished(
 
 def drop_checkpoints(folder: RunFolder) -> None:
     """Deletes the checkpoints of a run that has nothing left to go on to."""
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    with suppress(OSError):  # which is no reason to fail now
+        delete_checkpoints(folder.checkpoints)
 
 
 def begin(

@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_ASK_ALONE = ("SIGHUP", "SIGUSR1")
+"""Those that never insist and may be ignored: of a terminal that closes, which says it twice, and
+of a scheduler that announces the end (SLURM's ``--signal=USR1@120``)."""
 
 
 class StopRequest:
-    """Turns SIGINT, SIGTERM and SIGHUP into a polite request while somebody attends to it.
+    """Turns SIGINT, SIGTERM, SIGHUP and SIGUSR1 into a request while somebody attends to it.
 
     Use it as a context manager. Outside ``attended`` the first signal raises KeyboardInterrupt
-    at once; inside, it only makes ``requested`` true, and a second one raises. A SIGHUP that the
-    program was told to ignore (``nohup``) stays ignored.
+    at once; inside, it only makes ``requested`` true, and a second one raises, but for SIGHUP and
+    SIGUSR1. One of these that the program was told to ignore (``nohup``) stays ignored.
     """
 
     def __init__(self) -> None:
@@ -33,7 +36,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for name in (name for name in _SIGNALS if hasattr(signal, name)):
                 number = signal.Signals[name]
-                if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:
+                if name not in _ASK_ALONE or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)
         return self
 
@@ -52,13 +55,14 @@ class StopRequest:
             self._attended = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if signal.Signals(number).name == "SIGHUP":
+        name = signal.Signals(number).name
+        if name == "SIGHUP":
             _leave_terminal()
-            if self.requested:
-                return  # a closing terminal says it twice: its shell does, and the system
+        if name in _ASK_ALONE and self.requested:
+            return
         if self.requested or not self._attended:
             self.requested = True
-            raise KeyboardInterrupt(signal.Signals(number).name)
+            raise KeyboardInterrupt(name)
         self.requested = True
         print(
             "\nstopping after this update, with a checkpoint (once more: stop at once)",

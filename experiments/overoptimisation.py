@@ -6,6 +6,7 @@ is decided by `choice_of`, what both rewards did by `overoptimised`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,6 @@ def choice_of(reward: str, kl_budget: float | None) -> Callable[[Mapping[str, fl
         kl = metrics["ppo/kl_ref"]
         if kl_budget is not None and kl > kl_budget:
             return _BEYOND_BUDGET * kl
-        return metrics[f"eval/{reward}/mean"]
+        return metrics.get(f"eval/{reward}/mean", math.nan)  # where the reward has failed
 
     return score

@@ -32,7 +32,11 @@ from instructrec.rl.reward_config import FitConfig, PreferenceConfig
 
 GOLD, PROXY = "gold", "proxy"
 """Names of the true reward and of the learned one, in every stage."""
-_RESUMABLE = ("rounds", "sft.save_every", "sft.keep_checkpoints", "tracking.", "output.")
+_KEPT = ("save_every", "save_minutes", "keep_checkpoints")
+_RESUMABLE = (
+    *("rounds", "tracking.", "output."),
+    *(f"{of}.{name}" for of in ("sft", "ppo", "reward_model.fit") for name in _KEPT),
+)
 _UNTIL = {
     "mentor.": "preferences/round-1.jsonl",
     "reward_model.": "reward-model-*",

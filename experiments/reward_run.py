@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import command_line, preference_data, setup_run, speeds, telling
+from instructrec.experiments import (
+    command_line,
+    continuing,
+    preference_data,
+    setup_run,
+    speeds,
+    telling,
+)
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.locks import held
 from instructrec.experiments.progress import Progress, format_duration
@@ -75,7 +81,7 @@ def run_reward_training(
 ) -> RewardOutcome:
     """Trains a reward model, measures it on held-out pairs, and writes everything to a run folder.
 
-    SIGINT, SIGTERM or SIGHUP ends it behind a checkpoint.
+    SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends it behind a checkpoint.
 
     Args:
         config: The run.
@@ -238,7 +244,7 @@ def _finish(
         "scores_file": str(file.relative_to(folder.path)),
     }
     folder.finish("finished", summary)
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    continuing.drop_checkpoints(folder)
     return summary
 
 

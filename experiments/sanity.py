@@ -51,7 +51,7 @@ _HOLDS_BACK = (
     *("micro_batch_size", "micro_batch_tokens", "lr_schedule", "warmup_steps", "target_kl"),
     *("curriculum", "curriculum_pass", "curriculum_window", "curriculum_raise", "curriculum_lower"),
     *("prompt_filter", "prompt_filter_floor", "kl_penalty", "kl_target", "kl_horizon"),
-    *("eval_every", "save_every", "early_stopping_patience", "monitors"),
+    *("eval_every", "save_every", "save_minutes", "early_stopping_patience", "monitors"),
 )
 """Settings that are put to their defaults: they would slow a policy down, or do nothing here."""
 

@@ -102,8 +102,8 @@ def run_training(
 ) -> Outcome:
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
-    A first SIGINT, SIGTERM or SIGHUP ends training after the update or step at hand, behind a
-    checkpoint; any other ends the run at once. The folder stays readable.
+    A first SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends training after the update or step at hand,
+    behind a checkpoint; any other ends the run at once. The folder stays readable.
 
     Args:
         config: The run.

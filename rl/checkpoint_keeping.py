@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 from instructrec.crash_points import crash_point
@@ -89,6 +90,20 @@ def prune_checkpoints(
             crash_point("prune.renamed")
             _delete(deleted)
     _tidy(directory, disk)
+
+
+def delete_checkpoints(directory: Path) -> None:
+    """Deletes the checkpoints of a run that has come to its end; what is not ours stays.
+
+    Args:
+        directory: Where they lie.
+    """
+    _tidy(directory, Disk())
+    for path in list_checkpoints(directory):
+        if _is_ours(path):
+            _delete(path)
+    with suppress(OSError):  # missing, a link, or something else is in it
+        directory.rmdir()
 
 
 def _newest_whole(directory: Path) -> tuple[Path | None, list[Path]]:

@@ -30,6 +30,7 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     *("eval_every", "early_stopping_patience", "save_every", "warmup_steps", "kl_coef", "vf_coef"),
+    "save_minutes",
     *("weight_decay", "advantage_std_floor", "entropy_coef", "critic_warmup_updates"),
     *("max_error_batches", "missing_eos_penalty"),
 )
@@ -37,7 +38,8 @@ RATE_OF_A_HEAD = 1e-3
 """Peak learning rate of a critic that is a linear head; a whole model has the policy's."""
 
 MAY_CHANGE = (
-    *("num_updates", "eval_every", "early_stopping_patience", "save_every", "keep_checkpoints"),
+    *("num_updates", "eval_every", "early_stopping_patience", "save_every", "save_minutes"),
+    "keep_checkpoints",
     *("max_error_frac", "max_error_batches", "max_reward", "max_drift", "max_bad_steps"),
     "monitors",
 )
@@ -179,7 +181,9 @@ class PPOConfig:
     early_stopping_patience: int = 0
     """Evaluations without a better score after which training stops; 0 never stops early."""
     save_every: int = 0
-    """Updates between two checkpoints; 0 saves at the end only."""
+    """Updates between two checkpoints; 0 goes by save_minutes alone."""
+    save_minutes: float = 10.0
+    """Minutes after which an update ends with a checkpoint in any case; 0: never by the clock."""
     keep_checkpoints: int = 2
     """Newest checkpoints kept on disk, the best one apart."""
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from instructrec.crash_points import crash_point
 from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
-from instructrec.rl.checkpoint import checkpoint_path, write_checkpoint
+from instructrec.rl.checkpoint import checkpoint_path, is_finite, write_checkpoint
+from instructrec.rl.checkpoint_clock import CheckpointClock
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.fit_speed import FitSpeedometer, FitWork
 from instructrec.rl.fit_state import capture, load, restore
@@ -149,6 +150,7 @@ class Fit(TrainerCallback):
         self._generators: dict[str, Tensor] = {}
         self._speedometer: FitSpeedometer | None = None
         self._stepped = 0
+        self._clock = CheckpointClock(config.save_minutes)
         if around.resume_from is not None:
             self._generators = restore(self, around.resume_from)
 
@@ -208,6 +210,23 @@ class Fit(TrainerCallback):
         """Counts the weights that the optimizer has changed: those with a gradient."""
         self._stepped = sum(p.numel() for p in self.weights.values() if p.grad is not None)
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Refuses a step that would make the weights no numbers; what was learned so far is kept.
+
+        Raises:
+            NumericsError: The loss or its gradient is not finite.
+        """
+        if _is_sound([p.grad for p in self.weights.values() if p.grad is not None]):
+            return
+        self.optimizer.zero_grad()
+        if self.step > self.first:
+            self._save()
+        raise NumericsError(
+            f"the loss of step {self.step + 1}, or its gradient, is not finite: expected finite "
+            f"numbers. The step was not taken. Lower {self.naming.section}.learning_rate, or look "
+            "at the data."
+        )
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Counts the step."""
         self.step = self.first + state.global_step
@@ -226,7 +245,9 @@ class Fit(TrainerCallback):
         self.interrupted = self.around.should_stop()
         if self.interrupted or self._patience_is_over():
             control.should_training_stop = True
-        if self.interrupted or _is_due(config.save_every, self.step, False):
+        ends = last or self._patience_is_over()
+        due = _is_due(config.save_every, self.step, False) or self._clock.is_due(ends=ends)
+        if self.interrupted or due:
             self._save()
         self._restart_clock()
         return control
@@ -260,7 +281,9 @@ class Fit(TrainerCallback):
     def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:
         measured = measure(self.step)
         self.around.on_step({self.naming.step: float(self.step), **measured})
-        score, best = measured[self.naming.chooses], self.best_score
+        score, best = measured.get(self.naming.chooses), self.best_score
+        if score is None or not math.isfinite(score):
+            return  # it says nothing: rewards failed, or the next step will meet what is wrong
         sign = 1 if self.naming.larger_is_better else -1
         if best is not None and sign * score <= sign * best:
             self.without_gain += 1
@@ -273,8 +296,9 @@ class Fit(TrainerCallback):
             return
         self.around.on_save()
         crash_point("fit.reported")
-        write_checkpoint(checkpoint_path(self.around.checkpoint_dir, self.step), capture(self))
-        prune_checkpoints(self.around.checkpoint_dir, self.config.keep_checkpoints)
+        with self._clock.saving():
+            write_checkpoint(checkpoint_path(self.around.checkpoint_dir, self.step), capture(self))
+            prune_checkpoints(self.around.checkpoint_dir, self.config.keep_checkpoints)
 
     def _patience_is_over(self) -> bool:
         patience = self.config.early_stopping_patience
@@ -311,6 +335,17 @@ class Fit(TrainerCallback):
             "report_to": "none",
             "disable_tqdm": True,
         }
+
+
+def _is_sound(gradients: Sequence[Tensor]) -> bool:
+    """Whether gradients that were clipped had a finite norm.
+
+    Clipping by a NaN makes all of them NaN, and by an infinite norm all 0 but those at fault: the
+    first one tells that all are well, as a rule.
+    """
+    if not gradients or (is_finite(gradients[0]) and bool(gradients[0].any())):
+        return True
+    return all(map(is_finite, gradients))
 
 
 def _is_due(every: int, step: int, last: bool) -> bool:

@@ -20,9 +20,17 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import InstructRecError, NumericsError, ProcessError
 from instructrec.faults import Fault, heard_by
 from instructrec.policies.causal_lm import CausalLMPolicy
-from instructrec.processes import agree_any, broadcast, from_main, on_main, together
+from instructrec.processes import (
+    agree_any,
+    broadcast,
+    from_main,
+    on_main,
+    together,
+    world_size,
+)
 from instructrec.rl import evidence, reporting, steering, training_state
 from instructrec.rl.checkpoint import Snapshot, checkpoint_path
+from instructrec.rl.checkpoint_clock import CheckpointClock
 from instructrec.rl.config import CHOSEN_AT_START, PPOConfig
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.guards import check_finite
@@ -79,6 +87,7 @@ class PPOTrainer(RolloutTrainer):
         self.stopped: Stopped = "finished"
         self.resumed_from: Snapshot | None = None
         """What the first update still has to put back."""
+        self.save_clock = CheckpointClock(config.save_minutes)
         self.monitors = Monitors(config)
         self.learner = learner(policy, config, seed=seed)
         self.speedometer = Speedometer(policy, self.learner.trunk, config)
@@ -139,10 +148,11 @@ class PPOTrainer(RolloutTrainer):
         )
         try:
             self.collect(indices)
-        except InstructRecError as error:
+        except Exception as error:
             # What is an error of ours in one process is one in all, which is agreed upon before it
             # is raised. Another process that has gone, or met something else, keeps nothing.
-            alike = not isinstance(error, ProcessError)
+            ours = isinstance(error, InstructRecError) and not isinstance(error, ProcessError)
+            alike = ours or world_size() == 1
             if self.progress.update and alike and not from_main(self._is_kept):
                 sampler, rewards, chosen, generators = before
                 set_global_states(generators)
@@ -161,10 +171,17 @@ class PPOTrainer(RolloutTrainer):
         folder, update = self.checkpoint_dir, self.progress.update
         return folder is not None and checkpoint_path(folder, update).exists()
 
+    def _is_due(self) -> bool:
+        """Whether it is time for a checkpoint, by the number of the update or by the clock."""
+        every = self.config.save_every
+        by_clock = from_main(self.save_clock.is_due)
+        return by_clock or bool(every and self.progress.update % every == 0)
+
     def keep_checkpoint(self) -> None:
         """Writes a checkpoint, unless there is something in the weights that is no number."""
         check_finite(self.learner.trained_weights(), "no checkpoint is written of them")
-        training_state.save(self)
+        with self.save_clock.saving():
+            training_state.save(self)
 
     def collect(self, indices: list[int]) -> None:
         """Plays one episode for each instruction, or for those that the filter prefers.
@@ -197,8 +214,10 @@ class PPOTrainer(RolloutTrainer):
         ):
             self.policy.sync()
             metrics |= broadcast(together(self.hooks.evaluate))
-            self.progress.note_score(self.hooks.score(metrics))
-            pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
+            score = self.hooks.score(metrics)
+            if score is not None:  # else its rewards have failed: that is no gain and no loss
+                self.progress.note_score(score)
+                pruned = agree_any(self.hooks.should_prune(update, metrics)) and not last
         patience = config.early_stopping_patience
         early = bool(patience) and self.progress.evaluations_without_gain >= patience
         alarms = [steering.act(alarm, self.learner) for alarm in self.monitors.check(metrics)]
@@ -214,7 +233,7 @@ class PPOTrainer(RolloutTrainer):
         # nothing would write what is missing before one.
         on_main(lambda: self._report(metrics, alarms))
         crash_point("update.reported")
-        if saving or (config.save_every and update % config.save_every == 0):
+        if self._is_due() or saving:
             self.keep_checkpoint()
         if broken is not None:
             raise NumericsError(broken.message)

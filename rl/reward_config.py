@@ -12,7 +12,7 @@ from typing import Literal
 from instructrec.choices import check_choices
 from instructrec.errors import ConfigError
 
-MAY_CHANGE = ("save_every", "keep_checkpoints")
+MAY_CHANGE = ("save_every", "save_minutes", "keep_checkpoints")
 """Settings of `FitConfig` that may differ when a run is continued."""
 
 
@@ -48,7 +48,9 @@ class FitConfig:
     eval_batch_size: int = 32
     """Texts in one forward pass of a validation."""
     save_every: int = 0
-    """Steps between two checkpoints; 0 writes one only when the run is interrupted."""
+    """Steps between two checkpoints; 0 goes by save_minutes alone."""
+    save_minutes: float = 10.0
+    """Minutes after which a step ends with a checkpoint in any case; 0: never by the clock."""
     keep_checkpoints: int = 1
     """Newest checkpoints that are kept; all are deleted when the run has finished."""
 
@@ -56,7 +58,7 @@ class FitConfig:
         check_choices(self, "fit")
         for name in ("max_steps", "batch_size", "eval_batch_size", "keep_checkpoints"):
             self._require(getattr(self, name) >= 1, name, "at least 1")
-        for name in ("warmup_steps", "weight_decay", "eval_every", "save_every"):
+        for name in ("warmup_steps", "weight_decay", "eval_every", "save_every", "save_minutes"):
             self._require(getattr(self, name) >= 0, name, "0 or more")
         for name in ("learning_rate", "max_grad_norm"):
             value = getattr(self, name)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from instructrec.errors import ConfigError
+from instructrec.faults import Fault, note
 
 if TYPE_CHECKING:
     from instructrec.rl.monitors import Alarm
@@ -82,21 +84,41 @@ class Hooks:
     on_alarm: OnAlarm = lambda _: None
     should_prune: ShouldPrune = lambda update, metrics: False
 
-    def score(self, metrics: dict[str, float]) -> float:
-        """The number by which the best update is chosen.
+    def score(self, metrics: dict[str, float]) -> float | None:
+        """The number by which the best update is chosen; None where rewards failed to measure it.
 
         Raises:
-            ConfigError: The evaluation does not report it.
+            ConfigError: The evaluation does not report it, and nothing failed.
         """
         if not isinstance(self.best_metric, str):
-            return self.best_metric(metrics)
-        score = metrics.get(self.best_metric)
-        if score is None:
+            score: float | None = self.best_metric(metrics)
+        else:
+            score = metrics.get(self.best_metric)
+        if score is not None and math.isfinite(score):
+            return score
+        if went_unmeasured(metrics, str(self.best_metric)):
+            return None
+        if isinstance(self.best_metric, str):
             raise ConfigError(
                 f"the evaluation reports no {self.best_metric!r}, by which the best update is "
                 f"chosen. It reports: {', '.join(sorted(metrics))}."
             )
-        return score
+        return None
+
+
+def went_unmeasured(metrics: Mapping[str, float], chooses: str) -> bool:
+    """Says, and takes down, whether an evaluation lacks a number because rewards failed in it.
+
+    Args:
+        metrics: What the evaluation found.
+        chooses: The number that is missing.
+    """
+    failed = [k for k, v in metrics.items() if k.endswith("/error_frac") and v > 0]
+    failed = sorted(key.removesuffix("/error_frac") for key in failed if key.startswith("eval/"))
+    if failed:
+        message = f"{chooses} was not measured: {', '.join(failed)} failed. It chooses nothing here"
+        note(Fault("reward", "unmeasured", "evaluation", message))
+    return bool(failed)
 
 
 class Clock:

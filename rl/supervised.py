@@ -26,6 +26,7 @@ from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.trunk import Trunk
 from instructrec.rl.fit_speed import FitWork
 from instructrec.rl.fitting import Fit, FitResult, Naming, Surroundings
+from instructrec.rl.run_state import went_unmeasured
 from instructrec.rl.speed import Lengths
 from instructrec.rl.supervised_config import SupervisedConfig
 from instructrec.rl.trained import trained_of
@@ -252,7 +253,8 @@ def _measure(
         assert evaluate is not None, "best_by a reward needs a way to evaluate"
         policy.sync()
         measured |= evaluate(step)
-        if config.best_metric not in measured:
+        absent = config.best_metric not in measured
+        if absent and not went_unmeasured(measured, config.best_metric):
             known = [k for k in measured if k.startswith("eval/") and k.endswith("/mean")]
             raise DataError(
                 f"{config.section}.best_by = {config.best_by!r}: the evaluation at step {step} "

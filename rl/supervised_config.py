@@ -51,7 +51,9 @@ class SupervisedConfig:
     early_stopping_patience: int = 0
     """Validations without improvement after which training stops; 0 never stops early."""
     save_every: int = 500
-    """Steps between two checkpoints; 0 writes one only when the run is asked to stop."""
+    """Steps between two checkpoints; 0 goes by save_minutes alone."""
+    save_minutes: float = 10.0
+    """Minutes after which a step ends with a checkpoint in any case; 0: never by the clock."""
     keep_checkpoints: int = 1
     """Newest checkpoints that are kept; all are deleted when the run has finished."""
 
@@ -60,6 +62,7 @@ class SupervisedConfig:
         self._require(self.batch_size >= 1, "batch_size", "at least 1")
         self._require(self.max_steps >= 0, "max_steps", "0 or more")
         self._require(self.save_every >= 0, "save_every", "0 or more")
+        self._require(self.save_minutes >= 0, "save_minutes", "0 or more")
         self._require(self.keep_checkpoints >= 1, "keep_checkpoints", "at least 1")
         self._require(self.epochs is None or self.epochs > 0, "epochs", "more than 0")
         self._require(self.learning_rate > 0, "learning_rate", "more than 0")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,7 +176,16 @@ def conclude(
     """Leaves the best weights in the policy, where they are known and the run is over."""
     best = progress.best_update or progress.update
     if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
-        load_weights(policy, sharing.read_shared(checkpoint_path(checkpoint_dir, best)))
+        try:
+            load_weights(policy, sharing.read_shared(checkpoint_path(checkpoint_dir, best)))
+        except CheckpointError as error:
+            warnings.warn(
+                f"{error} The policy keeps the weights of update {progress.update}, the last one, "
+                f"and not those of update {best}, whose evaluation was the best.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            best = progress.update
     policy.sync()
     return TrainingResult(progress.update, best, progress.best_score, stopped)
 

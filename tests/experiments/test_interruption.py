@@ -13,14 +13,16 @@ from instructrec.experiments.interruption import StopRequest
 
 @pytest.fixture
 def hangups() -> Iterator[None]:
-    """A process that hangups end, as at a terminal: whoever runs the tests may ignore them."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    """A process that such signals end, as at a terminal: whoever runs the tests may ignore them."""
+    numbers = (signal.SIGHUP, signal.SIGUSR1)
+    before = [signal.signal(number, signal.SIG_DFL) for number in numbers]
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.mark.usefixtures("hangups")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_asks_while_somebody_attends(number: signal.Signals) -> None:
     with StopRequest() as stop, stop.attended():
         assert not stop.requested
@@ -42,10 +44,11 @@ def test_handlers_are_put_back() -> None:
 
 
 @pytest.mark.usefixtures("hangups")
-def test_a_hangup_may_be_said_twice() -> None:
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_hangup_may_be_said_twice(number: signal.Signals) -> None:
     with StopRequest() as stop, stop.attended():
-        os.kill(os.getpid(), signal.SIGHUP)
-        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
     assert stop.requested
 
 

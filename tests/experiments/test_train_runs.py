@@ -301,7 +301,7 @@ def test_a_continued_run_keeps_its_settings(tmp_path: Path) -> None:
 # Interruption -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_one_signal_stops_behind_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
     def interrupt(update: int) -> None:
         if update == 2:

@@ -18,6 +18,7 @@ from instructrec.rl.checkpoint import update_of
 from instructrec.rl.checkpoint_keeping import latest_checkpoint, list_checkpoints
 from instructrec.rl.losses import LossBatch, LossSettings, ppo_loss
 from instructrec.rl.optim import clip_gradients
+from instructrec.rl.ppo import train_ppo
 
 PROMPTS = [f"write {i}" for i in range(8) for _ in range(4)]
 
@@ -297,6 +298,28 @@ def test_a_rollout_that_fails_leaves_a_checkpoint_that_goes_on_exactly(toy, tmp_
     )
     assert resumed.weights_hash() == whole.weights_hash()
     assert toy.without_times(log) == toy.without_times(expected[2:])
+
+
+def test_a_rollout_that_breaks_off_by_a_bug_leaves_a_checkpoint_too(toy, tmp_path):
+    config = small(toy)
+    env = toy.env(config)
+    step, calls = env.step, []
+
+    def broken(*arguments):
+        calls.append(1)
+        if len(calls) > 2:
+            raise KeyError("a bug of an environment")
+        return step(*arguments)
+
+    env.step = broken
+    common = {"seed": 0, "on_update": lambda metrics, rows: None, "checkpoint_dir": tmp_path}
+    with pytest.raises(KeyError, match="a bug"):
+        train_ppo(toy.policy(), env, config, **common)
+    latest = latest_checkpoint(tmp_path)
+    assert update_of(latest) == 2
+    whole, _, _ = toy.train(config)
+    resumed, _, _ = toy.train(config, checkpoint_dir=tmp_path, resume_from=latest)
+    assert resumed.weights_hash() == whole.weights_hash()
 
 
 def test_a_policy_that_speaks_no_numbers_is_named_and_leaves_no_broken_checkpoint(toy, tmp_path):
