@@ -127,8 +127,8 @@ def _episode(
     """The instruction, what judges its answer, and notes for people."""
     if config.prompt is not None:
         columns = {} if config.expected is None else {"reference": config.expected}
-        item = Instruction("prompt", config.prompt, columns)
-        return item, *judges_of(plan.rewards or {}, list(columns), named=bool(config.rewards))
+        own = Instruction("prompt", config.prompt, columns)
+        return own, *judges_of(plan.rewards or {}, list(columns), named=bool(config.rewards))
     task = make_task(plan.task, split=plan.split, **plan.options)
     reward = make_rewards(default_rewards(task) if plan.rewards is None else plan.rewards)
     reward.check_columns(task.columns)
