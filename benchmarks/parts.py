@@ -122,6 +122,17 @@ PARTS = (
         rounds=1,
     ),
     Part(
+        "small_passes",
+        "memory with four episodes in a pass: all weights train, or adapters of rank 16",
+        (
+            Side("ours, all weights"),
+            Side("ours, adapters", changes={**_GROUPS, "train": "lora"}),
+        ),
+        {"warmup": 0, "updates": 1, "micro_batch": 4},
+        rounds=1,
+        on_demand=True,
+    ),
+    Part(
         "rollout",
         "decoding alone: ours, and transformers' generate in the same precision",
         (Side("ours"), Side("transformers generate", GENERATE)),

@@ -41,6 +41,13 @@ def _float32(value: Any) -> Any:
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
+def attention_dtype(device: torch.device) -> torch.dtype | None:
+    """Precision of attention in this context; None when it is that of the layers' outputs."""
+    if not torch.is_autocast_enabled(device.type):
+        return None
+    return torch.float32 if device.type == "cpu" else torch.get_autocast_dtype(device.type)
+
+
 def quick_attention(device: torch.device) -> AbstractContextManager[Any]:
     """Returns the context in which a model runs its passes."""
     lowered = device.type == "cpu" and torch.is_autocast_enabled("cpu")

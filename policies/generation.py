@@ -18,7 +18,7 @@ from instructrec.devices import is_out_of_memory, release_memory
 from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.faults import Fault, note
 from instructrec.phases import phase
-from instructrec.policies.attention import quick_attention
+from instructrec.policies.attention import attention_dtype, quick_attention
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
@@ -280,7 +280,9 @@ class CachedDecoder:
         """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
         budget = (self._memory_bytes or _free_memory(self._forward.device)) * self._memory_share
         num_states = 0 if self._kept_layer is None else 1 + bool(self._kept_layer)
-        per_token, per_row = _memory_use(self._forward.config, self._dtype, num_states)
+        with self._autocast():
+            cached = attention_dtype(self._forward.device) or self._dtype
+        per_token, per_row = _memory_use(self._forward.config, cached, num_states)
         order = sorted(range(len(prompt_ids)), key=lambda i: (len(prompt_ids[i]), prompt_ids[i]))
         batch: list[int] = []
         for i in order:

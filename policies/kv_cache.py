@@ -10,6 +10,8 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
+from instructrec.policies.attention import attention_dtype
+
 
 class RoomyLayer(DynamicLayer):
     """A cache layer that writes new tokens in place while there is room.
@@ -28,11 +30,9 @@ class RoomyLayer(DynamicLayer):
     ) -> tuple[Tensor, Tensor]:
         """Appends keys and values (B, heads, new, D); returns all of them (B, heads, all, D)."""
         # Under autocast, rotary embeddings make float32 of bfloat16 keys (adapters do so with the
-        # values as well), and attention makes bfloat16 of them again: kept in the precision of the
-        # attention, the cache is read once and not cast.
-        dtype, kind = value_states.dtype, value_states.device.type
-        if torch.is_autocast_enabled(kind):
-            dtype = torch.get_autocast_dtype(kind)
+        # values as well). Kept in the precision of the attention, the cache is not cast for every
+        # new token, and keys are those that the trainer sees.
+        dtype = attention_dtype(value_states.device) or value_states.dtype
         key_states, value_states = key_states.to(dtype), value_states.to(dtype)
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
