@@ -187,8 +187,7 @@ def train_reward_model(
         weights.values(), lr=config.learning_rate, weight_decay=config.weight_decay
     )
     around = dataclasses.replace(around, measure=measure if validation else None)
-    work = FitWork(_lengths, reader_cost(scorer.model), scorer.dtype, scorer.device)
-    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config), work=work)
+    fit = Fit(weights, optimizer, config, seed, around, reward_naming(config), work=_work(scorer))
     result = fit.run([_row(pair, preference.margin_scale) for pair in train], make_trainer)
     scorer.model.eval()
     return result
@@ -203,10 +202,14 @@ def _row(pair: EncodedPair, margin_scale: float) -> dict[str, Any]:
     return row
 
 
-def _lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
-    """What the pass over some pairs reads."""
-    sides = ("chosen_ids", "rejected_ids")
-    return lengths_of_texts([row[side] for side in sides for row in rows])
+def _work(scorer: Scorer) -> FitWork:
+    """A pass reads both texts of its pairs."""
+
+    def lengths(rows: Sequence[Mapping[str, Any]]) -> Lengths:
+        sides = ("chosen_ids", "rejected_ids")
+        return lengths_of_texts([row[side] for side in sides for row in rows])
+
+    return FitWork(lengths, reader_cost(scorer.model), scorer.dtype, scorer.device)
 
 
 class _Collator:
