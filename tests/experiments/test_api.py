@@ -22,10 +22,10 @@ def test_policies_are_evaluated_and_compared_from_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = {"task": "parity", "limit": 10, "rewards": {"exact_match": 1.0}}
+    settings = {"task": "parity", "limit": 40, "rewards": {"exact_match": 1.0}}
     for policy in ("oracle", "random"):
         found = instructrec.evaluate(policy, {**settings, "name": policy}, say=silent)
-        assert len(found.rows) == 10
+        assert len(found.rows) == 40
     results = instructrec.compare(
         "runs/oracle", Path("runs/random"), config=CompareConfig(out="out"), say=silent
     )
