@@ -139,13 +139,27 @@ def measure_final(config: TrainConfig, materials: Materials, rows: Path) -> Row:
     """
     if not config.eval.bounds:
         return {}
-    found = measure_bounds(
-        materials.test,
-        materials.reward,
-        limit=config.eval.limit,
-        episodes=config.task.episodes,
-        most_s=MOST_S,
-    )
+    reward = materials.reward
+    if not models_asked(reward.spec):
+        # Of their own: what a reward remembers differs where a run was broken off around here, and
+        # it has no use for what a script said.
+        reward = make_rewards(reward.spec)
+    from transformers import set_seed
+
+    from instructrec.rl.global_generators import global_states, set_global_states
+
+    states = global_states()
+    set_seed(config.seed)  # for rewards that draw: where the run stands does not matter
+    try:
+        found = measure_bounds(
+            materials.test,
+            reward,
+            limit=config.eval.limit,
+            episodes=config.task.episodes,
+            most_s=MOST_S,
+        )
+    finally:
+        set_global_states(states)
     processes.on_main(lambda: found.write(rows))
     return {"bounds": found.to_row()}
 
