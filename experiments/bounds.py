@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,11 +87,13 @@ def measure_bounds(
 ) -> Bounds:
     """Measures all scripted policies; what cannot be measured is left out with a note.
 
-    Several processes call this alike.
+    They are scored by rewards made anew: what a reward remembers differs where a run or an
+    evaluation was broken off, and it has no use for what a script said. Several processes call
+    this alike.
 
     Args:
         task: The instructions.
-        reward: How responses are scored.
+        reward: How responses are scored; it stays as it is.
         limit: Most instructions.
         episodes: What an episode is; conversations and tools have no scripted bound.
         seed: Of the random answers.
@@ -108,21 +111,22 @@ def measure_bounds(
             raise _TooLate
 
     found = Bounds()
-    for i, name in enumerate(SCRIPTED):
-        try:
-            measured = _answered(name, task, reward, limit, episodes, seed, in_time)
-        except _TooLate:
-            left = ", ".join(SCRIPTED[i:])
-            found.notes.append(
-                f"no bounds {left}: scoring took more than {most_s:g} s. `instructrec evaluate` "
-                "has no such limit."
-            )
-            break
-        except InstructRecError as error:
-            found.notes.append(f"no bound {name!r}: {error}")
-            continue
-        if (total := measured.interval()).n:
-            found.totals[name] = total
+    with closing(make_rewards(reward.spec)) as own:
+        for i, name in enumerate(SCRIPTED):
+            try:
+                measured = _answered(name, task, own, limit, episodes, seed, in_time)
+            except _TooLate:
+                left = ", ".join(SCRIPTED[i:])
+                found.notes.append(
+                    f"no bounds {left}: scoring took more than {most_s:g} s. `instructrec "
+                    "evaluate` has no such limit."
+                )
+                break
+            except InstructRecError as error:
+                found.notes.append(f"no bound {name!r}: {error}")
+                continue
+            if (total := measured.interval()).n:
+                found.totals[name] = total
     return found
 
 
@@ -137,23 +141,18 @@ def measure_final(config: TrainConfig, materials: Materials, rows: Path) -> Row:
     Returns:
         ``bounds`` for its summary; nothing where they are not wanted.
     """
-    if not config.eval.bounds:
-        return {}
-    reward = materials.reward
-    if not models_asked(reward.spec):
-        # Of their own: what a reward remembers differs where a run was broken off around here, and
-        # it has no use for what a script said.
-        reward = make_rewards(reward.spec)
     from transformers import set_seed
 
     from instructrec.rl.global_generators import global_states, set_global_states
 
+    if not config.eval.bounds:
+        return {}
     states = global_states()
-    set_seed(config.seed)  # for rewards that draw: where the run stands does not matter
+    set_seed(config.seed)  # what rewards draw must not depend on where a run was broken off, either
     try:
         found = measure_bounds(
             materials.test,
-            reward,
+            materials.reward,
             limit=config.eval.limit,
             episodes=config.task.episodes,
             most_s=MOST_S,

@@ -50,5 +50,4 @@ def attention_dtype(device: torch.device) -> torch.dtype | None:
 
 def quick_attention(device: torch.device) -> AbstractContextManager[Any]:
     """Returns the context in which a model runs its passes."""
-    lowered = device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    return _Float32Attention() if lowered else nullcontext()
+    return _Float32Attention() if attention_dtype(device) == torch.float32 else nullcontext()

@@ -62,6 +62,29 @@ def test_bounds_that_take_too_long_are_left_out_with_a_note() -> None:
     assert list(in_time.totals) == ["oracle", "random", "empty"] and not in_time.notes
 
 
+class Remembering:
+    """A reward that is worth more with each batch that it has seen."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, completions: list[str], **_: Any) -> list[float]:
+        self.seen += 1
+        return [float(self.seen) for _ in completions]
+
+
+def test_bounds_depend_on_nothing_that_a_reward_remembers_and_leave_it_alone() -> None:
+    task, reward = make_task("parity", split="test"), make_rewards({"mine": {"use": Remembering}})
+
+    def measured() -> Any:
+        return measure_bounds(task, reward, limit=5, episodes=SINGLE_ANSWERS).totals
+
+    fresh = measured()
+    assert fresh["oracle"].mean == 1.0
+    assert reward.score(["p"], ["a"], {}).total.tolist() == [1.0]
+    assert measured() == fresh
+
+
 def test_what_is_missing_is_said_in_words() -> None:
     assert in_words({}) == []
     note = "no scripted bounds: learned would ask a model."
