@@ -57,6 +57,24 @@ def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
     )
 
 
+def add_allow_change(parser: jsonargparse.ArgumentParser, example: str, data: str) -> None:
+    """Adds ``--allow_change``.
+
+    Args:
+        parser: The command's.
+        example: A key of it.
+        data: What its data is.
+    """
+    parser.add_argument(
+        "--allow_change",
+        nargs="+",
+        default=[],
+        metavar="KEY",
+        help="With --resume: go on although these differ from the start of the run: keys such as "
+        f"{example}, data ({data}), versions (of libraries).",
+    )
+
+
 def recipe_names() -> list[str]:
     """Names of the shipped recipes, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))

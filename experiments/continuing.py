@@ -139,13 +139,13 @@ def begin(
     flags = {"resume": resume, "overwrite": overwrite}
     record = None if command is None else ["instructrec", *command]
     RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
-    note(folder, materials, allow_change)
+    note(folder, materials.splits, allow_change)
     crash_point("run.created")
 
 
-def note(folder: RunFolder, materials: Materials, allow_change: Sequence[str]) -> None:
+def note(folder: RunFolder, splits: data_lock.Splits, allow_change: Sequence[str]) -> None:
     """Writes down which data a run has, and what was allowed to change in its course."""
-    data_lock.note_data(folder, materials)
+    data_lock.note_data(folder, splits)
     if allow_change:
         record = folder.record()
         record["allowed_changes"] = [*record.get("allowed_changes", []), *allow_change]

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from instructrec.envs.tasks.base import Task
 from instructrec.errors import CheckpointError
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.runfolder import RunFolder
 
-if TYPE_CHECKING:
-    from instructrec.experiments.setup_run import Materials
+Splits = Mapping[str, Task]
+"""What a run learns from and is measured on, by the name of the split."""
 
 
-def fingerprints(materials: Materials) -> dict[str, str]:
+def fingerprints(splits: Splits) -> dict[str, str]:
     """What the instructions of each split hash to, by split."""
-    splits = {"train": materials.train, "validation": materials.validation, "test": materials.test}
     return {name: task.fingerprint for name, task in splits.items()}
 
 
-def note_data(folder: RunFolder, materials: Materials) -> None:
+def note_data(folder: RunFolder, splits: Splits) -> None:
     """Records the data of a run."""
-    data = {"data": fingerprints(materials)}
+    data = {"data": fingerprints(splits)}
     write_json(folder.path / "run.json", folder.record() | data)
 
 
-def refuse_other_data(folder: Path, materials: Materials) -> None:
+def refuse_other_data(folder: Path, splits: Splits) -> None:
     """Refuses to continue a run on other data than it was started on.
 
     Raises:
         CheckpointError: A split has changed since.
     """
     before = RunFolder.open(folder).record().get("data", {})
-    changed = [
-        name for name, now in fingerprints(materials).items() if before.get(name, now) != now
-    ]
+    changed = [name for name, now in fingerprints(splits).items() if before.get(name, now) != now]
     if changed:
         raise CheckpointError(
             f"the data of {folder} has changed since the run was started ({', '.join(changed)} "

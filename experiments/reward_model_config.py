@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -142,17 +143,25 @@ class RewardModelConfig:
         return values
 
 
-def refuse_changed(config: RewardModelConfig, folder: Path) -> None:
+def refuse_changed(
+    config: RewardModelConfig, folder: Path, allow_change: Collection[str] = ()
+) -> None:
     """Checks that a run can be continued under ``config``.
+
+    Args:
+        config: The run now.
+        folder: Its folder.
+        allow_change: Keys that may differ all the same.
 
     Raises:
         ConfigError: A key differs that would make it another run.
     """
     before, now = flatten(read_config(folder)), flatten(config.resolved().to_dict())
-    changed = changes(before, now, lambda key: is_among(key, RESUMABLE))
+    changed = changes(before, now, lambda key: is_among(key, RESUMABLE) or key in allow_change)
     if changed:
         raise ConfigError(
             f"{folder} was started with other settings ({'; '.join(changed)}). Continue it with "
-            "the settings it had, or give the new run another name. These may change: "
+            "the settings it had, give the new run another name, or name the keys to go on all the "
+            "same: --allow_change KEY. These may change at any time: "
             f"{', '.join(k.rstrip('.') for k in RESUMABLE)}."
         )

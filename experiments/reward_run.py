@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
-from instructrec.errors import ConfigError, RunInterrupted
+from instructrec.envs.tasks.base import Task
+from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
     command_line,
     continuing,
+    data_lock,
     preference_data,
     setup_run,
     speeds,
@@ -76,6 +78,7 @@ def run_reward_training(
     *,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
     command: Sequence[str] | None = None,
     say: telling.Say = telling.say,
 ) -> RewardOutcome:
@@ -87,6 +90,7 @@ def run_reward_training(
         config: The run.
         resume: Go on from the folder's newest checkpoint; begin anew where there is none.
         overwrite: Delete an existing run of this name.
+        allow_change: What may differ when a run is resumed: keys, ``data``, ``versions``.
         command: The command line after the program's name, for the record.
         say: Receives lines for people.
 
@@ -95,17 +99,19 @@ def run_reward_training(
         RunInterrupted: It was stopped behind a checkpoint; ``resume`` continues it.
     """
     processes.refuse_several("the training of a reward model")
-    if resume and overwrite:
-        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    continuing.check_flags(resume, overwrite, allow_change)
     config = config.resolved()
     resume = resume and config.folder.exists()
     if resume:
-        refuse_changed(config, config.folder)
+        refuse_changed(config, config.folder, allow_change)
         done = RunFolder.open(config.folder)
         if done.record().get("status") == "finished":
             say(f"{config.folder} has finished already")
             return RewardOutcome(done, done.summary())
-    items = _read(config)
+    splits = dict(zip(("train", "validation"), preference_data.open_splits(config.task), strict=True))
+    if resume and "data" not in allow_change:
+        data_lock.refuse_other_data(config.folder, splits)
+    items = _read(config, **splits)
     base = _base_of(config)
     with held(config.folder, "reward-model"):
         folder = RunFolder.create(
@@ -116,22 +122,22 @@ def run_reward_training(
             overwrite=overwrite,
             command=None if command is None else ["instructrec", *command],
         )
+        continuing.note(folder, splits, allow_change)
         say(
             f"training {config.algorithm} on {len(items[0])} pairs of {config.task.name}, "
             f"{len(items[1])} held out; run folder {folder.path}"
         )
         with folder, StopRequest() as stop:
-            summary = _train(config, folder, base, items, stop, resume, say)
+            summary = _train(config, folder, base, items, stop, resume, allow_change, say)
     return RewardOutcome(folder, summary)
 
 
-def _read(config: RewardModelConfig) -> Items:
+def _read(config: RewardModelConfig, train: Task, validation: Task) -> Items:
     """Reads the data and refuses instructions on both sides."""
-    train, held_out = preference_data.open_splits(config.task)
     read: Callable[..., list[Any]] = preference_data.read_pairs
     if config.algorithm == "alignment":
         read = preference_data.read_demonstrations
-    items = read(train, config.task.limit), read(held_out, config.task.validation_limit)
+    items = read(train, config.task.limit), read(validation, config.task.validation_limit)
     preference_data.refuse_leakage(*items)
     return items
 
@@ -163,6 +169,7 @@ def _train(
     items: Items,
     stop: StopRequest,
     resume: bool,
+    allow_change: Sequence[str],
     say: telling.Say,
 ) -> dict[str, Any]:
     from instructrec.rl.fitting import Surroundings
@@ -186,6 +193,7 @@ def _train(
             on_save=recorder.flush_step,
             checkpoint_dir=folder.checkpoints,
             resume_from=checkpoint,
+            allow_change=allow_change,
             should_stop=lambda: stop.requested,
         )
         with progress, stop.attended():
@@ -278,12 +286,19 @@ def build(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="Delete an existing run folder of this name."
     )
+    command_line.add_allow_change(parser, "fit.learning_rate", "the preferences")
 
 
 def run(values: Namespace, command: list[str]) -> None:
     """Trains a reward model."""
     config = command_line.as_dataclass(RewardModelConfig, values)
-    run_reward_training(config, resume=values.resume, overwrite=values.overwrite, command=command)
+    run_reward_training(
+        config,
+        resume=values.resume,
+        overwrite=values.overwrite,
+        allow_change=values.allow_change,
+        command=command,
+    )
 
 
 def policy_of(config: RewardModelConfig, base: str) -> Any:

@@ -34,14 +34,7 @@ def build_train(parser: ArgumentParser) -> None:
     command_line.add_config_file(parser)
     parser.add_class_arguments(TrainConfig)
     _add_folder_flags(parser)
-    parser.add_argument(
-        "--allow_change",
-        nargs="+",
-        default=[],
-        metavar="KEY",
-        help="With --resume: go on although these differ from the start of the run: keys such as "
-        "ppo.learning_rate, data (the instructions), versions (of libraries).",
-    )
+    command_line.add_allow_change(parser, "ppo.learning_rate", "the instructions")
     parser.add_argument(
         "--seeds",
         type=int,

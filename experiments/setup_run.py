@@ -49,6 +49,11 @@ class Materials:
     kept: tuple[KeptTask, ...] = ()
     """Old tasks on which is measured what was forgotten."""
 
+    @property
+    def splits(self) -> dict[str, Task]:
+        """The tasks by the name of their split."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
 
 def make_materials(config: TrainConfig) -> Materials:
     """Makes tasks and rewards.

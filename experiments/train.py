@@ -152,7 +152,7 @@ def _materials(config: TrainConfig, resume: bool, allow_change: Sequence[str]) -
     """Tasks and rewards that this run can be trained on, by as many processes as there are."""
     materials = setup_run.make_materials(config)
     if resume and "data" not in allow_change:
-        data_lock.refuse_other_data(config.folder, materials)
+        data_lock.refuse_other_data(config.folder, materials.splits)
     if config.supervised is None:
         check_shares(config.ppo)
         for reward in (materials.reward, *(kept.reward for kept in materials.kept)):

@@ -35,6 +35,8 @@ PARTS = ("policy", "critic", "optimizer", "generator")
 STATE, MANIFEST, OTHERS = "state.json", "MANIFEST.json", "tensors.safetensors"
 FILES = frozenset({STATE, MANIFEST, OTHERS, *(f"{part}.safetensors" for part in PARTS)})
 """Every file that a checkpoint may hold."""
+_NOT_THERE = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""Errors of the system by which a file is missing; any other says nothing about its content."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def read_checkpoint(folder: Path) -> Snapshot:
     """Reads a checkpoint and holds it against its manifest.
 
     Raises:
+        CheckpointReadError: The disk or its permissions refuse to show it.
         CheckpointError: It is missing, of another format, incomplete or damaged.
     """
     try:
@@ -118,25 +121,47 @@ class OtherFormat(Unusable):
     advice = "Continue it with the version of instructrec that wrote it."
 
 
-def verify(folder: Path) -> list[str]:
+class CheckpointReadError(CheckpointError):
+    """The system refused to read a checkpoint, which may be whole all the same."""
+
+    @classmethod
+    def of(cls, folder: Path, error: OSError) -> CheckpointReadError:
+        """What became of reading a checkpoint."""
+        return cls(
+            f"{folder} cannot be read ({error}): expected a disk that works and files that may be "
+            "read. The checkpoint may be whole, so nothing was set aside or deleted, and no older "
+            "one stands in for it. Mend that and give the same command again; to do without this "
+            "checkpoint, move its folder away first."
+        )
+
+
+def verify(folder: Path, disk: Disk | None = None) -> list[str]:
     """Holds a checkpoint against its manifest; returns the names of its files.
+
+    Args:
+        folder: The checkpoint.
+        disk: The calls to the disk.
 
     Raises:
         Unusable: It is missing, of another format, incomplete or damaged.
+        CheckpointReadError: The disk or its permissions refuse to show it.
     """
+    disk = disk or Disk()
     try:
-        expected = _expected(folder)
+        expected = _expected(folder, disk)
         for name, (size, sha256) in expected.items():
-            found = sum_of(folder / name)
+            found = sum_of(folder / name, disk)
             if found.sha256 != sha256 or size not in (found.size, None):
                 length = "" if size in (found.size, None) else f"{found.size} bytes, not {size}; "
                 raise Unusable(
                     f"{folder / name} is damaged: {length}its SHA-256 is {found.sha256[:12]}…, "
                     f"{MANIFEST} expects {sha256[:12]}…"
                 )
-    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+    except (*_NOT_THERE, KeyError, TypeError, AttributeError, ValueError) as error:
         what = f"{type(error).__name__}: {error}"
         raise Unusable(f"{folder} is not a complete checkpoint ({what})") from error
+    except OSError as error:
+        raise CheckpointReadError.of(folder, error) from error
     return list(expected)
 
 
@@ -145,6 +170,7 @@ def load_verified(folder: Path) -> Snapshot:
 
     Raises:
         Unusable: It is missing, of another format, incomplete or damaged.
+        CheckpointReadError: The disk or its permissions refuse to show it.
     """
     names = verify(folder)
     try:
@@ -153,9 +179,11 @@ def load_verified(folder: Path) -> Snapshot:
             if name.endswith(".safetensors"):
                 tensors |= load_file(folder / name)
         return Snapshot(tensors, json.loads((folder / STATE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, SafetensorError) as error:
+    except (*_NOT_THERE, ValueError, SafetensorError) as error:
         what = f"{type(error).__name__}: {error}"
         raise Unusable(f"{folder} cannot be read ({what})") from error
+    except OSError as error:
+        raise CheckpointReadError.of(folder, error) from error
 
 
 def has_its_files(folder: Path) -> bool:
@@ -163,7 +191,7 @@ def has_its_files(folder: Path) -> bool:
     try:
         return all(
             (folder / name).stat().st_size == size or size is None
-            for name, (size, _) in _expected(folder).items()
+            for name, (size, _) in _expected(folder, Disk()).items()
         )
     except (OSError, KeyError, TypeError, AttributeError, ValueError, Unusable):
         return False
@@ -249,9 +277,10 @@ def _give_name(staging: Path, folder: Path, disk: Disk) -> None:
 # Reading ------------------------------------------------------------------------------------------
 
 
-def _expected(folder: Path) -> dict[str, tuple[int | None, str]]:
+def _expected(folder: Path, disk: Disk) -> dict[str, tuple[int | None, str]]:
     """Size (where it is known) and sum of each file, from the manifest."""
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    with disk.open_to_read(folder / MANIFEST) as file:
+        manifest = json.loads(file.read().decode())
     version = manifest["format_version"]
     if version not in range(OLDEST_FORMAT, FORMAT_VERSION + 1):
         raise OtherFormat(

@@ -30,9 +30,10 @@ _NAME = re.compile(r"update-(\d{6,})")
 
 def list_checkpoints(directory: Path) -> list[Path]:
     """Checkpoints of a run, oldest update first (staged leftovers are not among them)."""
-    if not directory.is_dir():
+    try:
+        found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return []
-    found = [path for path in directory.iterdir() if _NAME.fullmatch(path.name)]
     return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
 
 
@@ -41,9 +42,9 @@ def latest_checkpoint(directory: Path) -> Path | None:
 
     Raises:
         CheckpointError: There are checkpoints, but not one of them is whole, or a newer one is of
-            another version.
+            another version or cannot be read (``CheckpointReadError``).
     """
-    return _newest_whole(directory)[0]
+    return _newest_whole(directory, Disk())[0]
 
 
 def take_up(directory: Path, disk: Disk | None = None) -> Path | None:
@@ -56,7 +57,7 @@ def take_up(directory: Path, disk: Disk | None = None) -> Path | None:
     """
     disk = disk or Disk()
     _tidy(directory, disk)
-    checkpoint, damaged = _newest_whole(directory)
+    checkpoint, damaged = _newest_whole(directory, disk)
     crash_point("resume.opened")
     for path in damaged:
         disk.rename(path, _free_name(directory / f".corrupt-{path.name}"))
@@ -106,12 +107,12 @@ def delete_checkpoints(directory: Path) -> None:
         directory.rmdir()
 
 
-def _newest_whole(directory: Path) -> tuple[Path | None, list[Path]]:
+def _newest_whole(directory: Path, disk: Disk) -> tuple[Path | None, list[Path]]:
     """The newest whole checkpoint, and the damaged ones that are newer."""
     problems: dict[Path, str] = {}
     for path in reversed(list_checkpoints(directory)):
         try:
-            verify(path)
+            verify(path, disk)
         except OtherFormat as error:
             raise CheckpointError(f"{error}. {error.advice}") from error
         except Unusable as error:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -36,7 +37,7 @@ _NAMES = {
 
 
 class Disk:
-    """The calls by which a checkpoint reaches the disk."""
+    """The calls by which a checkpoint reaches the disk, and is held against its sums."""
 
     def make_folder(self, path: Path) -> None:
         """Makes a folder that its owner alone may enter."""
@@ -58,6 +59,10 @@ class Disk:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+    def open_to_read(self, path: Path) -> BinaryIO:
+        """Opens a file that is there."""
+        return path.open("rb")
 
     def flush_folder(self, path: Path) -> None:
         """Forces the entries of a folder to the disk."""
@@ -109,9 +114,13 @@ def write_file(path: Path, chunks: Iterable[bytes | memoryview], disk: Disk) -> 
     return Written(size, digest.hexdigest())
 
 
-def sum_of(path: Path) -> Written:
-    """Reads a file through for its size and sum."""
-    with path.open("rb") as file:
+def sum_of(path: Path, disk: Disk) -> Written:
+    """Reads a file through for its size and sum.
+
+    Raises:
+        OSError: It is not there, or cannot be read.
+    """
+    with disk.open_to_read(path) as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         return Written(file.tell(), digest)
 

@@ -15,7 +15,13 @@ from instructrec.crash_points import crash_point
 from instructrec.errors import CheckpointError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.rl import sharing
-from instructrec.rl.checkpoint import Snapshot, checkpoint_path, update_of, write_checkpoint
+from instructrec.rl.checkpoint import (
+    CheckpointReadError,
+    Snapshot,
+    checkpoint_path,
+    update_of,
+    write_checkpoint,
+)
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.global_generators import GLOBAL, global_states, set_global_states
@@ -178,6 +184,8 @@ def conclude(
     if best != progress.update and checkpoint_dir is not None and stopped != "interrupted":
         try:
             load_weights(policy, sharing.read_shared(checkpoint_path(checkpoint_dir, best)))
+        except CheckpointReadError:
+            raise  # the best weights may be there all the same: a resume asks for them again
         except CheckpointError as error:
             warnings.warn(
                 f"{error} The policy keeps the weights of update {progress.update}, the last one, "

@@ -7,13 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from instructrec.errors import CheckpointError
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import data_lock
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig
+from instructrec.experiments.data_lock import Splits
+from instructrec.experiments.preference_data import PreferenceTask
+from instructrec.experiments.reward_model_config import RewardModelConfig, RewardOutputConfig
+from instructrec.experiments.reward_run import run_reward_training
 from instructrec.experiments.runfolder import RunFolder, RunInfo
-from instructrec.experiments.setup_run import Materials, make_materials
+from instructrec.experiments.setup_run import make_materials
+from instructrec.experiments.tracking import TrackingConfig
 from instructrec.experiments.train import run_training
+from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.reward_config import FitConfig
 
 INFO = RunInfo("train", "ppo", "v", 0, "tiny", "data")
 
@@ -32,23 +39,58 @@ def written(path: Path, last: str) -> TrainConfig:
     )
 
 
-def materials(path: Path, last: str) -> Materials:
-    return make_materials(written(path, last))
+def splits(path: Path, last: str) -> Splits:
+    return make_materials(written(path, last)).splits
 
 
 def test_one_changed_answer_is_another_data_set(tmp_path: Path) -> None:
-    before = materials(tmp_path, "a")
+    before = splits(tmp_path, "a")
     folder = RunFolder.create(tmp_path / "run", INFO, {}, command=["train"])
     data_lock.note_data(folder, before)
     assert folder.record()["data"] == data_lock.fingerprints(before)
-    data_lock.refuse_other_data(folder.path, materials(tmp_path, "a"))
+    data_lock.refuse_other_data(folder.path, splits(tmp_path, "a"))
     with pytest.raises(CheckpointError, match=r"since the run was started \((\w|, )+ split"):
-        data_lock.refuse_other_data(folder.path, materials(tmp_path, "b"))
+        data_lock.refuse_other_data(folder.path, splits(tmp_path, "b"))
 
 
 def test_a_run_from_before_data_was_noted_goes_on(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path / "run", INFO, {}, command=["train"])
-    data_lock.refuse_other_data(folder.path, materials(tmp_path, "a"))
+    data_lock.refuse_other_data(folder.path, splits(tmp_path, "a"))
+
+
+@pytest.mark.parametrize("algorithm", ["reward_model", "alignment"])
+def test_a_reward_model_is_not_resumed_on_other_data(tmp_path: Path, algorithm: str) -> None:
+    pairs = tmp_path / "pairs.jsonl"
+    config = RewardModelConfig(
+        algorithm=algorithm,
+        task=PreferenceTask(str(pairs), {"validation_fraction": 0.4}),
+        policy=PolicyConfig(model="tiny", dtype="float32", device="cpu"),
+        fit=FitConfig(max_steps=1, batch_size=8),
+        tracking=TrackingConfig(mode="disabled"),
+        output=RewardOutputConfig(dir=str(tmp_path)),
+    )
+
+    def write(rejected: str) -> None:
+        rows = [{"prompt": f"name {i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(40)]
+        rows[-1]["rejected"] = rejected
+        pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def broken(line: str) -> None:
+        raise KeyboardInterrupt
+
+    write("no")
+    with pytest.raises(KeyboardInterrupt):  # as soon as the folder is there
+        run_reward_training(config, say=broken)
+    record = (config.folder / "run.json").read_text()
+    write("never")
+    with pytest.raises(CheckpointError, match=r"the data of .* has changed .* split"):
+        run_reward_training(config, resume=True, say=str)
+    assert (config.folder / "run.json").read_text() == record
+    with pytest.raises(ConfigError, match="expected --resume beside it"):
+        run_reward_training(config, allow_change=["data"], say=str)
+    outcome = run_reward_training(config, resume=True, allow_change=["data"], say=str)
+    now = outcome.folder.record()
+    assert now["allowed_changes"] == ["data"] and now["data"] != json.loads(record)["data"]
 
 
 @pytest.mark.slow
@@ -73,6 +115,5 @@ def test_a_run_is_not_resumed_on_other_data(tmp_path: Path) -> None:
 
 def _tiny(*_: object) -> object:
     from instructrec.policies.causal_lm import load_policy
-    from instructrec.policies.config import PolicyConfig
 
     return load_policy(PolicyConfig(model="tiny", dtype="float32", device="cpu"))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import save_file
 
 from instructrec.errors import CheckpointError, NumericsError
 from instructrec.rl.checkpoint import (
+    CheckpointReadError,
     Snapshot,
     checkpoint_path,
     is_finite,
@@ -24,6 +27,19 @@ from instructrec.rl.checkpoint_keeping import (
     prune_checkpoints,
     take_up,
 )
+from instructrec.rl.durable import Disk
+
+
+class RefusingDisk(Disk):
+    """Does not show one file of the second checkpoint."""
+
+    def __init__(self, name: str, number: int) -> None:
+        self.name, self.number = name, number
+
+    def open_to_read(self, path: Path):
+        if path.parts[-2:] == ("update-000002", self.name):
+            raise OSError(self.number, os.strerror(self.number), str(path))
+        return super().open_to_read(path)
 
 
 def snapshot(update):
@@ -195,6 +211,19 @@ def test_damage_is_named_set_aside_and_gone_past(tmp_path, name, how):
     with pytest.warns(RuntimeWarning, match=r"update-000002.*Continuing from update-000001"):
         assert take_up(tmp_path) == checkpoint_path(tmp_path, 1)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".corrupt-update-000002", "update-000001"]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+@pytest.mark.parametrize("name", ["tensors.safetensors", "MANIFEST.json"])
+def test_what_cannot_be_read_just_now_is_not_taken_for_damage(tmp_path, name, number):
+    for update in (1, 2):
+        write_checkpoint(checkpoint_path(tmp_path, update), snapshot(update))
+    before = sorted(tmp_path.rglob("*"))
+    refused = rf"update-000002 cannot be read \(\[Errno {number}\].*nothing was set aside or deleted"
+    with pytest.raises(CheckpointReadError, match=refused):
+        take_up(tmp_path, RefusingDisk(name, number))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert take_up(tmp_path) == checkpoint_path(tmp_path, 2)
 
 
 def test_nothing_is_set_aside_while_no_checkpoint_is_whole(tmp_path):

@@ -10,7 +10,7 @@ import torch
 
 from instructrec.errors import ConfigError, NumericsError
 from instructrec.faults import heard_by
-from instructrec.rl.checkpoint import update_of
+from instructrec.rl.checkpoint import CheckpointReadError, update_of
 from instructrec.rl.checkpoint_keeping import delete_checkpoints, list_checkpoints
 from instructrec.rl.config import SFTConfig
 from instructrec.rl.fitting import Surroundings
@@ -87,6 +87,21 @@ def test_the_last_weights_stay_where_the_best_checkpoint_is_damaged(toy, tmp_pat
     with pytest.warns(RuntimeWarning, match="keeps the weights of update 4, the last one"):
         _, result, _ = toy.train(config, resume_from=tmp_path / "update-000004", **common)
     assert (result.updates, result.best_update) == (4, 4)
+
+
+def test_a_best_checkpoint_that_cannot_be_read_just_now_is_asked_for_again(toy, tmp_path):
+    scores = iter([0.1, 0.9, 0.5, 0.4])
+    config = dataclasses.replace(toy.fast, eval_every=1)
+    common = {"evaluate": lambda: {"eval/total/mean": next(scores)}, "checkpoint_dir": tmp_path}
+    toy.train(config, **common)
+    file = tmp_path / "update-000002" / "policy.safetensors"
+    file.rename(tmp_path / "kept")
+    file.symlink_to("/proc/self/mem")  # whose beginning nobody can read
+    with pytest.raises(CheckpointReadError, match="Input/output error"):
+        toy.train(config, resume_from=tmp_path / "update-000004", **common)
+    (tmp_path / "kept").rename(file)
+    _, result, _ = toy.train(config, resume_from=tmp_path / "update-000004", **common)
+    assert (result.updates, result.best_update) == (4, 2)
 
 
 def test_only_checkpoints_are_deleted_at_the_end(toy, tmp_path):
