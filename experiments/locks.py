@@ -33,7 +33,8 @@ def held(path: Path, doing: str, *, shared: bool = False) -> Iterator[None]:
         shared: Let others hold it in the same way at the same time, but nobody alone.
 
     Raises:
-        CheckpointError: Another process holds it, or the lock cannot be made.
+        CheckpointError: Another process holds it, the lock cannot be made, or the folder that is
+            there already cannot be written to.
     """
     path = path.resolve()
     file = path.with_name(f".{path.name}.lock")
@@ -41,6 +42,9 @@ def held(path: Path, doing: str, *, shared: bool = False) -> Iterator[None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open(file, path, shared)
+        if path.is_dir() and not os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+            _release(descriptor, file)
+            raise PermissionError(errno.EACCES, "it may be read only")
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be made or held ({error.strerror or error}): expected a place that can "

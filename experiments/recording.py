@@ -217,8 +217,10 @@ class Recorder:
                 if status == "failed" and error is not None:
                     self._faults.write_end(self._update, error)
         except OSError as full:
+            told = status == "failed"  # what ended the run is told, not what it cannot write then
             status, error = "failed", error or full
-            raise
+            if not told:
+                raise
         finally:
             if status == "failed" and error is not None:
                 self._tracker.alert(f"{self._name} failed", reason(error), "error")

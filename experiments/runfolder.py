@@ -21,6 +21,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
@@ -262,10 +263,11 @@ class RunFolder:
         if error is None:
             if self.record()["status"] == "running":
                 self.finish("finished")
-        elif isinstance(error, KeyboardInterrupt | RunInterrupted):
-            self.finish("interrupted")
-        else:
-            self.finish("failed", error=redacted(f"{type(error).__name__}: {error}"))
+            return
+        stopped = isinstance(error, KeyboardInterrupt | RunInterrupted)
+        told = None if stopped else redacted(f"{type(error).__name__}: {error}")
+        with suppress(OSError):  # of a full disk, say: what ended the run is told, not this
+            self.finish("interrupted" if stopped else "failed", error=told)
 
     # Helpers --------------------------------------------------------------------------------------
 
@@ -310,18 +312,18 @@ def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)  # private: whoever wants to share it, opens it
+        write_json(place / "run.json", record)
+        if not isinstance(config, str):
+            config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+        write_atomic(place / "config.yaml", config)
+        if place != path:
+            place.rename(path)
+            flush_folder(path.parent)
     except OSError as error:
         raise CheckpointError(
-            f"the run folder {path} cannot be made ({error.strerror or error}): expected a place "
-            "that can be written to. Choose another one with output.dir."
+            f"the run folder {path} cannot be made or written to ({error.strerror or error}): "
+            "expected a place that can be written to. Choose another one with output.dir."
         ) from error
-    write_json(place / "run.json", record)
-    if not isinstance(config, str):
-        config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
-    write_atomic(place / "config.yaml", config)
-    if place != path:
-        place.rename(path)
-        flush_folder(path.parent)
 
 
 class MetricsLog:

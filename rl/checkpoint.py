@@ -10,6 +10,7 @@ Which checkpoints of a run are kept, and which one it goes on from, is said in
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -89,9 +90,11 @@ def write_checkpoint(folder: Path, snapshot: Snapshot, disk: Disk | None = None)
         _give_name(staging, folder, disk)
     except OSError as error:
         shutil.rmtree(staging, ignore_errors=True)
+        closed = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        advice = "Make that folder writable again" if closed else "Free some space"
         raise CheckpointError(
             f"cannot write the checkpoint {folder}: {error}. Earlier checkpoints are untouched. "
-            "Free some space or choose another output folder, then resume."
+            f"{advice}, then resume."
         ) from error
     crash_point("checkpoint.committed")
 

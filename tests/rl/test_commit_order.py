@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -181,15 +182,15 @@ def test_all_that_a_commit_writes_is_forced_to_the_disk(
 
 
 class FullDisk(Disk):
-    """Has no room from some call on."""
+    """Has no room from some call on, or takes nothing any more for another reason."""
 
-    def __init__(self, room: int) -> None:
-        self.room = room
+    def __init__(self, room: int, number: int = errno.ENOSPC) -> None:
+        self.room, self.number = room, number
 
     def _spend(self) -> None:
         self.room -= 1
         if self.room < 0:
-            raise OSError(errno.ENOSPC, "No space left on device")
+            raise OSError(self.number, os.strerror(self.number))
 
     def make_folder(self, path: Path) -> None:
         self._spend()
@@ -208,17 +209,25 @@ class FullDisk(Disk):
         super().rename(path, target)
 
 
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, r"No space left on device\..*Free some space, then resume"),
+        (errno.EROFS, r"Read-only file system\..*Make that folder writable again, then resume"),
+    ],
+)
 @pytest.mark.parametrize("update", [2, 1])
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(
-    tmp_path: Path, update: int
+    tmp_path: Path, update: int, number: int, told: str
 ) -> None:
     write_checkpoint(checkpoint_path(tmp_path, 1), snapshot(1))
     for room in itertools.count():
+        disk = FullDisk(room, number)
         try:
-            write_checkpoint(checkpoint_path(tmp_path, update), snapshot(update), FullDisk(room))
+            write_checkpoint(checkpoint_path(tmp_path, update), snapshot(update), disk)
             break
         except CheckpointError as error:
-            assert "No space left" in str(error) and "Free some space" in str(error)
+            assert re.search(told, str(error))
             assert [path.name for path in tmp_path.iterdir()] == ["update-000001"]
             assert latest_checkpoint(tmp_path) == checkpoint_path(tmp_path, 1)
     assert room > 12
