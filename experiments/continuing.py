@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import ConfigError
+from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import data_lock, telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.jsonl import write_json
@@ -102,6 +102,25 @@ def finished(
     policy = load_policy(settings, config.seed, config.eval_sampling)
     policy.name = policy_name(folder.info())
     return folder, folder.summary(), policy
+
+
+@contextmanager
+def behind_training(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+    """Measures what was trained: whoever stops that is told how it goes on, where it can.
+
+    Raises:
+        RunInterrupted: It was stopped inside of the block, and there is a checkpoint.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        # What learns from rollouts has saved its last update; given answers may be too few for it.
+        if config.supervised is not None and not list_checkpoints(folder.checkpoints):
+            raise
+        raise RunInterrupted(
+            "stopped behind the training, before all of it was measured and written. The same "
+            f"command with --resume goes on from the newest checkpoint in {folder.checkpoints}."
+        ) from error
 
 
 def drop_checkpoints(folder: RunFolder) -> None:

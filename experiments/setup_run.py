@@ -236,6 +236,25 @@ def _how_to_make(path: Path) -> str:
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."
 
 
+def run_info(config: TrainConfig, model: str) -> RunInfo:
+    """What a training run is called.
+
+    Args:
+        config: The run.
+        model: Name or folder of the model that it starts from; see ``model_folder``.
+    """
+    parent = Path(model).parent if Path(model).name == "policy" else None
+    return RunInfo(
+        job_type="train" if config.supervised is None else config.algorithm,
+        algorithm=config.algorithm,
+        variant=config.resolved_variant,
+        seed=config.seed,
+        base_model=config.policy.model,
+        task=config.task.name,
+        parent=None if parent is None else str(parent),
+    )
+
+
 def policy_name(info: RunInfo) -> str:
     """What a trained policy is called, wherever its run folder lies."""
     return info.variant if info.seed is None else f"{info.variant}-s{info.seed}"

@@ -103,7 +103,8 @@ def run_training(
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
     A first SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends training after the update or step at hand,
-    behind a checkpoint; any other ends the run at once. The folder stays readable.
+    behind a checkpoint, and the evaluation behind it at once; any other ends the run at once. The
+    folder stays readable.
 
     Args:
         config: The run.
@@ -186,7 +187,7 @@ def _policy(
     else:
         config, policy = prepared(config, materials, policy)
     setup_run.check_all_prompts(policy, materials, config)
-    info = _info(config, model)
+    info = setup_run.run_info(config, model)
     policy.name = setup_run.policy_name(info)
     return config, policy, info
 
@@ -200,7 +201,9 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     )
     if record is None:
         _measure_start(run)
-        _finish(run, _ppo(run, checkpoint, train_ppo), telling.say_nothing)
+        trained = _ppo(run, checkpoint, train_ppo)
+        with continuing.behind_training(run.config, run.folder):
+            _finish(run, trained, telling.say_nothing)
         return {}, ""
     recorder, progress = record
     with recorder:
@@ -221,7 +224,8 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
-        recorder.summary = _finish(run, trained, recorder.on_warning)
+        with continuing.behind_training(run.config, run.folder):
+            recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
 
@@ -377,19 +381,6 @@ def _evaluate(run: _Run, split: str, update: int) -> tuple[dict[str, float], Pat
         out=file,
     )
     return evaluation.metrics(), file
-
-
-def _info(config: TrainConfig, model: str) -> RunInfo:
-    parent = Path(model).parent if Path(model).name == "policy" else None
-    return RunInfo(
-        job_type="train" if config.supervised is None else config.algorithm,
-        algorithm=config.algorithm,
-        variant=config.resolved_variant,
-        seed=config.seed,
-        base_model=config.policy.model,
-        task=config.task.name,
-        parent=None if parent is None else str(parent),
-    )
 
 
 if __name__ == "__main__":

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from instructrec.errors import ConfigError
+from instructrec.errors import ConfigError, RunInterrupted
 from instructrec.experiments import continuing
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import OutputConfig, TaskConfig, TrainConfig, refuse_changed
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.setup_run import Materials, make_materials
+from instructrec.rl.checkpoint import Snapshot, checkpoint_path, write_checkpoint
 
 
 def begun(folder: Path, size: int = 40) -> tuple[TrainConfig, RunFolder, Materials]:
@@ -24,7 +25,7 @@ def begun(folder: Path, size: int = 40) -> tuple[TrainConfig, RunFolder, Materia
     info = RunInfo("train", "ppo", "v", 0, "tiny", "parity")
     run = RunFolder.create(config.folder, info, config.to_dict(), overwrite=True)
     materials = make_materials(config)
-    continuing.note(run, materials, [])
+    continuing.note(run, materials.splits, [])
     return config, run, materials
 
 
@@ -40,12 +41,29 @@ def test_a_changed_setting_is_refused_unless_it_is_named(tmp_path: Path) -> None
 
 def test_what_was_allowed_stands_in_the_record(tmp_path: Path) -> None:
     config, run, materials = begun(tmp_path)
-    continuing.note(run, materials, ["ppo.gamma"])
-    continuing.note(run, materials, ["data"])
+    continuing.note(run, materials.splits, ["ppo.gamma"])
+    continuing.note(run, materials.splits, ["data"])
     assert run.record()["allowed_changes"] == ["ppo.gamma", "data"]
     said: list[str] = []
     _, goes_on = continuing.continued(config, True, ["data"], said.append)
     assert goes_on and said == ["allowed to differ from here on: data"]
+
+
+def test_a_stop_behind_the_training_says_how_it_goes_on_where_it_can(tmp_path: Path) -> None:
+    config, run, _ = begun(tmp_path)
+    given = dataclasses.replace(config, algorithm="sft")
+
+    def stop(config: TrainConfig) -> None:
+        with continuing.behind_training(config, run):
+            raise KeyboardInterrupt
+
+    with pytest.raises(RunInterrupted, match=r"behind the training.*--resume goes on"):
+        stop(config)
+    with pytest.raises(KeyboardInterrupt):  # its training took no time, and left nothing
+        stop(given)
+    write_checkpoint(checkpoint_path(run.checkpoints, 3), Snapshot({}, {}))
+    with pytest.raises(RunInterrupted):
+        stop(given)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A signal while a checkpoint is written: the first lets it end, the second harms nothing older."""
+"""Signals while a checkpoint is written, which ends first, and in the evaluation behind the training."""
 
 from __future__ import annotations
 
@@ -101,3 +101,20 @@ def test_a_run_that_is_signalled_in_a_commit_ends_behind_it_and_resumes_exactly(
         assert not list((runner.run / "checkpoints").glob(".*"))
         assert runner.start("--resume").code == 0
         assert faults(runner.run, expected) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "evaluations"), [("full", 3), ("sft", 4)])
+def test_a_run_that_is_stopped_in_its_final_evaluation_says_so_and_goes_on(
+    tmp_path: Path, kind: str, evaluations: int
+) -> None:
+    whole = Runner(tmp_path / "whole", kind)
+    assert whole.start().code == 0
+    expected = outcome(whole.run)
+    runner = Runner(tmp_path / "stopped", kind)
+    ended = runner.start(crash_at=f"evaluation.answered:{evaluations + 1}:TERM")
+    assert (ended.signal, ended.code) == (0, RunInterrupted.exit_code), ended.output
+    assert "stopped behind the training" in ended.output and committed(runner.run) == UPDATES
+    assert RunFolder.open(runner.run).record()["status"] == "interrupted"
+    assert runner.start("--resume").code == 0
+    assert faults(runner.run, expected) == []
