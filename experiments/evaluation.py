@@ -26,8 +26,9 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.best_of import expected_best, pass_at_k, sizes_up_to
 from instructrec.experiments.corpus import NO_CORPUS_METRICS, CorpusMetrics
 from instructrec.experiments.groups import interval_of, task_metrics, values_of
-from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows, write_json
+from instructrec.experiments.jsonl import JsonlWriter, Row, plain, read_json, read_rows
 from instructrec.experiments.playing import SINGLE_ANSWERS, Episodes, play_rows, take_up
+from instructrec.experiments.resumed_rows import kept_rows, own_rows
 from instructrec.experiments.stats import Interval, mean_interval
 from instructrec.policies.base import Policy
 from instructrec.policies.config import Sampling
@@ -235,7 +236,8 @@ def evaluate(
         episodes: What an episode is; a single response by default.
         corpus: Metrics of all responses together; no part of the rows, so they may change.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
-            that the file holds already, from the same evaluation, are kept and not repeated.
+            that the file holds already, from the same evaluation, are kept and not repeated; the
+            others are drawn as if it had not been broken off.
         on_progress: Called after each batch with the rows that are done and the rows in all.
 
     Raises:
@@ -254,10 +256,13 @@ def evaluate(
     def begin() -> tuple[Row, list[Row]]:
         draws = {"sampling": asdict(sampling), "samples": samples, "rows": len(slots)}
         header = _header(policy, task, reward, draws, episodes, with_hash=out is not None)
-        return header, [] if out is None else _kept_rows(out, header, slots)
+        # Draws of several turns, or processes, come in the order of a batch and not of its rows.
+        mixed = not sampling.greedy and (episodes.several or processes.world_size() > 1)
+        together = batch_size * processes.world_size() if mixed else 1
+        return header, [] if out is None else kept_rows(out, header, slots, together)
 
     header, rows = processes.from_main(begin)
-    take_up(policy, task, instructions, rows)
+    take_up(policy, task, instructions, own_rows(rows, batch_size), sampling)
     play = partial(play_rows, policy, task, reward, sampling, episodes)
     for new in _batches(places[len(rows) :], batch_size, play, out):
         rows += new
@@ -355,35 +360,6 @@ def _header(
             "episodes": episodes.header(),
         }
     )
-
-
-def _kept_rows(path: Path, header: Row, slots: Sequence[tuple[Instruction, int]]) -> list[Row]:
-    """Returns the rows that the file holds already, checked to be the first of this evaluation."""
-    side = path.with_suffix(".json")
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(side, header)
-        return []
-    advice = "Delete the file, or write to another one."
-    if not side.exists():
-        raise DataError(f"{path} has no {side.name} that says what its rows are. {advice}")
-    before = read_json(side)
-    before.setdefault("episodes", SINGLE_ANSWERS.header())  # a file from before there were others
-    changed = [k for k in header if before.get(k) != header[k]]
-    if header["weights_hash"] is not None and "weights_hash" not in changed:
-        changed = [k for k in changed if k != "policy"]  # the same weights under another name
-    if changed:
-        details = "; ".join(f"{k}: {before.get(k)!r} -> {header[k]!r}" for k in changed)
-        raise DataError(f"{path} holds another evaluation ({details}). {advice}")
-    rows = read_rows(path)
-    if len(rows) > len(slots):
-        raise DataError(f"{path} holds {len(rows)} rows, expected {len(slots)}. {advice}")
-    for number, (row, (instruction, sample)) in enumerate(zip(rows, slots, strict=False), start=1):
-        found = (row.get("id"), row.get("sample"), row.get("prompt"))
-        expected = (instruction.id, sample, plain(instruction.prompt))
-        if found != expected:
-            raise DataError(f"{path}, row {number}: expected {expected}, found {found}. {advice}")
-    return rows
 
 
 def _share(flags: Any) -> float:

@@ -155,19 +155,23 @@ SINGLE_ANSWERS = Episodes()
 
 
 def take_up(
-    policy: Policy, task: Task, instructions: Sequence[Instruction], rows: Sequence[Row]
+    policy: Policy,
+    task: Task,
+    instructions: Sequence[Instruction],
+    rows: Sequence[Row],
+    sampling: Sampling,
 ) -> None:
     """Lets a policy go on behind the answers that rows hold, as it would have without a break.
 
     One with ``begin`` is told the columns of all instructions, one with ``skip`` every prompt that
-    was answered.
+    was answered, and how.
     """
     begin: Callable[[dict[str, list[Any]]], None] | None = getattr(policy, "begin", None)
     if begin is not None:
         begin({name: [i.columns.get(name) for i in instructions] for name in task.columns})
-    skip: Callable[[list[Prompt]], None] | None = getattr(policy, "skip", None)
-    if skip is not None:
-        skip([prompt for row in rows for prompt in _answered(row)])
+    skip: Callable[[list[Prompt], Sampling], None] | None = getattr(policy, "skip", None)
+    if skip is not None and rows:
+        skip([prompt for row in rows for prompt in _answered(row)], sampling)
 
 
 def _answered(row: Row) -> list[Prompt]:

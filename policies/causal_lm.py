@@ -187,6 +187,15 @@ class CausalLMPolicy(ModelPolicy):
             states=[item.states for item in decoded if item.states is not None],
         )
 
+    def skip(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> None:
+        """Leaves out the draws of answers that were given before, so that others get their own.
+
+        Args:
+            prompts: What they were answers to.
+            sampling: How they were drawn; ``self.sampling`` when None.
+        """
+        self.decoder.skip(len(prompts), sampling or self.sampling, self._generator)
+
     def keeping_states(self, layer: int) -> AbstractContextManager[None]:
         """Responses carry hidden states until the block ends, where the rollout engine can.
 

@@ -68,11 +68,12 @@ class EndpointPolicy:
         self._sampling = sampling or Sampling()
         self._next_seed = seed
 
-    def skip(self, prompts: Sequence[Prompt]) -> None:
+    def skip(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> None:
         """Leaves out the seeds of answers that were given before, so that others get their own.
 
         Args:
             prompts: What they were answers to.
+            sampling: Not used.
         """
         self._next_seed += len(prompts)
 

@@ -29,6 +29,8 @@ from instructrec.policies.sampling import pick_tokens
 from instructrec.policies.tape import TokenStates
 
 _CPU_MEMORY = 3 * 2**29
+_DROPPED_AT_ONCE = 1024
+"""Prompts whose random numbers are held at once where nobody needs them."""
 _DROP_SHARE = 0.1
 """Finished rows leave the batch once they are more than this share of it."""
 
@@ -57,6 +59,10 @@ class Decoder(Protocol):
         self, prompt_ids: Sequence[list[int]], sampling: Sampling, generator: torch.Generator
     ) -> list[Decoded]:
         """Answers each prompt once, in order; drawing uses this generator and no other."""
+        ...
+
+    def skip(self, number: int, sampling: Sampling, generator: torch.Generator) -> None:
+        """Leaves the generator as ``generate`` would for so many prompts, however they are cut."""
         ...
 
 
@@ -167,15 +173,17 @@ class CachedDecoder:
             NonFiniteLogitsError: The model's output is not a number.
         """
         self._check_lengths(prompt_ids, sampling.max_new_tokens)
-        shape = (len(prompt_ids), sampling.max_new_tokens)
-        uniform = None
-        if not sampling.greedy:
-            uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
+        uniform = _draws(len(prompt_ids), sampling, generator)
         results: dict[int, Decoded] = {}
         with self._decoding(), self._forward.keeping_states(self._kept_layer):
             for rows in list(self._batches(prompt_ids, sampling.max_new_tokens)):
                 results |= self._answered(rows, prompt_ids, sampling, uniform)
         return [results[i] for i in range(len(prompt_ids))]
+
+    def skip(self, number: int, sampling: Sampling, generator: torch.Generator) -> None:
+        """Draws what ``generate`` would for so many prompts, and drops it."""
+        for start in range(0, number, _DROPPED_AT_ONCE):
+            _draws(min(number - start, _DROPPED_AT_ONCE), sampling, generator)
 
     def _answered(
         self,
@@ -320,6 +328,14 @@ class CachedDecoder:
                 yield
         finally:
             self.model.train(was_training)
+
+
+def _draws(number: int, sampling: Sampling, generator: torch.Generator) -> Tensor | None:
+    """Random numbers of all tokens of so many responses, (B, T); none for greedy ones."""
+    if sampling.greedy:
+        return None
+    shape = (number, sampling.max_new_tokens)
+    return torch.rand(shape, dtype=torch.float64, generator=generator)
 
 
 def _finite(logprob: float, row: int, step: int) -> float:

@@ -115,9 +115,7 @@ class LabelPolicy(ModelPolicy):
         """
         sampling = sampling or self.sampling
         prompt_ids = self.encode(prompts)
-        uniform_B = None
-        if not sampling.greedy:
-            uniform_B = torch.rand(len(prompts), dtype=torch.float64, generator=self._generator)
+        uniform_B = self._draws(len(prompts), sampling)
         self.model.eval()
         ids_BL = pad_right(prompt_ids).to(self.device)
         lengths_B = torch.tensor([len(ids) for ids in prompt_ids], device=self.device)
@@ -127,6 +125,16 @@ class LabelPolicy(ModelPolicy):
             prompt_ids=prompt_ids,
             stop_reasons=[StopReason.EOS] * len(prompts),
         )
+
+    def skip(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> None:
+        """Leaves out the draws of answers that were given before; see CausalLMPolicy.skip."""
+        self._draws(len(prompts), sampling or self.sampling)
+
+    def _draws(self, number: int, sampling: Sampling) -> Tensor | None:
+        """A random number for each answer; none for greedy ones."""
+        if sampling.greedy:
+            return None
+        return torch.rand(number, dtype=torch.float64, generator=self._generator)
 
     def sync(self) -> None:
         """Nothing to do: labels come from the weights themselves."""

@@ -112,7 +112,7 @@ class RandomPolicy:
         self._references = self._distinct(columns)
         self._asked.clear()
 
-    def skip(self, prompts: Sequence[Prompt]) -> None:
+    def skip(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> None:
         """Goes on as if these prompts had been answered."""
         self._asked.update(map(_key, prompts))
 
@@ -173,7 +173,7 @@ class ReplayPolicy:
         responses.stop_reasons = [reason for _, reason in answers]
         return responses
 
-    def skip(self, prompts: Sequence[Prompt]) -> None:
+    def skip(self, prompts: Sequence[Prompt], sampling: Sampling | None = None) -> None:
         """Leaves out the responses to prompts that were answered before."""
         self._given.update(map(_key, prompts))
 
