@@ -142,6 +142,20 @@ class CausalLMPolicy(ModelPolicy):
         """Chat template with which other software gives the model the same prompts."""
         return self._encoder.template
 
+    @property
+    def decode_share(self) -> float:
+        """Share of the memory for decoding that a batch may take; halved where it was too much.
+
+        Sizes of batches decide how float sums round.
+        """
+        return float(getattr(self.decoder, "memory_share", 1.0))
+
+    @decode_share.setter
+    def decode_share(self, share: float) -> None:
+        decoder: Any = self.decoder
+        if hasattr(decoder, "memory_share"):  # else the rollout engine cuts no batches
+            decoder.memory_share = share
+
     def encode(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """Returns the token ids of each prompt, unpadded, up to where the answer begins.
 

@@ -108,7 +108,8 @@ class CachedDecoder:
         self._max_length = max_length
         self._detokenize = detokenize
         self._memory_bytes = memory_bytes
-        self._memory_share = 1.0
+        self.memory_share = 1.0
+        """Share of the memory that a batch may take; halved where that was too much."""
         self._kept_layer: int | None = None
         self._listener: Callable[[int], None] | None = None
         self.rows_at_once = 32 if self._forward.device.type == "cpu" else 1024
@@ -219,7 +220,7 @@ class CachedDecoder:
                 ) from error
         # Outside of the handler: the frames that failed, and what they held, are gone.
         release_memory()
-        self._memory_share /= 2
+        self.memory_share /= 2
         half = len(rows) // 2
         message = f"out of memory while answering {len(rows)} prompts at once: halved"
         note(Fault("memory", "out_of_memory", "generation", message))
@@ -291,7 +292,7 @@ class CachedDecoder:
 
     def _batches(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> Iterator[list[int]]:
         """Cuts the prompts, shortest first and equal ones side by side, to fit the memory."""
-        budget = (self._memory_bytes or _free_memory(self._forward.device)) * self._memory_share
+        budget = (self._memory_bytes or _free_memory(self._forward.device)) * self.memory_share
         num_states = 0 if self._kept_layer is None else 1 + bool(self._kept_layer)
         with self._autocast():
             cached = attention_dtype(self._forward.device) or self._dtype

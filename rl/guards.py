@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,16 @@ class StepGuard:
             "that was finite. Look at the rewards and at ppo/kl_ref of the last updates, then "
             "start from an earlier checkpoint with a lower ppo.learning_rate."
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it counts beyond an update, and why."""
+        return {"in_a_row": self.in_a_row, "reason": self.reason}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned; whoever goes on behind the most begins anew."""
+        self.in_a_row, self.reason = state.get("in_a_row", 0), state.get("reason", "")
+        if self.gave_up:
+            self.in_a_row = 0
 
     def begin(self) -> None:
         """Starts the count of an update.
@@ -133,6 +143,7 @@ class MemoryGuard:
     """
 
     def __init__(self, most: MicroBatch) -> None:
+        self._first = most
         self.most = most
         """What one part takes, now."""
 
@@ -140,6 +151,15 @@ class MemoryGuard:
     def size(self) -> int:
         """Most episodes in one part, now."""
         return self.most.episodes
+
+    def state_dict(self) -> dict[str, Any]:
+        """What one part takes, and took at the start."""
+        return {"most": list(self.most), "first": list(self._first)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores what ``state_dict`` returned, unless it is to begin with something else now."""
+        if state.get("first") == list(self._first):
+            self.most = MicroBatch(*state["most"])
 
     def run(self, work: Callable[[MicroBatch], T], name: str) -> T:
         """Does the work in parts of ``most``, or in ever smaller ones.

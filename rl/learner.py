@@ -319,7 +319,7 @@ class PPOLearner:
         """All that changes as it learns: weights, moments, schedule, coefficients, generators.
 
         As in PyTorch, tensors are those in use and not copies. Of several processes each has its
-        own generators; the rest is the same in all.
+        own generators and guards; the rest is the same in all.
         """
         return {
             "updates": self.updates,
@@ -329,6 +329,11 @@ class PPOLearner:
             "scheduler_step": self.scheduler.last_epoch,
             "coefficients": self.coefficients.state_dict(),
             "reuse": self.reuse.state_dict(),
+            "guards": {
+                "memory": self.memory.state_dict(),
+                "steps": self.guard.state_dict(),
+                "decode_share": self.policy.decode_share,
+            },
             "sampler": self.policy.generator_state(),
             "shuffler": self.shuffler.get_state(),
         }
@@ -350,6 +355,10 @@ class PPOLearner:
         go_to_step(self.scheduler, state["scheduler_step"], self.coefficients.learning_rate)
         self.updates = state["updates"]
         self.reuse.load_state_dict(state["reuse"])
+        guards = state.get("guards", {})  # older states have none
+        self.memory.load_state_dict(guards.get("memory", {}))
+        self.guard.load_state_dict(guards.get("steps", {}))
+        self.policy.decode_share = guards.get("decode_share", 1.0)
         self.policy.set_generator_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
 

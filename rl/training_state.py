@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
 
 _LEARNER = ("scheduler_step", "coefficients", "reuse")
-"""Of the learner's state, what is no tensor."""
+"""Of the learner's state, what is no tensor and the same in all processes."""
 _GENERATORS = ("sampler", "shuffler")
 """States of generators, of which each process has its own."""
 _GLOBAL = "global_"
@@ -72,6 +72,7 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         "rewards": trainer.env.reward.state_dict(),
         "monitors": trainer.monitors.state_dict(),
         "prompt_filter": trainer.prompt_filter.state_dict() if trainer.prompt_filter else None,
+        "guards": processes.gather(own["guards"]),
         **{name: own[name] for name in _LEARNER},
     }
     return Snapshot(tensors, state)
@@ -117,6 +118,7 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
             "policy": _under("policy.", tensors),
             "critic": _under("critic.", tensors),
             "optimizer": moments,
+            "guards": state["guards"][processes.rank()] if "guards" in state else {},
             **{name: state[name] for name in _LEARNER},
             **{name: tensors[_of(name, processes.rank())] for name in _GENERATORS},
         }

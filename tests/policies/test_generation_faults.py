@@ -63,10 +63,10 @@ def test_prompts_beyond_the_memory_are_answered_in_halves_alike(policy, keeps):
 def test_later_batches_are_smaller_from_the_start(policy):
     policy.decoder._memory_bytes = 2**31
     limited(policy, 6)
-    share = policy.decoder._memory_share
+    share = policy.decoder.memory_share
     with heard_by(lambda _: None):
         policy.respond(PROMPTS, sampling=SAMPLING)
-    assert policy.decoder._memory_share == share / 2
+    assert policy.decoder.memory_share == share / 2
 
 
 def test_one_prompt_beyond_the_memory_is_an_error(policy):

@@ -258,6 +258,43 @@ def test_a_run_counts_what_it_halved(toy):
     assert all(metrics["faults/numerics"] == 0 for metrics, _ in log)
 
 
+def test_what_was_halved_stays_so_in_a_run_that_goes_on(toy, tmp_path):
+    config = small(toy, save_every=1, keep_checkpoints=9)
+    policy = toy.policy()
+    policy.decode_share = 0.5
+    whole, _, log = toy.train(
+        config, policy=policy, learner=narrow(2), checkpoint_dir=tmp_path / "whole"
+    )
+    start = tmp_path / "whole" / "update-000001"
+    again, _, tail = toy.train(config, checkpoint_dir=tmp_path / "again", resume_from=start)
+    assert again.decode_share == 0.5
+    assert again.weights_hash() == whole.weights_hash()  # sums of other parts round differently
+    assert toy.without_times(tail) == toy.without_times(log[1:])
+    last = "update-000004/MANIFEST.json"
+    assert (tmp_path / "again" / last).read_text() == (tmp_path / "whole" / last).read_text()
+    never, _, _ = toy.train(config)
+    assert never.weights_hash() != whole.weights_hash()
+
+
+def test_guards_go_on_where_they_were_unless_something_else_is_wanted(toy):
+    learner = PPOLearner(toy.policy(), toy.fast)
+    learner.memory.most, learner.guard.in_a_row = learner.memory.most.halved(), 2
+    state = learner.state_dict()
+
+    def restored(config, state):
+        other = PPOLearner(toy.policy(), config)
+        other.load_state_dict(state)
+        return other.memory.size, other.guard.in_a_row
+
+    assert restored(toy.fast, state) == (4, 2)
+    wider = dataclasses.replace(toy.fast, micro_batch_size=16)
+    assert restored(wider, state) == (16, 2)
+    gave_up = dataclasses.replace(toy.fast, max_bad_steps=2)  # and somebody resumes all the same
+    assert restored(gave_up, state) == (4, 0)
+    older = {name: value for name, value in state.items() if name != "guards"}
+    assert restored(toy.fast, older) == (8, 0)
+
+
 # What a run leaves behind -------------------------------------------------------------------------
 
 
