@@ -10,6 +10,7 @@ from typing import Any
 
 from instructrec.errors import PolicyError
 from instructrec.policies.base import Prompt
+from instructrec.template_trial import templates_of
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}"
@@ -102,7 +103,7 @@ class ChatEncoder:
     @property
     def template(self) -> str:
         """Chat template that puts the system message in by itself, for other software."""
-        template: str = self._tokenizer.chat_template
+        template = templates_of(self._tokenizer)["default"]
         if not self._system:
             return template
         content = json.dumps(self._system[0]["content"], ensure_ascii=False)  # a string of Jinja

@@ -18,8 +18,8 @@ from instructrec.policies.architecture import check_architecture, check_complete
 from instructrec.policies.chat import prepare_tokenizer
 from instructrec.policies.embedded import EMBEDDED_NAME, embedded_folder
 from instructrec.policies.quiet import quiet_transformers
-from instructrec.policies.template_trial import try_template
 from instructrec.policies.tiny import TINY_NAMES, make_tiny_model, make_tiny_tokenizer
+from instructrec.template_trial import try_template
 
 KNOWN_NAMES = (EMBEDDED_NAME, *TINY_NAMES)
 
@@ -199,7 +199,7 @@ def _load_model(
                 check_architecture(config, name)
             _switch_dropout_off(config)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
-            if tokenizer.chat_template is not None and name != EMBEDDED_NAME and not reads_only:
+            if name != EMBEDDED_NAME and not reads_only:
                 try_template(tokenizer, name)
             options |= {"config": config, "output_loading_info": True, "use_safetensors": True}
             if quantize:

@@ -31,6 +31,7 @@ from instructrec.policies.loading import (
 from instructrec.policies.model_policy import let_others_read
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.training_parts import choose_trained_weights
+from instructrec.template_trial import try_template
 
 Head = Literal["score", "none"]
 """A sequence classifier with one label, or the trunk alone."""
@@ -197,12 +198,15 @@ def _load_reader(path: str, config: PolicyConfig, head: Head, seed: int) -> Load
         with quiet_transformers(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             tokenizer = AutoTokenizer.from_pretrained(path, **options)
+            try_template(tokenizer, config.model)  # a reward model that is trained on has one
             kind: Any = AutoModelForSequenceClassification if head == "score" else AutoModel
             if head == "score":
                 options |= {"num_labels": 1, "ignore_mismatched_sizes": True}
             model, found = kind.from_pretrained(
                 path, dtype=torch.float32, output_loading_info=True, **options
             )
+    except PolicyError:
+        raise
     except Exception as error:  # hub, network, file and format errors of many libraries
         raise PolicyError(
             f"policy.model = {config.model!r} cannot be loaded as a model that reads texts: "

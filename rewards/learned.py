@@ -16,6 +16,7 @@ from instructrec.rewards.text import (
     prompt_messages,
     prompt_text,
 )
+from instructrec.template_trial import try_template
 
 NORMALISATION_FILE = "reward_normalisation.json"
 """Beside the model: the mean and standard deviation of its scores on known responses."""
@@ -97,6 +98,7 @@ class PairClassifier(TextModel):
 
     def __init__(self, reward: ModelReward, label: str | int | None) -> None:
         super().__init__(reward, "AutoModelForSequenceClassification")
+        try_template(self.tokenizer, reward.path)
         self.column = label_index(self.model.config, label, reward)
 
     def logits(self, pairs: Sequence[tuple[Any, Any]]) -> list[float]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import cache
 from typing import Any
 
 from instructrec.errors import PolicyError
@@ -42,31 +43,47 @@ sys.exit({_TOO_MUCH} if size > {MAX_CHARACTERS} else 0)
 """
 
 
+def templates_of(tokenizer: Any) -> dict[str, str]:
+    """A tokenizer's chat templates by name: some have one for tools, say, beside ``default``."""
+    given = tokenizer.chat_template
+    if given is None:
+        return {}
+    if isinstance(given, dict):
+        return {str(name): str(template) for name, template in given.items()}
+    return {"default": str(given)}
+
+
 def try_template(tokenizer: Any, name: str) -> None:
-    """Renders a tokenizer's template in a process with little memory and time.
+    """Renders a tokenizer's templates in a process with little memory and time.
 
     Args:
-        tokenizer: With a chat template.
+        tokenizer: Where it has no chat template nothing is done.
         name: The model's name, for the error.
 
     Raises:
-        PolicyError: The template is longer than templates are, or a short chat of it takes more
-            memory or time than any needs.
+        PolicyError: A template is longer than templates are, or a short chat of it takes more
+            memory or time than any needs; or there are several and none is the default one.
     """
-    template = str(tokenizer.chat_template)
-    chat = [{"role": "user", "content": "question"}]
-    given = {
-        **{"template": template, "messages": chat, "add_generation_prompt": True},
-        **{key: str(token) for key, token in tokenizer.special_tokens_map.items()},
-    }
-    if len(template) > MAX_CHARACTERS or not _ends_well(json.dumps(given)):
+    templates = templates_of(tokenizer)
+    if templates and "default" not in templates:
         raise PolicyError(
-            f"the chat template of {name!r} was not used: it has {len(template)} characters, and a "
-            "chat of one word takes more memory, time or room than a template needs. Use the "
-            "tokenizer of somebody you trust, or replace chat_template in its folder."
+            f"{name!r} has the chat templates {', '.join(map(repr, templates))}: expected one of "
+            "the name 'default'. Give one of them that name in its tokenizer's folder."
         )
+    chat = [{"role": "user", "content": "question"}]
+    tokens = {key: str(token) for key, token in tokenizer.special_tokens_map.items()}
+    for called, template in templates.items():
+        given = {"template": template, "messages": chat, "add_generation_prompt": True, **tokens}
+        if len(template) > MAX_CHARACTERS or not _ends_well(json.dumps(given)):
+            raise PolicyError(
+                f"the chat template {called!r} of {name!r} was not used: it has {len(template)} "
+                "characters, and a chat of one word takes more memory, time or room than a "
+                "template needs. Use the tokenizer of somebody you trust, or replace chat_template "
+                "in its folder."
+            )
 
 
+@cache
 def _ends_well(given: str) -> bool:
     try:
         done = subprocess.run(
