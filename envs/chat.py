@@ -54,6 +54,8 @@ class ChatEnv(InstructionEnv):
             `token_counter`; None counts characters.
         turn_reward: ``last``: only the last answer earns its reward. ``each``: every answer does.
         turn_columns: Columns that hold a list with one value for each answer, e.g. its reference.
+        user_deadline_s: Seconds that the user may take in a step (a function, a policy or what has
+            ``reply``); one that takes longer is a `PolicyError`. None: as long as it likes.
         options: split, reward, task_options, max_chars and render_mode, as for `InstructionEnv`.
 
     Raises:
@@ -74,6 +76,7 @@ class ChatEnv(InstructionEnv):
         count_tokens: str | Callable[[str], int] | None = None,
         turn_reward: TurnReward = "last",
         turn_columns: Sequence[str] = (),
+        user_deadline_s: float | None = 600.0,
         **options: Any,
     ) -> None:
         super().__init__(task, **options)
@@ -85,6 +88,7 @@ class ChatEnv(InstructionEnv):
             count_tokens=_counter(count_tokens),
             turn_reward=turn_reward,
             turn_columns=_checked_columns(turn_columns, self.task),
+            user_deadline_s=user_deadline_s,
         )
         check_observe(observe)
         self._whole = observe == "conversation"
@@ -133,7 +137,7 @@ class ChatVectorEnv(InstructionVectorEnv):
 
     Args:
         num_envs: B, the number of copies.
-        task: As for `ChatEnv`; likewise the others down to turn_columns.
+        task: As for `ChatEnv`; likewise the others down to user_deadline_s.
         user: See there.
         observe: See there.
         max_turns: See there.
@@ -141,6 +145,7 @@ class ChatVectorEnv(InstructionVectorEnv):
         count_tokens: See there.
         turn_reward: See there.
         turn_columns: See there.
+        user_deadline_s: See there.
         options: split, reward, task_options, max_chars and autoreset_mode, as for
             `InstructionVectorEnv`.
 
@@ -163,6 +168,7 @@ class ChatVectorEnv(InstructionVectorEnv):
         count_tokens: str | Callable[[str], int] | None = None,
         turn_reward: TurnReward = "last",
         turn_columns: Sequence[str] = (),
+        user_deadline_s: float | None = 600.0,
         **options: Any,
     ) -> None:
         super().__init__(num_envs, task=task, **options)
@@ -174,6 +180,7 @@ class ChatVectorEnv(InstructionVectorEnv):
             count_tokens=_counter(count_tokens),
             turn_reward=turn_reward,
             turn_columns=_checked_columns(turn_columns, self.task),
+            user_deadline_s=user_deadline_s,
         )
         check_observe(observe)
         self.max_turns = max_turns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, get_args
@@ -13,6 +14,7 @@ from instructrec.envs.episode import clean_action
 from instructrec.envs.spaces import UnicodeText
 from instructrec.envs.tasks.base import Instruction, Message
 from instructrec.errors import ConfigError, DataError, PolicyError, unknown_name
+from instructrec.rewards.watchdog import within
 
 TurnReward = Literal["last", "each"]
 """What a turn earns; see `ChatRules.turn_reward`."""
@@ -70,7 +72,10 @@ class Reply:
 
 
 class Partner(Protocol):
-    """Who talks with the policy."""
+    """Who talks with the policy.
+
+    One whose attribute ``keeps_time`` is true answers at once, or has a deadline of its own.
+    """
 
     def reply(self, conversations: Sequence[Conversation]) -> Sequence[Reply]:
         """Replies to the last answer of each conversation; the same reply to the same one."""
@@ -97,6 +102,8 @@ class ChatRules:
     """``last``: only the last answer earns its reward. ``each``: every answer earns its own."""
     turn_columns: tuple[str, ...] = ()
     """Columns that hold a list with one value for each answer, e.g. its reference."""
+    user_deadline_s: float | None = 600.0
+    """Longest time, in seconds, that a partner may take for its replies; None: no such limit."""
 
     def __post_init__(self) -> None:
         for name in ("max_turns", "max_tokens"):
@@ -108,6 +115,12 @@ class ChatRules:
         if self.turn_reward not in get_args(TurnReward):
             known = get_args(TurnReward)
             raise ConfigError(unknown_name("turn_reward", str(self.turn_reward), known))
+        limit = self.user_deadline_s
+        is_number = isinstance(limit, int | float) and not isinstance(limit, bool)
+        if limit is not None and not (is_number and 0 < limit < math.inf):
+            raise ConfigError(
+                f"user_deadline_s = {limit!r}: expected seconds, above 0, or null for no limit."
+            )
         if not callable(self.count_tokens):
             raise ConfigError(
                 f"count_tokens = {self.count_tokens!r}: expected a function from a text to its "
@@ -133,19 +146,32 @@ class ChatRules:
 
         Raises:
             PolicyError: The partner replied to another number of conversations, or with what is
-                no text.
+                no text, or not in time.
         """
         heard = [
             replace(c, asked=c.messages, answer=answer, reply=None, turn=c.turn + 1)
             for c, answer in zip(before, answers, strict=True)
         ]
-        replies = partner.reply(heard) if heard else []
+        replies = self._replies(partner, heard) if heard else []
         if len(replies) != len(heard):
             raise PolicyError(
                 f"{partner!r} gave {len(replies)} replies to {len(heard)} conversations: expected "
                 "one each."
             )
         return [self._after(c, reply) for c, reply in zip(heard, replies, strict=True)]
+
+    def _replies(self, partner: Partner, heard: Sequence[Conversation]) -> Sequence[Reply]:
+        """Asks a partner, and waits for it no longer than it may take."""
+        limit = self.user_deadline_s
+        if limit is None or getattr(partner, "keeps_time", False):
+            return partner.reply(heard)
+        try:
+            return within(limit, lambda: partner.reply(heard))
+        except TimeoutError as error:
+            raise PolicyError(
+                f"{partner!r} gave no reply to {len(heard)} conversations: {error}. Mend it, or "
+                "raise user_deadline_s where it needs that long."
+            ) from error
 
     def _after(self, heard: Conversation, reply: Reply) -> Conversation:
         trace = heard.trace + reply.trace

@@ -54,6 +54,8 @@ class Toolbox:
         ConfigError: A limit is out of its range.
     """
 
+    keeps_time = True
+
     def __init__(
         self,
         tools: Mapping[str, Tool],
@@ -192,7 +194,7 @@ class ToolEnv(ChatEnv):
         parse: Finds the calls in an answer: a function, ``module:function`` or ``file.py:function``
             that returns a list of `Call`; None reads the two ways of `parse_calls`.
         max_turns: Most answers in one episode.
-        options: The other arguments of `ChatEnv`, but for user.
+        options: The other arguments of `ChatEnv`, but for those of the user.
 
     Raises:
         ConfigError: A tool or a setting cannot be used.
@@ -244,7 +246,7 @@ class ToolVectorEnv(ChatVectorEnv):
         max_calls: See there.
         parse: See there.
         max_turns: See there.
-        options: The other arguments of `ChatVectorEnv`, but for user.
+        options: The other arguments of `ChatVectorEnv`, but for those of the user.
 
     Raises:
         ConfigError: A tool or a setting cannot be used.

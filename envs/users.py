@@ -34,6 +34,8 @@ class ScriptedUser:
         messages: One after each answer.
     """
 
+    keeps_time = True
+
     def __init__(self, messages: Sequence[str]) -> None:
         self.messages = tuple(messages)
 
@@ -48,6 +50,8 @@ class ColumnUser:
     Args:
         column: The column.
     """
+
+    keeps_time = True
 
     def __init__(self, column: str) -> None:
         self.column = column

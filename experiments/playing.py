@@ -147,7 +147,7 @@ def env_options(env: str) -> list[str]:
         return []
     kinds = [kind for kind in _KINDS[env].__mro__ if issubclass(kind, InstructionVectorEnv)]
     names = {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
-    return sorted(names - _SETTLED - ({"user"} if env == "tool" else set()))
+    return sorted(names - _SETTLED - ({"user", "user_deadline_s"} if env == "tool" else set()))
 
 
 SINGLE_ANSWERS = Episodes()

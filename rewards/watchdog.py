@@ -1,14 +1,20 @@
-"""Saying so when a reward hangs, as a thread cannot be ended, and giving up where one can."""
+"""What is done about calls that hang: saying so, giving up waiting, and ending them where one can.
+
+A thread cannot be ended from outside.
+"""
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _TICK = 0.2  # seconds between two looks
 _lock = threading.Lock()
 _awake = threading.Event()
@@ -72,6 +78,39 @@ def deadline(seconds: float) -> Iterator[None]:
         if left:
             left = max(left - (time.monotonic() - began), 0.001)
             signal.setitimer(signal.ITIMER_REAL, left, interval)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """Waits for work in a thread of its own, and no longer than it may take.
+
+    Args:
+        seconds: How long it may take.
+        work: What is done. Where it takes longer its thread is left alone, and ends with the
+            process at the latest.
+
+    Returns:
+        What it returned; what it raised is raised here.
+
+    Raises:
+        TimeoutError: It had not ended by then.
+    """
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            outcome.put((work(), None))
+        except BaseException as error:  # of sys.exit, too: whoever waits is told of everything
+            outcome.put((None, error))
+
+    threading.Thread(target=run, name="deadline", daemon=True).start()
+    try:
+        result, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f"it took longer than {seconds:g} s") from None
+    if error is not None:
+        raise error
+    done: T = result
+    return done
 
 
 def _start() -> None:

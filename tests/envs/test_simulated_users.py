@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
-from instructrec.envs.chat import ChatEnv
+from instructrec.envs.chat import ChatEnv, ChatVectorEnv
 from instructrec.envs.conversation import Conversation, Reply
 from instructrec.envs.tasks.base import Instruction, make_task
 from instructrec.envs.users import PolicyUser, make_user
@@ -105,6 +106,47 @@ def test_a_user_that_breaks_its_contract_is_named():
     env.reset(seed=0)
     with pytest.raises(PolicyError, match="0 replies to 1 conversations"):
         env.step("odd")
+
+
+@pytest.fixture
+def silent():
+    """A user that says nothing until the test is over."""
+    over = threading.Event()
+    yield lambda messages, columns: over.wait(60) and None
+    over.set()
+
+
+def test_a_user_that_hangs_is_given_up(silent):
+    policy = SimpleNamespace(respond=lambda prompts, columns: silent([], {}))
+    ready = SimpleNamespace(reply=lambda conversations: silent([], {}))
+    for user in (silent, policy, ready):
+        env = ChatVectorEnv(
+            2, task="parity", user=user, user_deadline_s=0.05, autoreset_mode="DISABLED"
+        )
+        env.reset(seed=0)
+        late = r"gave no reply to 2 conversations: it took longer than 0.05 s\. .*user_deadline_s"
+        with pytest.raises(PolicyError, match=late):
+            env.step(["odd", "even"])
+
+
+def test_what_a_user_says_or_raises_in_time_is_what_counts():
+    def user(messages, columns):
+        if messages[-1]["content"] == "quit":
+            raise KeyboardInterrupt
+        return f"{len(messages)} messages"
+
+    for limit in (5.0, None):
+        env = ChatEnv("parity", user=user, user_deadline_s=limit, observe="last")
+        env.reset(seed=0)
+        assert env.step("odd")[0] == "2 messages"
+        with pytest.raises(KeyboardInterrupt):
+            env.step("quit")
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("inf"), float("nan"), "soon", True])
+def test_a_deadline_that_is_none_is_refused(limit):
+    with pytest.raises(ConfigError, match="user_deadline_s = "):
+        ChatEnv("parity", user_deadline_s=limit)
 
 
 def test_a_ready_user_is_taken_as_it_is():
