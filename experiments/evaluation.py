@@ -256,9 +256,8 @@ def evaluate(
     def begin() -> tuple[Row, list[Row]]:
         draws = {"sampling": asdict(sampling), "samples": samples, "rows": len(slots)}
         header = _header(policy, task, reward, draws, episodes, with_hash=out is not None)
-        # Draws of several turns, or processes, come in the order of a batch and not of its rows.
-        mixed = not sampling.greedy and (episodes.several or processes.world_size() > 1)
-        together = batch_size * processes.world_size() if mixed else 1
+        # Sampled rows are drawn again as they were: batch by batch.
+        together = 1 if sampling.greedy else batch_size * processes.world_size()
         return header, [] if out is None else kept_rows(out, header, slots, together)
 
     header, rows = processes.from_main(begin)

@@ -108,10 +108,11 @@ def run_reward_training(
         if done.record().get("status") == "finished":
             say(f"{config.folder} has finished already")
             return RewardOutcome(done, done.summary())
-    splits = dict(zip(("train", "validation"), preference_data.open_splits(config.task), strict=True))
+    train, validation = preference_data.open_splits(config.task)
+    splits = {"train": train, "validation": validation}
     if resume and "data" not in allow_change:
         data_lock.refuse_other_data(config.folder, splits)
-    items = _read(config, **splits)
+    items = _read(config, train, validation)
     base = _base_of(config)
     with held(config.folder, "reward-model"):
         folder = RunFolder.create(

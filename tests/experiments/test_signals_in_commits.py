@@ -1,4 +1,4 @@
-"""Signals while a checkpoint is written, which ends first, and in the evaluation behind the training."""
+"""Signals while a checkpoint is written, which ends first, and in the final evaluation."""
 
 from __future__ import annotations
 

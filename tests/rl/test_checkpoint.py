@@ -219,7 +219,9 @@ def test_what_cannot_be_read_just_now_is_not_taken_for_damage(tmp_path, name, nu
     for update in (1, 2):
         write_checkpoint(checkpoint_path(tmp_path, update), snapshot(update))
     before = sorted(tmp_path.rglob("*"))
-    refused = rf"update-000002 cannot be read \(\[Errno {number}\].*nothing was set aside or deleted"
+    refused = (
+        rf"update-000002 cannot be read \(\[Errno {number}\].*nothing was set aside or deleted"
+    )
     with pytest.raises(CheckpointReadError, match=refused):
         take_up(tmp_path, RefusingDisk(name, number))
     assert sorted(tmp_path.rglob("*")) == before
