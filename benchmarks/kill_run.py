@@ -6,6 +6,7 @@ that calls the command line: what takes long is the import.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -77,9 +78,28 @@ RUNS: dict[str, dict[str, Any]] = {
             **{"eval_every": 2, "best_by": "reward", "save_every": 1, "keep_checkpoints": 2},
         },
     },
+    "dpo": {
+        "algorithm": "dpo",
+        "task": {"name": "pairs.jsonl"},
+        "rewards": {"letters": {"use": "mine.py:letters"}},
+        "dpo": {
+            **{"max_steps": UPDATES, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-2},
+            **{"eval_every": 2, "best_by": "reward", "save_every": 1, "keep_checkpoints": 2},
+        },
+    },
+    "reward_model": {
+        "algorithm": "reward_model",
+        "task": {"name": "pairs.jsonl", "options": {"validation_fraction": 0.25}},
+        "fit": {
+            **{"max_steps": UPDATES, "batch_size": 8, "micro_batch_size": 4, "learning_rate": 1e-2},
+            **{"eval_every": 2, "save_every": 1, "keep_checkpoints": 2},
+        },
+    },
 }
-"""PPO with a curriculum and running normalisation, PPO with adapters, dropout and turns, and
-supervised training with dropout."""
+"""PPO with a curriculum and running normalisation, PPO with adapters, dropout and turns, supervised
+training with dropout, DPO, and a reward model."""
+GIVEN = ("sft", "dpo", "reward_model")
+"""Those that learn from given examples."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +136,15 @@ class Runner:
     def _write(self, folder: Path, kind: str) -> None:
         """Writes what the run needs: ``run.yaml`` and the files that it names."""
         (folder / "mine.py").write_text(REWARD)
-        rows = [{"prompt": f"write {i}", "reference": "a", "level": i % 3} for i in range(96)]
-        (folder / "levels.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for name, more in (
+            ("levels.jsonl", lambda i: {"reference": "a", "level": i % 3}),
+            ("pairs.jsonl", lambda i: {"chosen": f"ab {i}", "rejected": f"zz {i}"}),
+        ):
+            rows = [{"prompt": f"write {i}", **more(i)} for i in range(96)]
+            (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
         config = {**COMMON, **RUNS[kind]}
+        if kind == "reward_model":
+            del config["eval"]  # nothing is answered
         (folder / "run.yaml").write_text(json.dumps(config))
 
     def start(self, *arguments: str, crash_at: str = "") -> Ended:
@@ -139,7 +165,8 @@ class Runner:
         return Ended(0, done.returncode, done.stdout + done.stderr, time.monotonic() - begin)
 
     def _words(self, arguments: Sequence[str]) -> list[str]:
-        return ["train", "run.yaml", *arguments]
+        command = "train-reward" if self.kind == "reward_model" else "train"
+        return [command, "run.yaml", *arguments]
 
     def _fork(
         self,
@@ -234,6 +261,9 @@ def outcome(run: Path, updates: int = UPDATES) -> dict[str, Any]:
     if last.exists():  # supervised training leaves none; the summary has the hash of its weights
         files = json.loads(last.read_text())["files"]
         found = {name: file["sha256"] for name, file in files.items()}
+    scorer = run / "reward_model" / "model.safetensors"
+    if scorer.exists():
+        found["reward model"] = hashlib.sha256(scorer.read_bytes()).hexdigest()
     rows = read_rows(run / "metrics.jsonl")
     for number, row in enumerate(rows, start=1):
         found[f"metrics {number}"] = {k: v for k, v in row.items() if not is_wall_clock(k)}
@@ -263,7 +293,7 @@ def faults(run: Path, expected: dict[str, Any], updates: int = UPDATES) -> list[
     names = sorted(expected.keys() | found.keys())
     wrong = [f"{name} differs" for name in names if expected.get(name) != found.get(name)]
     told = [axis_value(row) for row in read_metrics(run)]
-    first = 0 if "sft/step" in read_metrics(run)[0] else 1  # that of the validation of the start
+    first = 1 if "train/update" in read_metrics(run)[0] else 0  # that of validating the start
     if told != list(range(first, updates + 1)):
         wrong.append(f"updates in metrics.jsonl: {told}")
     wrong += [

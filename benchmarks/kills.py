@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kill_run import RUNS, UPDATES, Ended, Runner, committed, faults, outcome
+from benchmarks.kill_run import GIVEN, RUNS, UPDATES, Ended, Runner, committed, faults, outcome
 from instructrec.crash_points import CRASH_POINTS
 
 RESULTS = Path(__file__).parent / "results" / "kills.md"
@@ -29,14 +29,18 @@ MEMORY = Path("/dev/shm")
 """Where runs lie, if it is there: what kill -9 leaves is the same on any disk, and this is fast."""
 _AT_START = ("resume.opened", "resume.trimmed", "resume.restored", "fit.restored")
 _PPO_ALONE = (*("rollout.", "update.", "metrics.written", "resume.restored", "export.moved_aside"),)
-"""Places (or, ending in a dot, groups) that supervised training does not come by."""
+"""Places (or, ending in a dot, groups) that training on given examples does not come by."""
 SHORT = (
     *("update.stepped", "rows.half:2", "checkpoint.file.begun:9", "checkpoint.renamed:2"),
     *("prune.half:1", "resume.trimmed", "export.half"),
 )
 """Places of the short set."""
-SHORT_SFT = ("fit.stepped:2", "fit.reported:2", "checkpoint.renamed:2", "export.half")
-"""Those of supervised training in it."""
+SHORT_GIVEN = {
+    "sft": ("fit.stepped:2", "fit.reported:2", "checkpoint.renamed:2", "export.half"),
+    "dpo": ("fit.reported:2",),
+    "reward_model": ("fit.stepped:2", "export.half"),
+}
+"""Those of training on given examples in it."""
 
 
 @dataclass(frozen=True)
@@ -122,9 +126,8 @@ def moves_aside(runner: Runner) -> int:
 
 def cases(kinds: Sequence[str], chances: int, seed: int, whole_s: float) -> Iterator[Case]:
     """The full set: every place, random moments, and kills in a row."""
-    yield from _of_ppo([kind for kind in kinds if kind != "sft"])
-    if "sft" in kinds:
-        yield from _of_sft()
+    yield from _of_ppo([kind for kind in kinds if kind not in GIVEN])
+    yield from _of_given([kind for kind in kinds if kind in GIVEN])
     draws = random.Random(seed)
     for number in range(chances):
         times = 2 if number % 4 == 3 else 1
@@ -135,20 +138,26 @@ def cases(kinds: Sequence[str], chances: int, seed: int, whole_s: float) -> Iter
 
 def _reported(kind: str) -> str:
     """The place behind an update or step that is recorded, before its checkpoint."""
-    return "fit.reported" if kind == "sft" else "update.reported"
+    return "fit.reported" if kind in GIVEN else "update.reported"
 
 
-def _of_sft() -> Iterator[Case]:
-    """Every place that supervised training comes by, and kills in a row."""
-    for name in CRASH_POINTS:
-        if name.startswith(_PPO_ALONE):
-            continue
-        yield Case(name, "sft", moves_aside if name == "checkpoint.moved_aside" else at(name))
+def _of_given(kinds: Sequence[str]) -> Iterator[Case]:
+    """Every place that training on given examples comes by, in turn, and kills in a row.
+
+    The first kind is killed at all of them, the others take turns.
+    """
+    places = [name for name in CRASH_POINTS if not name.startswith(_PPO_ALONE)]
+    for number, name in enumerate(places):
+        answers = name == "evaluation.answered"  # which a reward model never does
+        others = [k for k in kinds[1:] if not (answers and k == "reward_model")]
+        for kind in [*kinds[:1], *others[number % max(len(others), 1) :][:1]]:
+            yield Case(name, kind, moves_aside if name == "checkpoint.moved_aside" else at(name))
         if name.startswith(("fit.stepped", "fit.reported", "rows.", "checkpoint.file.")):
-            yield Case(f"{name}:4", "sft", at(f"{name}:4"))
+            yield from (Case(f"{name}:4", kind, at(f"{name}:4")) for kind in kinds[:1])
     for second in ("resume.opened", "resume.trimmed", "fit.restored", "checkpoint.renamed"):
-        first = "fit.reported:2"
-        yield Case(f"{first}, then {second}", "sft", twice(first, second))
+        for kind in kinds:
+            first = "fit.reported:2"
+            yield Case(f"{first}, then {second}", kind, twice(first, second))
 
 
 def _of_ppo(kinds: Sequence[str]) -> Iterator[Case]:
@@ -182,14 +191,15 @@ def _of_ppo(kinds: Sequence[str]) -> Iterator[Case]:
 
 
 def short_cases(kind: str, whole_s: float) -> Iterator[Case]:
-    """A few of each sort, of a kind of PPO run and of supervised training."""
+    """A few of each sort, of a kind of PPO run and of training on given examples."""
     for place in SHORT:
         yield Case(place, kind, at(place))
     first, second = "update.reported:2", "checkpoint.sealed"
     yield Case(f"{first}, then {second}", kind, twice(first, second))
     yield Case("after 0.600 of the time", kind, sometime(0.6, 1, whole_s))
-    for place in SHORT_SFT:
-        yield Case(place, "sft", at(place))
+    for given, places in SHORT_GIVEN.items():
+        for place in places:
+            yield Case(place, given, at(place))
 
 
 def try_case(case: Case, folder: Path, expected: dict[str, Any]) -> Result:
@@ -244,7 +254,8 @@ def table(results: Sequence[Result], seconds: float, seed: int) -> str:
         "minutes on a machine that other programs shared. `full` trains all weights with a "
         "curriculum and running normalisation, `lora` trains adapters with dropout over several "
         "turns; both adapt the KL coefficient. `sft` is supervised training with dropout, whose "
-        "best weights are chosen by sampled responses.",
+        "best weights are chosen by sampled responses, as those of `dpo` are; `reward_model` is "
+        "`train-reward`.",
         "",
         "| killed at | run | kills | newest checkpoint then | went on from | outcome |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -268,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begin = time.monotonic()
     _import_everything()
-    kinds = ["full", "sft"] if options.short else list(RUNS)
+    kinds = ["full", *GIVEN] if options.short else list(RUNS)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as name:
         place, expected, whole_s = Path(name), {}, 0.0
@@ -301,6 +312,8 @@ def _import_everything() -> None:
     import torch
 
     import instructrec.experiments.evaluate_policy
+    import instructrec.experiments.learn_preferences
+    import instructrec.experiments.reward_run
     import instructrec.experiments.train
     import instructrec.policies.causal_lm
     import instructrec.rl.ppo  # noqa: F401

@@ -159,7 +159,6 @@ def begin(
     record = None if command is None else ["instructrec", *command]
     RunFolder.create(folder.path, info, config.to_dict(), command=record, **flags)
     note(folder, materials.splits, allow_change)
-    crash_point("run.created")
 
 
 def note(folder: RunFolder, splits: data_lock.Splits, allow_change: Sequence[str]) -> None:
@@ -169,3 +168,4 @@ def note(folder: RunFolder, splits: data_lock.Splits, allow_change: Sequence[str
         record = folder.record()
         record["allowed_changes"] = [*record.get("allowed_changes", []), *allow_change]
         write_json(folder.path / "run.json", record)
+    crash_point("run.created")

@@ -177,6 +177,8 @@ def _train(
 
     start = time.perf_counter()
     checkpoint = take_up(folder.checkpoints) if resume else None
+    if resume:
+        say(f"resuming after step {update_of(checkpoint)}")
     progress = Progress(config.fit.max_steps, start=update_of(checkpoint), unit="step")
     resumed = None if not resume else update_of(checkpoint) if checkpoint else -1
     recorder = Recorder(

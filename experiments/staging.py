@@ -27,6 +27,7 @@ def staged(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
         raise
+    crash_point("export.half")
     for path in [*staging.rglob("*"), staging]:  # under its name it shall be whole
         _flush(path)
     replaced = folder.with_name(f".{folder.name}.replaced")

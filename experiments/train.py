@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
-from instructrec.crash_points import crash_point
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
@@ -332,7 +331,6 @@ def _finish(run: _Run, trained: dict[str, Any], warn: Callable[[str], None]) -> 
         if run.config.output.export_policy:
             with staged(run.folder.policy) as folder:
                 run.policy.save(folder)
-                crash_point("export.half")
         run.folder.finish("finished", summary)
         if run.config.output.export_policy:
             model_card.describe(

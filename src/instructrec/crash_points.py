@@ -46,7 +46,7 @@ CRASH_POINTS = {
     "resume.trimmed": "numbers behind the checkpoint are dropped, samples and warnings are not",
     "resume.restored": "everything of the checkpoint is put back",
     "fit.restored": "everything of the checkpoint of training on given examples is put back",
-    "export.half": "the exported policy has some of its files, under another name",
+    "export.half": "the exported policy or reward model is written under another name",
     "export.moved_aside": "the policy of before has made room for the new one",
     "finish.summary": "the summary is written, the run is not yet called finished",
 }
