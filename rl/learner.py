@@ -358,7 +358,7 @@ class PPOLearner:
         guards = state.get("guards", {})  # older states have none
         self.memory.load_state_dict(guards.get("memory", {}))
         self.guard.load_state_dict(guards.get("steps", {}))
-        self.policy.decode_share = guards.get("decode_share", 1.0)
+        self.policy.decode_share = guards.get("decode_share", self.policy.decode_share)
         self.policy.set_generator_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
 

@@ -29,6 +29,7 @@ def test_the_table_says_what_went_wrong() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # some thirty runs, which take long where others are at work
 def test_runs_that_are_killed_end_as_if_they_had_not_been(tmp_path: Path) -> None:
     assert main(["--short", "--out", str(tmp_path / "kills.md")]) == 0
     assert (tmp_path / "kills.md").read_text().count("| equal |") >= 9
