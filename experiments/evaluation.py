@@ -236,8 +236,7 @@ def evaluate(
         episodes: What an episode is; a single response by default.
         corpus: Metrics of all responses together; no part of the rows, so they may change.
         out: JSONL file for the rows; what was evaluated goes to the same name with ``.json``. Rows
-            that the file holds already, from the same evaluation, are kept and not repeated; the
-            others are drawn as if it had not been broken off.
+            that it holds already are kept, and the others drawn as if it had never broken off.
         on_progress: Called after each batch with the rows that are done and the rows in all.
 
     Raises:
@@ -256,9 +255,7 @@ def evaluate(
     def begin() -> tuple[Row, list[Row]]:
         draws = {"sampling": asdict(sampling), "samples": samples, "rows": len(slots)}
         header = _header(policy, task, reward, draws, episodes, with_hash=out is not None)
-        # Sampled rows are drawn again as they were: batch by batch.
-        together = 1 if sampling.greedy else batch_size * processes.world_size()
-        return header, [] if out is None else kept_rows(out, header, slots, together)
+        return header, [] if out is None else kept_rows(out, header, slots, batch_size)
 
     header, rows = processes.from_main(begin)
     take_up(policy, task, instructions, own_rows(rows, batch_size), sampling)

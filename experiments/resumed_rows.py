@@ -21,18 +21,18 @@ from instructrec.experiments.playing import SINGLE_ANSWERS
 
 
 def kept_rows(
-    path: Path, header: Row, slots: Sequence[tuple[Instruction, int]], together: int = 1
+    path: Path, header: Row, slots: Sequence[tuple[Instruction, int]], batch_size: int
 ) -> list[Row]:
     """Returns the rows that a file holds already, checked to be the first of an evaluation.
 
-    A new file gets its header.
+    A new file gets its header. Sampled rows are drawn batch by batch: of a batch that was cut short
+    the file loses what is there.
 
     Args:
         path: The file.
         header: What is evaluated.
         slots: Instruction and number of the sample of each row that there will be.
-        together: Rows that are drawn together. Of those that were cut short the file loses what is
-            there, because they cannot be drawn apart.
+        batch_size: Rows of a batch in each process.
 
     Raises:
         DataError: The file holds something else.
@@ -61,7 +61,9 @@ def kept_rows(
         expected = (instruction.id, sample, plain(instruction.prompt))
         if found != expected:
             raise DataError(f"{path}, row {number}: expected {expected}, found {found}. {advice}")
-    if cut := len(rows) < len(slots) and len(rows) % together:
+    sampled = header["sampling"]["temperature"] > 0
+    cut = len(rows) % (batch_size * processes.world_size())
+    if sampled and cut and len(rows) < len(slots):
         rows = rows[:-cut]
         write_atomic(path, b"".join(map(dump_line, rows)).decode("utf-8"))
     return rows

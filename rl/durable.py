@@ -11,8 +11,8 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -60,7 +60,7 @@ class Disk:
         finally:
             os.close(descriptor)
 
-    def open_to_read(self, path: Path) -> BinaryIO:
+    def open_to_read(self, path: Path) -> BufferedReader:
         """Opens a file that is there."""
         return path.open("rb")
 
