@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrec.crash_points import crash_point
+from instructrec.devices import check_only_gpu
 from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.rl.checkpoint import checkpoint_path, is_finite, write_checkpoint
@@ -118,6 +119,7 @@ class Fit(TrainerCallback):
         work: What its passes read; None tells no speed.
 
     Raises:
+        ConfigError: The weights live on one of several GPUs.
         CheckpointError: The checkpoint belongs to another run.
     """
 
@@ -133,6 +135,8 @@ class Fit(TrainerCallback):
         work: FitWork | None = None,
     ) -> None:
         self.weights, self.config, self.seed, self.around = dict(weights), config, seed, around
+        self._device = next(iter(self.weights.values())).device
+        check_only_gpu(self._device)
         self.optimizer, self.naming, self.sampler = optimizer, naming, sampler
         self.work = work if around.tells_speed else None
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -315,7 +319,6 @@ class Fit(TrainerCallback):
     def _settings(self, steps: int, unused_dir: str) -> dict[str, Any]:
         """What every trainer of transformers is told."""
         micro = self.config.micro_batch_size or self.config.batch_size
-        device = next(iter(self.weights.values())).device
         return {
             "output_dir": unused_dir,
             "per_device_train_batch_size": micro,
@@ -325,7 +328,7 @@ class Fit(TrainerCallback):
             "train_sampling_strategy": "sequential",
             "remove_unused_columns": False,
             "gradient_checkpointing": False,
-            "use_cpu": device.type == "cpu",
+            "use_cpu": self._device.type == "cpu",
             "seed": self.seed,
             "dataloader_pin_memory": False,
             "logging_steps": 1,

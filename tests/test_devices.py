@@ -8,7 +8,14 @@ import psutil
 import pytest
 import torch
 
-from instructrec.devices import describe, free_in_container, free_memory, pick_device, pick_dtype
+from instructrec.devices import (
+    check_only_gpu,
+    describe,
+    free_in_container,
+    free_memory,
+    pick_device,
+    pick_dtype,
+)
 from instructrec.errors import ConfigError
 
 
@@ -35,6 +42,15 @@ def test_a_wrong_device_name_is_refused(name: str) -> None:
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"sees 0 CUDA devices.*device: cpu"):
         pick_device("cuda")
+
+
+def test_a_gpu_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_only_gpu(torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"2 GPUs and one process.*CUDA_VISIBLE_DEVICES"):
+        check_only_gpu(torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_only_gpu(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

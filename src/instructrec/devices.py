@@ -168,3 +168,26 @@ def release_memory() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+def check_only_gpu(device: torch.device) -> None:
+    """Refuses a GPU beside others that this process sees.
+
+    A trainer of transformers in a process on its own takes all of them: the model moves to the
+    first one and is copied to the others, and a batch becomes as many batches.
+
+    Args:
+        device: Where training shall run.
+
+    Raises:
+        ConfigError: It is one of several GPUs.
+    """
+    import torch
+
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"there are {torch.cuda.device_count()} GPUs and one process, which transformers' "
+            "trainer would spread over all of them: expected one GPU for each process. Set "
+            "CUDA_VISIBLE_DEVICES to one of them, or (PPO and RAFT) launch a process for each "
+            "(docs/scaling.md)."
+        )
+
+

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import SFTConfig
-from instructrec.rl.fitting import Surroundings
+from instructrec.rl.fitting import Fit, Surroundings
 from instructrec.rl.sft import Demonstration, run_sft
 
 DEMONSTRATIONS = [Demonstration(f"name {letter}", f"{letter}{letter}") for letter in "abcdefgh"]
@@ -69,6 +70,14 @@ def test_it_stops_early_and_keeps_the_best_weights():
     assert result.best_step == 5 * losses.index(min(losses))
     assert result.steps == result.best_step + 10 < 150
     assert (policy.weights_hash() == before) == (result.best_step == 0)
+
+
+def test_weights_on_one_of_several_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    weight = SimpleNamespace(device=torch.device("cuda:0"))
+    around = Surroundings(on_step=lambda metrics: None)
+    with pytest.raises(ConfigError, match="2 GPUs and one process"):
+        Fit({"weight": weight}, None, FAST, 0, around, None)
 
 
 def test_only_the_chosen_layers_train():
