@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from instructrec.devices import (
+    OWNERS_RANK,
     check_only_gpu,
     describe,
     free_in_container,
@@ -51,6 +52,19 @@ def test_a_gpu_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         check_only_gpu(torch.device("cuda:1"))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     check_only_gpu(torch.device("cuda"))
+
+
+def test_each_process_and_what_scores_for_it_take_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv(OWNERS_RANK, "3")
+    assert pick_device("auto") == torch.device("cuda:3")
+    assert pick_device("cuda:2") == torch.device("cuda:2")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,9 @@ from instructrec.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+OWNERS_RANK = "INSTRUCTREC_LOCAL_RANK"
+"""Variable by which a process that scores for another one knows that one's ``LOCAL_RANK``. Under
+the name of torchrun, libraries would take it for a member of the group and wait for the others."""
 _DTYPES = ("auto", "float32", "bfloat16")
 _CONTROL_GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
@@ -33,7 +36,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Returns:
         The device. Under a launcher that sets ``LOCAL_RANK``, ``auto`` and ``cuda`` are the
-        process's own GPU.
+        process's own GPU, for processes that score for it as well.
 
     Raises:
         ConfigError: The name is no device, or this machine does not have it.
@@ -60,7 +63,8 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device = {name!r}: this machine or this torch build has no MPS. Use device: auto."
         )
     if device == torch.device("cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count)
+        own = os.environ.get("LOCAL_RANK") or os.environ.get(OWNERS_RANK) or "0"
+        return torch.device("cuda", int(own) % count)
     return device
 
 
