@@ -14,6 +14,7 @@ from instructrec.devices import (
     describe,
     free_in_container,
     free_memory,
+    is_out_of_memory,
     pick_device,
     pick_dtype,
 )
@@ -65,6 +66,20 @@ def test_each_process_and_what_scores_for_it_take_its_own_gpu(
     monkeypatch.setenv(OWNERS_RANK, "3")
     assert pick_device("auto") == torch.device("cuda:3")
     assert pick_device("cuda:2") == torch.device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_full_memory_is_told_from_other_errors(said: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(said)) is expected
+    assert not is_out_of_memory(ValueError(said))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,11 @@ OWNERS_RANK = "INSTRUCTREC_LOCAL_RANK"
 """Variable by which a process that scores for another one knows that one's ``LOCAL_RANK``. Under
 the name of torchrun, libraries would take it for a member of the group and wait for the others."""
 _DTYPES = ("auto", "float32", "bfloat16")
+_OUT_OF_MEMORY = (
+    *("defaultcpuallocator: can't allocate memory", "defaultcpuallocator: not enough memory"),
+    *("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
+)
+"""How it is said by who raises a plain RuntimeError."""
 _CONTROL_GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -131,8 +136,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()  # a CPU has no class of its own for it
-    return isinstance(error, RuntimeError) and "defaultcpuallocator" in text and "memory" in text
+    text = str(error).lower()  # a CPU and libraries of CUDA have no class of their own for it
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def free_memory(device: torch.device) -> float:
@@ -166,12 +171,6 @@ def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
     return float("inf")
 
 
-def release_memory() -> None:
-    """Gives back what a GPU's allocator holds without need."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 def check_only_gpu(device: torch.device) -> None:
     """Refuses a GPU beside others that this process sees.
 
@@ -195,3 +194,9 @@ def check_only_gpu(device: torch.device) -> None:
         )
 
 
+def release_memory() -> None:
+    """Gives back what a GPU's allocator holds without need."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
