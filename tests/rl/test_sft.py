@@ -72,6 +72,18 @@ def test_it_stops_early_and_keeps_the_best_weights():
     assert (policy.weights_hash() == before) == (result.best_step == 0)
 
 
+def test_the_validation_loss_is_a_mean_over_tokens_however_they_are_cut():
+    uneven = [*DEMONSTRATIONS[:3], Demonstration("a longer instruction", "with a longer answer")]
+    losses = []
+    for micro_batch_size in (8, 2, 1):
+        config = dataclasses.replace(
+            FAST, max_steps=1, eval_every=1, micro_batch_size=micro_batch_size
+        )
+        _, log = run(make_policy(), config, validation=uneven)
+        losses.append(log[0]["sft/val_loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
 def test_weights_on_one_of_several_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     weight = SimpleNamespace(device=torch.device("cuda:0"))
