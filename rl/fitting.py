@@ -153,7 +153,7 @@ class Fit(TrainerCallback):
         self.interrupted = False
         self._generators: dict[str, Tensor] = {}
         self._speedometer: FitSpeedometer | None = None
-        self._stepped = 0
+        self._stepped, self._rate = 0, 0.0
         self._clock = CheckpointClock(config.save_minutes)
         if around.resume_from is not None:
             self._generators = restore(self, around.resume_from)
@@ -220,6 +220,7 @@ class Fit(TrainerCallback):
         Raises:
             NumericsError: The loss or its gradient is not finite.
         """
+        self._rate = float(self.optimizer.param_groups[0]["lr"])  # the schedule goes on behind it
         if _is_sound([p.grad for p in self.weights.values() if p.grad is not None]):
             return
         self.optimizer.zero_grad()
@@ -275,11 +276,10 @@ class Fit(TrainerCallback):
                 f"the loss of step {self.step} is {self.loss}: expected a finite number. Lower "
                 f"{self.naming.section}.learning_rate."
             )
-        rate = self.optimizer.param_groups[0]["lr"]
         logged = self.naming.logged.items()
         named = {ours: float(logs[theirs]) for theirs, ours in logged if theirs in logs}
         self.around.on_step(
-            {self.naming.step: float(self.step), self.naming.rate: float(rate), **named, **speed}
+            {self.naming.step: float(self.step), self.naming.rate: self._rate, **named, **speed}
         )
 
     def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:

@@ -84,6 +84,13 @@ def test_the_validation_loss_is_a_mean_over_tokens_however_they_are_cut():
     assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
 
 
+def test_the_learning_rate_that_is_told_is_that_of_the_step():
+    config = dataclasses.replace(FAST, max_steps=4, warmup_steps=2, lr_schedule="linear")
+    _, log = run(make_policy(), config)
+    shares = [step["sft/lr"] / FAST.learning_rate for step in log]
+    assert shares == pytest.approx([0.5, 1.0, 1.0, 0.5])
+
+
 def test_weights_on_one_of_several_gpus_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     weight = SimpleNamespace(device=torch.device("cuda:0"))
