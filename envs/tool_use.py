@@ -13,7 +13,7 @@ from instructrec.envs.builtin_tools import ToolLike, make_tools
 from instructrec.envs.chat import ChatEnv, ChatVectorEnv
 from instructrec.envs.conversation import Conversation, Reply
 from instructrec.envs.episode import TaskLike, release, resolve_task
-from instructrec.envs.tasks.base import Instruction, Task, default_rewards
+from instructrec.envs.tasks.base import Instruction, Task, default_rewards, labels_of
 from instructrec.envs.tool_calls import Call, clean, parse_calls
 from instructrec.envs.tools import Tool
 from instructrec.errors import ConfigError, PolicyError, unknown_name
@@ -164,6 +164,10 @@ class DescribedTask:
         first, *others = item.prompt
         described = {**first, "content": self._text + first["content"]}
         return replace(item, prompt=(described, *others))
+
+    def labels(self, index: int) -> Mapping[str, Any]:
+        """Columns of an item as far as the task knows them without making it."""
+        return labels_of(self._task, index)
 
     @property
     def fingerprint(self) -> str:

@@ -186,7 +186,8 @@ def _typed(name: str, given: Any, annotation: Any) -> Any:
     value = given.value if isinstance(given, Written) else given
     origin = get_origin(annotation)
     if origin in (Union, types.UnionType):
-        for option in get_args(annotation):
+        # First what it is already: None is no text where there may be none, and 3 is no "3".
+        for option in sorted(get_args(annotation), key=lambda kind: type(value) is not kind):
             try:
                 return _typed(name, given, option)
             except ValueError:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from instructrec.devices import is_out_of_memory, release_memory
+from instructrec.devices import free_memory, is_out_of_memory, release_memory
 from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.faults import Fault, note
 from instructrec.phases import phase
@@ -351,7 +351,7 @@ def _finite(logprob: float, row: int, step: int) -> float:
 
 def _free_memory(device: torch.device) -> int:
     if device.type == "cuda":
-        return int(0.3 * torch.cuda.mem_get_info(device)[0])
+        return int(0.3 * free_memory(device))
     return _CPU_MEMORY
 
 

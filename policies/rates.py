@@ -107,3 +107,5 @@ def wait_for(device: torch.device) -> None:
     """Returns once everything that was asked of a GPU is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

@@ -185,9 +185,9 @@ class RewardBatch:
             seconds: Wall time by component.
         """
         flags: dict[str, dict[str, list[bool]]] = {}
-        for name, flag in {
+        for name, flag in dict.fromkeys(
             (n, f) for batch, _ in rows for n, own in batch.flags.items() for f in own
-        }:
+        ):
             flags.setdefault(name, {})[flag] = [batch._has(name, flag, i) for batch, i in rows]
         return RewardBatch(
             total=np.array([batch.total[i] for batch, i in rows]),

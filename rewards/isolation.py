@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from instructrec.devices import OWNERS_RANK
 from instructrec.errors import ConfigError, RewardError
 from instructrec.rewards.base import FailedScore, Status
 from instructrec.rewards.calling import BoundReward
@@ -282,6 +283,9 @@ class _Worker:
     def _start(self) -> None:
         here, there = socket.socketpair()
         inherited = {*ENVIRONMENT, *self._settings.environment}
+        environment = {name: os.environ[name] for name in inherited if name in os.environ}
+        if "LOCAL_RANK" in os.environ:
+            environment[OWNERS_RANK] = os.environ["LOCAL_RANK"]
         self._connection = here
         with there:
             self._process = subprocess.Popen(
@@ -290,7 +294,7 @@ class _Worker:
                     *(str(there.fileno()), str(os.getpid()), str(self._settings.memory_mb or 0)),
                     str(min(math.ceil(2 * self._settings.timeout) + 5, _LONGEST)),
                 ],
-                env={name: os.environ[name] for name in inherited if name in os.environ},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=2,  # what a reward prints is for people; scores go another way
                 pass_fds=[there.fileno()],

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec.envs.tasks.base import Task, labels_of
-from instructrec.errors import DataError
+from instructrec.errors import CheckpointError, DataError
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.rollout import instruction_order
 
@@ -118,11 +118,21 @@ class Curriculum:
         return {"position": self.position, "families": families}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Puts a state back."""
+        """Puts a state back.
+
+        Raises:
+            CheckpointError: It is of a level that the instructions no longer have.
+        """
         self.position = state["position"]
         for family, known in state["families"].items():
-            ladder = self.ladders[family]
-            ladder.step = ladder.levels.index(known["level"])
+            ladder, level = self.ladders.get(family), known["level"]
+            if ladder is None or level not in ladder.levels:
+                raise CheckpointError(
+                    f"the curriculum stood at level {level} of family {family!r}, which the "
+                    "instructions no longer have: expected the data that the run was started with. "
+                    "Put them back, or start a new run from its policy."
+                )
+            ladder.step = ladder.levels.index(level)
             ladder.passes = list(known["passes"])
 
 

@@ -7,7 +7,7 @@ tokens of a micro-batch, packed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields
 from typing import Protocol
@@ -71,6 +71,8 @@ class Experience:
     """Tokens before the response."""
     action_mask_BT: Tensor
     """bool, True for tokens of the policy in episodes that are trained on."""
+    actions: list[Tensor]
+    """The same as positions, by episode. On the CPU: a GPU would be waited for to count them."""
     sampler_logprobs_BT: Tensor
     """Log-probs under the distribution that sampled; after the trainer's pass its own, where nobody
     knows the sampler's."""
@@ -107,11 +109,15 @@ class Experience:
 
     def pack(self, rows: Sequence[int]) -> Packed:
         """Pads and packs the given episodes."""
-        mask_BT = self.action_mask_BT[list(rows)]
-        row_N, t_N = mask_BT.nonzero(as_tuple=True)
-        starts_B = torch.tensor([self.prompt_lengths[i] for i in rows], device=mask_BT.device)
         ids_BL = pad_right([self.sequences[i] for i in rows])
-        return Packed(ids_BL, row_N, starts_B[row_N] + t_N - 1 - self.shared, self.shared)
+        before = [self.actions[i] + self.prompt_lengths[i] - 1 - self.shared for i in rows]
+        place_N = _numbered(range(len(rows)), before).to(ids_BL.device)
+        return Packed(ids_BL, place_N[0], place_N[1], self.shared)
+
+    def places(self, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Episode and position of the action tokens of the given ones, packed like ``pack``."""
+        place_N = _numbered(rows, [self.actions[i] for i in rows]).to(self.action_mask_BT.device)
+        return place_N[0], place_N[1]
 
     def cut(self, rows: Sequence[int]) -> CutStates | None:
         """Padded states at the cut for the given episodes, or None."""
@@ -122,7 +128,7 @@ class Experience:
     def loss_batch(self, rows: Sequence[int]) -> LossBatch:
         """The loss's side of the given episodes, packed like ``pack(rows)``."""
         assert self.advantages_BT is not None and self.returns_BT is not None
-        mask_BT = self.action_mask_BT[list(rows)]
+        places = self.places(rows)
         picked = {
             "old_logprobs": self.old_logprobs_BT,
             "advantages": self.advantages_BT,
@@ -132,12 +138,12 @@ class Experience:
         if self.ref_logprobs_BT is not None:
             picked["ref_logprobs"] = self.ref_logprobs_BT
         assert set(picked) | {"action_mask", "ref_logprobs"} == {f.name for f in fields(LossBatch)}
-        packed = {name: tensor[list(rows)][mask_BT] for name, tensor in picked.items()}
-        return LossBatch(**packed, action_mask=torch.ones_like(mask_BT[mask_BT]))
+        packed = {name: tensor[places] for name, tensor in picked.items()}
+        return LossBatch(**packed, action_mask=torch.ones_like(places[0], dtype=torch.bool))
 
     def sampler_logprobs(self, rows: Sequence[int]) -> Tensor:
         """The sampler's log-probs of the given episodes, packed like ``pack(rows)``."""
-        return self.sampler_logprobs_BT[list(rows)][self.action_mask_BT[list(rows)]]
+        return self.sampler_logprobs_BT[self.places(rows)]
 
     def micro_batches(self, rows: Sequence[int], most: MicroBatch) -> Iterator[list[int]]:
         """Cuts the given episodes, the shortest first, into what one pass takes."""
@@ -181,6 +187,7 @@ def tensors_of(rollout: Rollout, device: torch.device, first: int = 0) -> Experi
         ],
         prompt_lengths=[len(prompt) for prompt in rollout.prompt_ids],
         action_mask_BT=action_mask_BT,
+        actions=[torch.tensor(mask).nonzero().flatten() for mask in masks],
         sampler_logprobs_BT=pad_right(known).to(device) if known else zeros_BT,
         sampler_is_known=bool(known),
         scores_BT=scores_BT,
@@ -221,7 +228,6 @@ def trainer_pass(
     Returns:
         Mean entropy of the policy over the action tokens (nats).
     """
-    mask_BT = experience.action_mask_BT
     if reference is not None:
         experience.ref_logprobs_BT = torch.zeros_like(experience.old_logprobs_BT)
     prompts = zip(experience.sequences, experience.prompt_lengths, strict=True)
@@ -229,9 +235,9 @@ def trainer_pass(
     experience.shared = common if trunk.can_share and common >= SHORTEST_SHARED_PREFIX else 0
     if experience.kept and trunk.num_frozen:
         _cut_kept_states(experience)
-    entropy_sum = 0.0
+    entropies: list[Tensor] = []
     for batch in experience.micro_batches(experience.by_length(rows), micro_batch):
-        packed = experience.pack(batch)
+        packed, places = experience.pack(batch), experience.places(batch)
         with autocast():
             if experience.kept:
                 states_NH, cut = _kept_states(experience, batch), experience.cut(batch)
@@ -246,14 +252,15 @@ def trainer_pass(
                 assert experience.ref_logprobs_BT is not None
                 with phase("reference"):
                     ref_N = reference.logprobs(packed, cut)
-                _scatter(experience.ref_logprobs_BT, mask_BT, batch, ref_N)
-        _scatter(experience.old_logprobs_BT, mask_BT, batch, logprobs_N)
-        _scatter(experience.values_BT, mask_BT, batch, values_N)
-        entropy_sum += float(entropy_N.sum())
+                experience.ref_logprobs_BT[places] = ref_N.float()
+        experience.old_logprobs_BT[places] = logprobs_N.float()
+        experience.values_BT[places] = values_N.float()
+        entropies.append(entropy_N.sum())
     experience.kept = {}  # large, and not needed any more
     _take_from_others(experience)
     if not experience.sampler_is_known:
         experience.sampler_logprobs_BT = experience.old_logprobs_BT
+    entropy_sum = sum(map(float, entropies))
     return sum(processes.gather(entropy_sum)) / max(experience.num_tokens, 1)
 
 
@@ -294,8 +301,9 @@ def _kept_states(experience: Experience, rows: list[int]) -> Tensor:
     """The states that predicted the action tokens of some rows (N, H), as decoding kept them."""
     predicting = []
     for i in rows:
-        (t_N,) = experience.action_mask_BT[i].nonzero(as_tuple=True)
-        predicting.append(experience.kept[i].final_TH[experience.prompt_lengths[i] - 1 + t_N])
+        final_TH = experience.kept[i].final_TH
+        before_N = experience.prompt_lengths[i] - 1 + experience.actions[i]
+        predicting.append(final_TH[before_N.to(final_TH.device)])
     return torch.cat(predicting)
 
 
@@ -335,9 +343,7 @@ def minibatches(
         )
 
 
-def _scatter(target_BT: Tensor, mask_BT: Tensor, rows: Sequence[int], values_N: Tensor) -> None:
-    """Writes packed values back to their places in a (B, T) tensor."""
-    index = torch.tensor(list(rows), device=target_BT.device)
-    block = target_BT[index]
-    block[mask_BT[index]] = values_N.to(block.dtype)
-    target_BT[index] = block
+def _numbered(numbers: Iterable[int], positions: Sequence[Tensor]) -> Tensor:
+    """Positions one after the other, below the number of what each belongs to: (2, N)."""
+    own = [torch.full_like(part, n) for n, part in zip(numbers, positions, strict=True)]
+    return torch.stack([torch.cat(own), torch.cat(list(positions))])

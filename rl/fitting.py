@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrec.crash_points import crash_point
+from instructrec.devices import check_only_gpu
 from instructrec.errors import NumericsError
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.rl.checkpoint import checkpoint_path, is_finite, write_checkpoint
@@ -118,6 +119,7 @@ class Fit(TrainerCallback):
         work: What its passes read; None tells no speed.
 
     Raises:
+        ConfigError: The weights live on one of several GPUs.
         CheckpointError: The checkpoint belongs to another run.
     """
 
@@ -133,6 +135,8 @@ class Fit(TrainerCallback):
         work: FitWork | None = None,
     ) -> None:
         self.weights, self.config, self.seed, self.around = dict(weights), config, seed, around
+        self._device = next(iter(self.weights.values())).device
+        check_only_gpu(self._device)
         self.optimizer, self.naming, self.sampler = optimizer, naming, sampler
         self.work = work if around.tells_speed else None
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(
@@ -149,7 +153,7 @@ class Fit(TrainerCallback):
         self.interrupted = False
         self._generators: dict[str, Tensor] = {}
         self._speedometer: FitSpeedometer | None = None
-        self._stepped = 0
+        self._stepped, self._rate = 0, 0.0
         self._clock = CheckpointClock(config.save_minutes)
         if around.resume_from is not None:
             self._generators = restore(self, around.resume_from)
@@ -216,6 +220,7 @@ class Fit(TrainerCallback):
         Raises:
             NumericsError: The loss or its gradient is not finite.
         """
+        self._rate = float(self.optimizer.param_groups[0]["lr"])  # the schedule goes on behind it
         if _is_sound([p.grad for p in self.weights.values() if p.grad is not None]):
             return
         self.optimizer.zero_grad()
@@ -271,11 +276,10 @@ class Fit(TrainerCallback):
                 f"the loss of step {self.step} is {self.loss}: expected a finite number. Lower "
                 f"{self.naming.section}.learning_rate."
             )
-        rate = self.optimizer.param_groups[0]["lr"]
         logged = self.naming.logged.items()
         named = {ours: float(logs[theirs]) for theirs, ours in logged if theirs in logs}
         self.around.on_step(
-            {self.naming.step: float(self.step), self.naming.rate: float(rate), **named, **speed}
+            {self.naming.step: float(self.step), self.naming.rate: self._rate, **named, **speed}
         )
 
     def _validate(self, measure: Callable[[int], dict[str, float]]) -> None:
@@ -315,7 +319,6 @@ class Fit(TrainerCallback):
     def _settings(self, steps: int, unused_dir: str) -> dict[str, Any]:
         """What every trainer of transformers is told."""
         micro = self.config.micro_batch_size or self.config.batch_size
-        device = next(iter(self.weights.values())).device
         return {
             "output_dir": unused_dir,
             "per_device_train_batch_size": micro,
@@ -325,7 +328,7 @@ class Fit(TrainerCallback):
             "train_sampling_strategy": "sequential",
             "remove_unused_columns": False,
             "gradient_checkpointing": False,
-            "use_cpu": device.type == "cpu",
+            "use_cpu": self._device.type == "cpu",
             "seed": self.seed,
             "dataloader_pin_memory": False,
             "logging_steps": 1,

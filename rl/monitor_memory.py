@@ -14,6 +14,8 @@ WINDOW = 5
 noise."""
 _LAPS = ("time/rollout_s", "time/score_s", "time/advantage_s", "time/update_s")
 """What an update consists of."""
+_ROUNDING = 1e-9
+"""Share of the mean below which a standard deviation is rounding."""
 
 
 @dataclass
@@ -44,7 +46,8 @@ class Memory:
             self.first_length = metrics["rollout/response_len"]
         idle = config.advantage == "gae" and metrics.get("ppo/critic_used") == 0
         self.updates_without_critic = self.updates_without_critic + 1 if idle else 0
-        flat = metrics["reward/total/std"] == 0
+        # Equal rewards: the mean of many equal numbers is off by a rounding, and so is the spread.
+        flat = metrics["reward/total/std"] <= _ROUNDING * abs(metrics["reward/total/mean"])
         self.updates_without_spread = self.updates_without_spread + 1 if flat else 0
         self._note_gold(metrics, config.monitors.gold)
         self._note_times(metrics)

@@ -59,10 +59,9 @@ class RaftLearner(PPOLearner):
         self, rows: list[int], logprobs_N: Tensor, values_N: Tensor, entropy_N: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Negative log-likelihood of the kept responses."""
-        mask_BT = self.experience.action_mask_BT[rows]
-        weights_N = self.weights_B[rows][:, None].expand_as(mask_BT)[mask_BT]
-        old_logprobs_N = self.experience.old_logprobs_BT[rows][mask_BT]
-        return nll_loss(logprobs_N, weights_N, old_logprobs_N, self.normaliser)
+        places = self.experience.places(rows)
+        old_logprobs_N = self.experience.old_logprobs_BT[places]
+        return nll_loss(logprobs_N, self.weights_B[places[0]], old_logprobs_N, self.normaliser)
 
     def loss_metrics(self) -> dict[str, float]:
         """What is known of a plain likelihood: no values, no clips."""

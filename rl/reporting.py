@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -17,16 +16,28 @@ from instructrec.rl.kl import k1
 from instructrec.rl.rollout import Rollout
 
 
-@dataclass
 class LossStats:
     """Running sums of the loss's statistics over the micro-batches of an update."""
 
-    sums: dict[str, float] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._unread: list[Mapping[str, Tensor | float]] = []
 
     def add(self, stats: Mapping[str, Tensor | float]) -> None:
-        """Adds one micro-batch, or the sums of a minibatch."""
-        for name, value in stats.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        """Adds one micro-batch, or the sums of a minibatch; a GPU is not waited for."""
+        self._unread.append(stats)
+
+    @property
+    def sums(self) -> dict[str, float]:
+        """The sums so far; what a GPU has still to compute of them is waited for, once."""
+        unread, self._unread = self._unread, []
+        tensors = [v.float() for stats in unread for v in stats.values() if isinstance(v, Tensor)]
+        read = iter(torch.stack(tensors).tolist() if tensors else ())
+        for stats in unread:
+            for name, value in stats.items():
+                number = next(read) if isinstance(value, Tensor) else value
+                self._sums[name] = self._sums.get(name, 0.0) + number
+        return self._sums
 
     def over_processes(self) -> LossStats:
         """The same sums over all processes."""

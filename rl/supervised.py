@@ -241,13 +241,15 @@ def _measure(
     policy, name = objective.policy, objective.name
     training = policy.model.training
     policy.model.eval()
-    size, loss = config.micro_batch_size or config.batch_size, 0.0
+    size, loss, total = config.micro_batch_size or config.batch_size, 0.0, 0
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         batch = {k: v.to(policy.device) for k, v in objective.collate(part).items()}
+        count = int((batch["labels"] != IGNORED).sum()) if "labels" in batch else len(part)
         with policy.autocast():
-            loss += float(objective.loss(batch, None)) * len(part)
-    measured = {f"{name}/val_loss": loss / len(rows)}
+            loss += float(objective.loss(batch, None)) * count
+        total += count
+    measured = {f"{name}/val_loss": loss / total}
     measured |= {f"{name}/val_{note}": value for note, value in objective.noted().items()}
     if config.best_metric is not None:
         assert evaluate is not None, "best_by a reward needs a way to evaluate"

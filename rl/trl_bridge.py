@@ -19,6 +19,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from instructrec import processes
+from instructrec.devices import check_only_gpu
 from instructrec.errors import ConfigError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.quiet import without_wandb_note
@@ -93,12 +94,8 @@ def _check_processes(count: int, device: torch.device) -> None:
             f"WORLD_SIZE = {processes.launched()} but {count} process takes part: expected the "
             "call inside of instructrec.processes.joined(), where the processes find each other."
         )
-    if count == 1 and device.type == "cuda" and torch.cuda.device_count() > 1:
-        raise ConfigError(
-            f"there are {torch.cuda.device_count()} GPUs and one process, which TRL would spread "
-            "over all of them: expected one GPU for each process. Set CUDA_VISIBLE_DEVICES to one "
-            "of them, or launch a process for each (docs/scaling.md)."
-        )
+    if count == 1:
+        check_only_gpu(device)
 
 
 @contextmanager

@@ -254,8 +254,13 @@ def _step(env: InstructionVectorEnv, episodes: list[Episode], going: list[int]) 
         episodes[i].unfinished = bool(truncated[i]) and not terminated[i]
         episodes[i].counts = {name: float(info[name][i]) for name in env.counted}
         if not (terminated[i] or truncated[i] or np.isnan(rewards[i])):
-            turn.message = observations[i]
+            turn.message = _said(observations[i])
     return batch
+
+
+def _said(observation: str | Sequence[Message]) -> str:
+    """What the environment said last, where it shows that alone or the whole conversation."""
+    return observation if isinstance(observation, str) else observation[-1]["content"]
 
 
 def _last_rewards(batches: list[tuple[list[int], RewardBatch]], size: int) -> RewardBatch:

@@ -8,7 +8,16 @@ import psutil
 import pytest
 import torch
 
-from instructrec.devices import describe, free_in_container, free_memory, pick_device, pick_dtype
+from instructrec.devices import (
+    OWNERS_RANK,
+    check_only_gpu,
+    describe,
+    free_in_container,
+    free_memory,
+    is_out_of_memory,
+    pick_device,
+    pick_dtype,
+)
 from instructrec.errors import ConfigError
 
 
@@ -35,6 +44,42 @@ def test_a_wrong_device_name_is_refused(name: str) -> None:
 def test_a_device_that_is_not_there_is_refused_with_what_to_do() -> None:
     with pytest.raises(ConfigError, match=r"sees 0 CUDA devices.*device: cpu"):
         pick_device("cuda")
+
+
+def test_a_gpu_beside_others_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_only_gpu(torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"2 GPUs and one process.*CUDA_VISIBLE_DEVICES"):
+        check_only_gpu(torch.device("cuda:1"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    check_only_gpu(torch.device("cuda"))
+
+
+def test_each_process_and_what_scores_for_it_take_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert pick_device("cuda") == torch.device("cuda:1")
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv(OWNERS_RANK, "3")
+    assert pick_device("auto") == torch.device("cuda:3")
+    assert pick_device("cuda:2") == torch.device("cuda:2")
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", True),
+        ("CUDA error: out of memory", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_full_memory_is_told_from_other_errors(said: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(said)) is expected
+    assert not is_out_of_memory(ValueError(said))
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,15 @@ from instructrec.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
+OWNERS_RANK = "INSTRUCTREC_LOCAL_RANK"
+"""Variable by which a process that scores for another one knows that one's ``LOCAL_RANK``. Under
+the name of torchrun, libraries would take it for a member of the group and wait for the others."""
 _DTYPES = ("auto", "float32", "bfloat16")
+_OUT_OF_MEMORY = (
+    *("defaultcpuallocator: can't allocate memory", "defaultcpuallocator: not enough memory"),
+    *("cuda error: out of memory", "cublas_status_alloc_failed", "cudnn_status_alloc_failed"),
+)
+"""How it is said by who raises a plain RuntimeError."""
 _CONTROL_GROUPS = (
     ("memory.max", "memory.current", "memory.stat", "inactive_file"),
     (
@@ -33,7 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
     Returns:
         The device. Under a launcher that sets ``LOCAL_RANK``, ``auto`` and ``cuda`` are the
-        process's own GPU.
+        process's own GPU, for processes that score for it as well.
 
     Raises:
         ConfigError: The name is no device, or this machine does not have it.
@@ -60,7 +68,8 @@ def pick_device(name: str = "auto") -> torch.device:
             f"device = {name!r}: this machine or this torch build has no MPS. Use device: auto."
         )
     if device == torch.device("cuda"):
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % count)
+        own = os.environ.get("LOCAL_RANK") or os.environ.get(OWNERS_RANK) or "0"
+        return torch.device("cuda", int(own) % count)
     return device
 
 
@@ -127,8 +136,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    text = str(error).lower()  # a CPU has no class of its own for it
-    return isinstance(error, RuntimeError) and "defaultcpuallocator" in text and "memory" in text
+    text = str(error).lower()  # a CPU and libraries of CUDA have no class of their own for it
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
 
 
 def free_memory(device: torch.device) -> float:
@@ -160,6 +169,29 @@ def free_in_container(root: Path = Path("/sys/fs/cgroup")) -> float:
             lines = (line.split() for line in (root / stat).read_text().splitlines())
             return float(left + {key: int(value) for key, value in lines}.get(cache, 0))
     return float("inf")
+
+
+def check_only_gpu(device: torch.device) -> None:
+    """Refuses a GPU beside others that this process sees.
+
+    A trainer of transformers in a process on its own takes all of them: the model moves to the
+    first one and is copied to the others, and a batch becomes as many batches.
+
+    Args:
+        device: Where training shall run.
+
+    Raises:
+        ConfigError: It is one of several GPUs.
+    """
+    import torch
+
+    if device.type == "cuda" and torch.cuda.device_count() > 1:
+        raise ConfigError(
+            f"there are {torch.cuda.device_count()} GPUs and one process, which transformers' "
+            "trainer would spread over all of them: expected one GPU for each process. Set "
+            "CUDA_VISIBLE_DEVICES to one of them, or (PPO and RAFT) launch a process for each "
+            "(docs/scaling.md)."
+        )
 
 
 def release_memory() -> None:

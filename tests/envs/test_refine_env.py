@@ -12,7 +12,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import instructrec  # noqa: F401  (registers the ids)
-from instructrec.envs.refine import RefineEnv, RefineVectorEnv
+from instructrec.envs.refine import Attempt, RefineEnv, RefineRules, RefineVectorEnv
 from instructrec.errors import ConfigError, RewardError
 
 MODES = ["SAME_STEP", "DISABLED", "NEXT_STEP"]
@@ -83,6 +83,12 @@ def test_full_marks_are_the_positive_weights_or_what_is_given():
     parts = {"a": {"use": marks, "weight": 2.0}, "b": {"use": marks, "weight": -1.0}}
     assert make_scalar(reward=parts).rules.full_marks == 2.0
     assert play(make_scalar(full_marks=0.5), "0.5")[0][2] is True
+
+
+def test_a_sum_that_ends_a_rounding_below_full_marks_has_them():
+    rules = RefineRules(full_marks=1.0, max_chars=1000)
+    assert rules.judge(Attempt(), "x", math.nextafter(1.0, 0.0))[1] is None
+    assert rules.judge(Attempt(), "x", 0.999)[1] is not None
 
 
 def test_a_long_answer_is_cut_in_the_message_but_not_its_reward():

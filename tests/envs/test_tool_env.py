@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import instructrec  # noqa: F401  (registers the ids)
-from instructrec.envs.tasks.base import Instruction, make_task
+from instructrec.envs.tasks.base import Instruction, labels_of, make_task
 from instructrec.envs.tool_calls import Call
 from instructrec.envs.tool_use import DescribedTask, ToolEnv, ToolVectorEnv
 from instructrec.errors import ConfigError, DataError, PolicyError
@@ -118,6 +118,16 @@ def test_the_tools_stand_before_the_instruction():
     lines = make(describe="schemas", tools="calendar").reset(options={"index": 0})[0].split("\n")
     names = [json.loads(line)["function"]["name"] for line in lines[1:4]]
     assert names == ["weekday", "days_between", "add_days"] and "<tool_call>" in lines[0]
+
+
+def test_labels_of_a_described_task_are_known_without_making_an_item():
+    class Costly:
+        name, split, columns = "costly", "train", ("level",)
+
+        def labels(self, index):
+            return {"level": index}
+
+    assert labels_of(DescribedTask(Costly(), "Use tools. "), 3) == {"level": 3}
 
 
 def test_a_described_task_is_another_task_with_the_same_columns():

@@ -97,6 +97,15 @@ def test_text_is_kept_as_it_was_written():
     assert Tool(calculator).bind("'1 + 2'") == Tool(calculator).bind("expression='1 + 2'")
 
 
+def test_none_is_no_text_where_there_may_be_none():
+    def f(a: str | None, b: str | int, c: list[str | None]):
+        """Does nothing."""
+
+    tool = Tool(f)
+    assert tool.bind("None, 3, [None, 'x']") == {"a": None, "b": 3, "c": [None, "x"]}
+    assert tool.bind("nothing, 'three', []") == {"a": "nothing", "b": "three", "c": []}
+
+
 def test_optional_lists_and_truth_values_are_read():
     def f(a: int | None, b: list[int], c: bool, d: Optional[dict] = None):  # noqa: UP045
         """Gives back."""

@@ -13,7 +13,7 @@ from transformers import BertConfig, BertModel
 from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.policies.flops import ModelCost, model_cost, reader_cost
-from instructrec.policies.rates import measure_rates
+from instructrec.policies.rates import measure_rates, wait_for
 from instructrec.policies.trunk import Trunk
 
 IDS = torch.arange(12).reshape(2, 6)
@@ -116,3 +116,11 @@ def test_a_model_whose_tokens_see_what_comes_is_not_counted() -> None:
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     encoder = BertModel(BertConfig(vocab_size=9, intermediate_size=64, **sizes))
     assert reader_cost(encoder) is None
+
+
+def test_an_apple_gpu_is_waited_for(monkeypatch):
+    waited = []
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append(1))
+    wait_for(torch.device("mps"))
+    wait_for(torch.device("cpu"))
+    assert waited == [1]

@@ -7,6 +7,7 @@ import torch
 
 from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.faults import heard_by
+from instructrec.policies import generation
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 
@@ -67,6 +68,13 @@ def test_later_batches_are_smaller_from_the_start(policy):
     with heard_by(lambda _: None):
         policy.respond(PROMPTS, sampling=SAMPLING)
     assert policy.decoder.memory_share == share / 2
+
+
+def test_memory_that_the_allocator_holds_without_need_is_free(monkeypatch):
+    for name, value in (("mem_get_info", (10, 100)), ("memory_reserved", 80)):
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 20)
+    assert generation._free_memory(torch.device("cuda")) == 21
 
 
 def test_one_prompt_beyond_the_memory_is_an_error(policy):

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from instructrec.devices import OWNERS_RANK
 from instructrec.errors import ConfigError, DataError, RewardError
 from instructrec.rewards import Status, make_rewards
 from instructrec.rewards.isolation import GIVE_UP
@@ -177,6 +178,13 @@ def test_a_worker_sees_only_the_environment_that_it_was_given(isolated, monkeypa
     assert score(isolated("of_process", options=options), ["a"]).total.tolist() == [0.0]
     given = isolated("of_process", options=options, environment=["VERY_SECRET_KEY"])
     assert score(given, ["a"]).total.tolist() == [1.0]
+
+
+def test_a_worker_knows_its_owners_gpu_and_is_no_member_of_the_group(isolated, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    for variable, expected in ((OWNERS_RANK, 1.0), ("LOCAL_RANK", 0.0)):
+        combined = isolated("of_process", options={"variable": variable})
+        assert score(combined, ["a"]).total.tolist() == [expected]
 
 
 def test_workers_stay_work_side_by_side_and_end_when_closed(isolated, gone):

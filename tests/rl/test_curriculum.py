@@ -8,7 +8,7 @@ import json
 import pytest
 
 from instructrec.envs.tasks.dataset import DatasetTask
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.rl.checkpoint import read_checkpoint
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.curriculum import Curriculum, make_curriculum
@@ -108,6 +108,14 @@ def test_a_restored_curriculum_goes_on_alike():
         answer(it, "sums", [1.0] * 3)
     assert restored.choose(64) == whole.choose(64)
     assert played(restored) == played(whole) == {"sums": 3, "words": 1}
+
+
+@pytest.mark.parametrize("left", [("words", 1), ("sums", 1)])
+def test_a_level_that_the_data_no_longer_has_is_told(left):
+    whole = curriculum()
+    answer(whole, "sums", [1.0] * 10)
+    with pytest.raises(CheckpointError, match="level 2 of family 'sums'"):
+        curriculum(places=[left] * 4).load_state_dict(whole.state_dict())
 
 
 def test_a_task_that_knows_its_levels_is_not_generated_for_them():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+import numpy as np
 import pytest
 
 from instructrec.rl.config import PPOConfig
@@ -123,6 +124,7 @@ def test_a_gold_reward_that_is_never_anything_else_again_is_told():
     [
         ({"ppo/critic_used": 0.0}, "idle_critic", "ppo.critic_detach = false"),
         ({"reward/total/std": 0.0}, "no_spread", "warm start"),
+        ({"reward/total/std": float(np.full(100, 0.4).std())}, "no_spread", "warm start"),
     ],
 )
 def test_a_lasting_trouble_is_reported_after_some_updates_in_a_row(trouble, name, remedy):

@@ -9,7 +9,7 @@ import torch
 
 from instructrec.rl.experience import Experience, tensors_of
 from instructrec.rl.given import rollout_of
-from instructrec.rl.reporting import episode_numbers
+from instructrec.rl.reporting import LossStats, episode_numbers
 from instructrec.rl.rollout import Rollout
 
 
@@ -37,3 +37,12 @@ def test_an_episode_has_its_mean_advantage_and_its_kl() -> None:
 
 def test_what_an_update_does_not_have_is_absent() -> None:
     assert episode_numbers(experience([1.0, 0.0])) == [{}, {}]
+
+
+def test_sums_over_micro_batches_are_read_when_they_are_asked_for() -> None:
+    stats = LossStats()
+    for number in (1, 2):
+        stats.add({"loss": torch.tensor(0.5 * number), "tokens": torch.tensor(number)})
+    stats.add({"tokens": 4.0})
+    assert stats.sums == {"loss": 1.5, "tokens": 7.0} == stats.sums
+    stats.add({"loss": torch.zeros((), device="meta")})  # which cannot be read at all

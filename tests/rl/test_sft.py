@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from instructrec.errors import ConfigError, DataError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import SFTConfig
-from instructrec.rl.fitting import Surroundings
+from instructrec.rl.fitting import Fit, Surroundings
 from instructrec.rl.sft import Demonstration, run_sft
 
 DEMONSTRATIONS = [Demonstration(f"name {letter}", f"{letter}{letter}") for letter in "abcdefgh"]
@@ -69,6 +70,33 @@ def test_it_stops_early_and_keeps_the_best_weights():
     assert result.best_step == 5 * losses.index(min(losses))
     assert result.steps == result.best_step + 10 < 150
     assert (policy.weights_hash() == before) == (result.best_step == 0)
+
+
+def test_the_validation_loss_is_a_mean_over_tokens_however_they_are_cut():
+    uneven = [*DEMONSTRATIONS[:3], Demonstration("a longer instruction", "with a longer answer")]
+    losses = []
+    for micro_batch_size in (8, 2, 1):
+        config = dataclasses.replace(
+            FAST, max_steps=1, eval_every=1, micro_batch_size=micro_batch_size
+        )
+        _, log = run(make_policy(), config, validation=uneven)
+        losses.append(log[0]["sft/val_loss"])
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-5)
+
+
+def test_the_learning_rate_that_is_told_is_that_of_the_step():
+    config = dataclasses.replace(FAST, max_steps=4, warmup_steps=2, lr_schedule="linear")
+    _, log = run(make_policy(), config)
+    shares = [step["sft/lr"] / FAST.learning_rate for step in log]
+    assert shares == pytest.approx([0.5, 1.0, 1.0, 0.5])
+
+
+def test_weights_on_one_of_several_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    weight = SimpleNamespace(device=torch.device("cuda:0"))
+    around = Surroundings(on_step=lambda metrics: None)
+    with pytest.raises(ConfigError, match="2 GPUs and one process"):
+        Fit({"weight": weight}, None, FAST, 0, around, None)
 
 
 def test_only_the_chosen_layers_train():

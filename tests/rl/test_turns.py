@@ -8,6 +8,7 @@ import time
 import pytest
 import torch
 
+from instructrec.envs.chat import ChatVectorEnv
 from instructrec.envs.refine import RefineVectorEnv
 from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.errors import RewardError
@@ -215,6 +216,16 @@ def test_an_episode_that_the_environment_cuts_is_unfinished():
     config = PPOConfig(episodes_per_update=1, num_mini_batches=1)
     rollout = collect(Scripted([says("1", 1)]), env, [0], config)
     assert rollout.unfinished == [True] and rollout.turn_rewards == [[(0, 1.0)]]
+
+
+def test_an_environment_that_shows_whole_conversations_is_answered_by_its_last_message():
+    options = {"task": "parity", "reward": numbers, "autoreset_mode": "DISABLED"}
+    env = ChatVectorEnv(1, user=["Sure?"], **options)
+    config = PPOConfig(episodes_per_update=1, num_mini_batches=1)
+    policy = Scripted([says("1", 1), says("2", 2)])
+    rollout = collect(policy, env, [0], config)
+    assert policy.messages == [([1], "Sure?")]
+    assert rollout.turn_rewards == [[(0, 0.0), (3, 2.0)]]
 
 
 def advantages(rollout, config, values):
