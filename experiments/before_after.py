@@ -60,7 +60,10 @@ class Change:
         interval = f", 95 % interval {self.low:+.3f} to {self.high:+.3f}" if known else ""
         ending = ": of this run; other seeds are not known"
         if self.verdict == "undecided":
-            ending = ", which may be chance"
+            # At the edge the interval can leave 0 out while the test does not, or the other way.
+            excluded = self.low > 0 or self.high < 0
+            ending = f", p = {self.p:.3f}" if excluded else ""
+            ending += ", which may be chance"
         return (
             f"{self.verdict}: held-out {self.part} {self.before:.3f} before, {self.after:.3f} "
             f"after ({self.after - self.before:+.3f}{interval}){ending}."
