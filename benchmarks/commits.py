@@ -113,7 +113,7 @@ def main() -> None:
     print(f"copying  {median(cost.seconds for cost in copies):.2f} s, as many bytes, flushed")
     print(f"memory   {max(c.extra_bytes for c in costs) / 2**20:.0f} MiB above what training holds")
     if options.update_s:
-        # By default a checkpoint is written at the end and at each best evaluation only.
+        # As often as `--every` says; a run goes by the clock unless `ppo.save_every` is set.
         share = took / (options.update_s * options.every)
         print(f"share    {share:.2%} of the time of {options.every} updates (limit {LIMIT:.0%})")
 

@@ -71,7 +71,7 @@ def power(sizes: Sequence[float], costs: Sequence[float]) -> float:
     )
 
 
-def best_time(work: Callable[[], Any]) -> float:
+def usual_time(work: Callable[[], Any]) -> float:
     """Median seconds of a few calls, behind one that is not timed."""
     work()
     seconds = []
@@ -112,7 +112,7 @@ def rewards_cost(number: int, folder: Path) -> dict[str, float]:
         reward={f"reward_{i}": _named(i) for i in range(number)},
         autoreset_mode="DISABLED",
     )
-    return {"episode_s": best_time(lambda: _play(env, list(range(256)))) / 256}
+    return {"episode_s": usual_time(lambda: _play(env, list(range(256)))) / 256}
 
 
 def _named(number: int) -> Callable[..., list[float]]:
@@ -133,10 +133,10 @@ def rows_cost(number: int, folder: Path) -> dict[str, float]:
         64, task=task, split="all", reward=short_words, autoreset_mode="DISABLED"
     )
     chosen = random.Random(0).choices(range(number), k=64)
-    ordered = best_time(lambda: instruction_order(number, 0, 0, 64))
+    ordered = usual_time(lambda: instruction_order(number, 0, 0, 64))
     path.unlink()
     return {
-        "episode_s": best_time(lambda: _play(env, chosen)) / 64,
+        "episode_s": usual_time(lambda: _play(env, chosen)) / 64,
         "load_s_per_row": loaded / number,
         "order_s": ordered,
         "peak_rss_bytes": float(peak_rss_bytes()),

@@ -201,7 +201,8 @@ def answered_like(name: str, other: Evaluation, config: Mapping[str, Any]) -> Ev
     options = settings.pop("env_options", {})
     episodes = Episodes(**settings, options=options)
     limit = len({row["id"] for row in other.rows})
-    return _answered(name, task, make_rewards(header["reward"]), limit, episodes, 0)
+    with closing(make_rewards(header["reward"])) as reward:
+        return _answered(name, task, reward, limit, episodes, 0)
 
 
 def _answered(

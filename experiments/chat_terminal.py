@@ -65,6 +65,8 @@ class ChatConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
+        if self.max_new_tokens is not None and self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens = {self.max_new_tokens}: expected at least 1.")
 
 
 def run_chat(policies: Sequence[str], config: ChatConfig, source: TextIO | None = None) -> None:

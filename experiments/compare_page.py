@@ -34,7 +34,7 @@ _INTERVALS = (
 )
 _ENDS = ("low", "high")
 _TITLES = {
-    "share of wins": "wins among the instructions that differ, with Wilson's 95 % interval",
+    "share of wins": "wins among the instructions that differ, with its 95 % interval by item",
     "wins of a run": "probability that a run of the first beats one of the second on a task, "
     "ties counting half",
 }

@@ -17,7 +17,7 @@ from scipy import stats as scipy_stats
 
 from instructrec.experiments.random_effects import crossed_interval
 from instructrec.experiments.resampling import cluster_index
-from instructrec.experiments.stats import Interval, paired_difference, wilson_interval
+from instructrec.experiments.stats import Interval, paired_difference, share_interval
 
 SIGNIFICANT = 0.05
 """Level of the tests, after Holm's correction."""
@@ -65,7 +65,7 @@ class Pair:
     losses: int
     """Instructions on which b is better."""
     win_share: Interval | None
-    """Wins among wins and losses with Wilson's interval; None without either."""
+    """Wins among wins and losses with its interval, clustered by item; None without either."""
     improvement: float
     """Probability that a run of a beats one of b on a task, ties half; mean over tasks."""
 
@@ -125,6 +125,8 @@ def _pair(
     runs_low, runs_high = runs_interval(a_SN, b_TN, clusters, paired=paired)
     difference_N = a_SN.mean(0) - b_TN.mean(0)
     wins, losses = int((difference_N > TIE).sum()), int((difference_N < -TIE).sum())
+    differing = np.flatnonzero(np.abs(difference_N) > TIE).tolist()
+    won, of = [bool(difference_N[i] > 0) for i in differing], [clusters[i] for i in differing]
     return Pair(
         a,
         b,
@@ -138,7 +140,7 @@ def _pair(
         wins,
         len(difference_N) - wins - losses,
         losses,
-        wilson_interval(wins, wins + losses) if wins + losses else None,
+        share_interval(won, of) if won else None,
         improvement(by_task(a_SN, labels), by_task(b_TN, labels)),
     )
 

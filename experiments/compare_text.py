@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -181,10 +182,12 @@ def _pair_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def wins(share: Mapping[str, Any] | None) -> str:
-    """Share of wins among the instructions that differ, with Wilson's interval."""
+    """Share of wins among the instructions that differ, with its interval."""
     if share is None:
         return "-"
-    return f"{share['mean']:.2f} ({share['low']:.2f} to {share['high']:.2f})"
+    known = math.isfinite(share["low"]) and math.isfinite(share["high"])
+    ends = f"{share['low']:.2f} to {share['high']:.2f}" if known else "unknown"
+    return f"{share['mean']:.2f} ({ends})"
 
 
 def task_rows(results: Mapping[str, Any]) -> list[tuple[str, ...]]:

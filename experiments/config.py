@@ -366,6 +366,6 @@ class EvaluateConfig:
         check_name("name", self.name)
         refuse_secrets(_plain(self))
         check_corpus_names(self.corpus_metrics or ())
-        check_draws("", self.samples, self.temperature, self.limit)
+        check_draws("", self)
         if self.max_turns is not None and self.max_turns < 1:
             raise ConfigError(f"max_turns = {self.max_turns}: expected 1 or more.")

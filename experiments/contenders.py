@@ -243,15 +243,22 @@ def read_policy(folders: Sequence[Path]) -> Comparison:
 def _grouped(named: Sequence[str]) -> list[Contender]:
     """Policies by name; run folders of one variant are put together."""
     groups: dict[str, list[Member]] = {}
+    scripted = [text for text in named if text in SCRIPTED and not Path(text).exists()]
     for text in named:
-        if text in SCRIPTED and not Path(text).exists():
-            groups[text] = []
+        if text in scripted:
+            groups.setdefault(text, [])
             continue
-        name, separator, paths = text.partition("=")
-        listed = paths.split(",") if separator else [text]
-        for path in listed:
-            member = _member(Path(path))
-            groups.setdefault(name if separator else member.variant, []).append(member)
+        name, paths = _split(text)
+        for member in map(_member, paths):
+            group = groups.setdefault(name or member.variant, [])
+            if group and not name and member.path.is_file():
+                raise DataError(
+                    f"{group[0].path} and {member.path} have one name, {member.variant!r}: say "
+                    "which policies they are of, NAME=PATH OTHER=PATH."
+                )
+            group.append(member)
+    if odd := [text for text in scripted if groups[text]]:
+        raise DataError(f"{odd[0]!r} is a scripted policy: give the runs another name.")
     _add_bounds(groups)
     for name, members in groups.items():
         paths_seen = [member.path.resolve() for member in members]
@@ -265,6 +272,17 @@ def _grouped(named: Sequence[str]) -> list[Contender]:
         Contender(name, sorted(members, key=lambda m: -1 if m.seed is None else m.seed))
         for name, members in groups.items()
     ]
+
+
+def _split(text: str) -> tuple[str, list[Path]]:
+    """Name and paths of ``NAME=PATH,PATH``; no name for a path, which may have a "=" in it."""
+    name, separator, paths = text.partition("=")
+    if not separator or Path(text).exists():
+        return "", [Path(text)]
+    listed = paths.split(",")
+    if not name or not all(listed):
+        raise DataError(f"{text!r}: expected NAME=PATH or NAME=PATH,PATH.")
+    return name, [Path(path) for path in listed]
 
 
 def _add_bounds(groups: dict[str, list[Member]]) -> None:

@@ -10,11 +10,10 @@ import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.errors import ConfigError, TrackingError
-from instructrec.experiments.jsonl import write_atomic
+from instructrec.experiments.jsonl import output_file, write_atomic
 from instructrec.experiments.offline_sync import stored_key
 from instructrec.experiments.tracking import TrackingConfig, reason
 
@@ -68,9 +67,10 @@ def make(
         TrackingError: There is no key, or the view could not be saved.
     """
     if config.out is not None:
+        out = output_file(config.out)
         workspace = view(config.project, config.entity or "", config.title)
         text = json.dumps(workspace._spec, indent=2, ensure_ascii=False)
-        write_atomic(Path(config.out), text + "\n")
+        write_atomic(out, text + "\n")
         say(f"written  {config.out}")
         return
     _packages()

@@ -3,26 +3,54 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from instructrec.errors import ConfigError
 from instructrec.rewards.hf_metric import check_corpus_names
 
 
-def check_draws(prefix: str, samples: int, temperature: float, limit: int | None) -> None:
-    """Refuses numbers of responses that make no sense.
+class Draws(Protocol):
+    """What of a configuration says how responses are drawn."""
+
+    @property
+    def limit(self) -> int | None:
+        """Most instructions."""
+
+    @property
+    def samples(self) -> int:
+        """Responses per instruction."""
+
+    @property
+    def temperature(self) -> float:
+        """0 is greedy decoding."""
+
+    @property
+    def max_new_tokens(self) -> int | None:
+        """Most tokens in one response."""
+
+    @property
+    def batch_size(self) -> int:
+        """Responses decoded together."""
+
+
+def check_draws(prefix: str, draws: Draws) -> None:
+    """Refuses numbers of responses that make no sense, before anything is spent.
+
+    Args:
+        prefix: What the keys begin with.
+        draws: The configuration that has them.
 
     Raises:
         ConfigError: A number is too small, or several greedy samples are asked for.
     """
-    if limit is not None and limit < 1:
-        raise ConfigError(f"{prefix}limit = {limit}: expected at least 1.")
-    if samples < 1:
-        raise ConfigError(f"{prefix}samples = {samples}: expected at least 1.")
-    if temperature == 0 and samples > 1:
+    for name in ("limit", "samples", "max_new_tokens", "batch_size"):
+        value = getattr(draws, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{prefix}{name} = {value}: expected at least 1.")
+    if draws.temperature == 0 and draws.samples > 1:
         raise ConfigError(
-            f"{prefix}samples = {samples} with {prefix}temperature = 0: greedy decoding gives the "
-            f"same response every time; set {prefix}temperature above 0, or one sample."
+            f"{prefix}samples = {draws.samples} with {prefix}temperature = 0: greedy decoding "
+            f"gives the same response every time; set {prefix}temperature above 0, or one sample."
         )
 
 
@@ -64,7 +92,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         check_corpus_names(self.corpus_metrics)
-        check_draws("eval.", self.samples, self.temperature, self.limit)
+        check_draws("eval.", self)
         if self.validation_limit < 1:
             raise ConfigError(
                 f"eval.validation_limit = {self.validation_limit}: expected at least 1."

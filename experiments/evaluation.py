@@ -273,10 +273,17 @@ def load_evaluation(path: str | Path) -> Evaluation:
     """Reads an evaluation back from its JSONL file.
 
     Raises:
-        DataError: The file is missing or malformed, or the evaluation is not complete.
+        DataError: The file is missing, malformed or none of an evaluation, or not complete.
+        CheckpointError: Its header cannot be read.
     """
     path = Path(path)
-    rows, header = read_rows(path), read_json(path.with_suffix(".json"))
+    rows, side = read_rows(path), path.with_suffix(".json")
+    header = read_json(side) if side.is_file() else {}
+    if "rows" not in header:
+        raise DataError(
+            f"{path} is no evaluation: expected its settings in {side.name} beside it, as "
+            "`instructrec evaluate` writes them."
+        )
     if len(rows) != header.get("rows"):
         raise DataError(
             f"{path} holds {len(rows)} of {header.get('rows')} rows: the evaluation was "

@@ -13,7 +13,7 @@ from instructrec.experiments import evaluate_policy, explain_text, setup_run, te
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.config import EvaluateConfig
 from instructrec.experiments.explain_rewards import judges_of, scored, words
-from instructrec.experiments.jsonl import Row, plain, write_atomic
+from instructrec.experiments.jsonl import Row, output_file, plain, write_atomic
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.rewards.combine import CombinedReward, make_rewards
 from instructrec.rewards.parts import RewardSpec
@@ -98,6 +98,8 @@ def explain(policy: str, config: ExplainConfig, *, say: telling.Say = telling.sa
         )
     from instructrec.policies.labels import writer
 
+    for named in {config.json, config.html} - {None, "-"}:
+        output_file(str(named))
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     asked = EvaluateConfig(
         task=config.task,

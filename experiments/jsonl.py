@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import CheckpointError, DataError
+from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.redaction import known_secrets, without
 
 Row = dict[str, Any]
@@ -65,6 +65,22 @@ def write_atomic(path: Path, content: str) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     flush_folder(path.parent)
+
+
+def output_file(named: str | Path) -> Path:
+    """Makes the folder of a file that a person wants written, before anything is spent on it.
+
+    Raises:
+        ConfigError: A folder has that name, or a file that of its folder.
+    """
+    path = Path(named)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(f"{path} cannot be written: {error.filename} is no folder.") from error
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder: expected the name of a file to write.")
+    return path
 
 
 def flush_folder(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Literal
@@ -11,7 +12,7 @@ from instructrec.experiments.jsonl import Row
 from instructrec.experiments.label_book import SCORES, Judgment
 from instructrec.experiments.label_items import Item
 from instructrec.experiments.listing import table
-from instructrec.experiments.stats import wilson_interval
+from instructrec.experiments.stats import share_interval
 
 Judgments = Mapping[str, Mapping[str, Judgment]]
 """Mentor -> item -> judgment."""
@@ -177,10 +178,16 @@ def _verdict(said: Judgment) -> Hashable:
 
 
 def summary(items: Sequence[Item], judgments: Judgments) -> Row:
-    """All numbers, JSON-able: what was said, who won, which side, and the agreement."""
+    """All numbers, JSON-able: what was said, who won, which side, and the agreement.
+
+    Intervals are of 95 %; judgments about one instruction stay together, as they are not
+    independent tries. An end that is not known is None.
+    """
     said = [judgment for book in judgments.values() for judgment in book.values()]
     decided = [j for j in said if j.winner is not None]
-    first = sum(j.winner == j.shown[0] for j in decided)
+    instructions = {item.id: item.instruction_id for item in items}
+    clusters = [instructions.get(j.item, j.item) for j in decided]
+    first = [j.winner == j.shown[0] for j in decided]
     sources = sorted({source for item in items for source in item.sources})
     given = [j.score for j in said if j.score is not None]
     found: Row = {
@@ -193,9 +200,9 @@ def summary(items: Sequence[Item], judgments: Judgments) -> Row:
     }
     if decided:
         found["wins_interval"] = {
-            source: _ends(wins, len(decided)) for source, wins in found["wins"].items()
+            source: _ends([j.winner == source for j in decided], clusters) for source in sources
         }
-        found["first_side"] = [first / len(decided), *_ends(first, len(decided))]
+        found["first_side"] = [sum(first) / len(first), *_ends(first, clusters)]
     if given:
         found["mean_score"] = sum(given) / len(given)
         found["mean_scores"] = _mean_scores(items, judgments)
@@ -211,9 +218,9 @@ def _mean_scores(items: Sequence[Item], judgments: Judgments) -> dict[str, float
     return {source: sum(scores) / len(scores) for source, scores in sorted(of.items())}
 
 
-def _ends(count: int, of: int) -> list[float]:
-    interval = wilson_interval(count, of)
-    return [interval.low, interval.high]
+def _ends(won: Sequence[bool], clusters: Sequence[str]) -> list[float | None]:
+    interval = share_interval(won, clusters)
+    return [end if math.isfinite(end) else None for end in (interval.low, interval.high)]
 
 
 def to_text(found: Row) -> str:
@@ -227,11 +234,11 @@ def to_text(found: Row) -> str:
     rows += [("said", kinds or "nothing yet"), ("better answers", str(found["corrections"]))]
     decided = sum(found["wins"].values())
     for source, wins in found["wins"].items():
-        low, high = found["wins_interval"][source]
-        rows.append((f"better: {source}", f"{wins} of {decided} ({low:.2f} to {high:.2f})"))
+        ends = _between(found["wins_interval"][source])
+        rows.append((f"better: {source}", f"{wins} of {decided} ({ends})"))
     if decided:
-        share, low, high = found["first_side"]
-        rows.append(("shown first won", f"{share:.2f} ({low:.2f} to {high:.2f})"))
+        share, *ends = found["first_side"]
+        rows.append(("shown first won", f"{share:.2f} ({_between(ends)})"))
     for source, mean in found.get("mean_scores", {}).items():
         rows.append((f"mean score: {source}", f"{mean:.2f}"))
     for row in found["agreement"]:
@@ -239,3 +246,8 @@ def to_text(found: Row) -> str:
         who = " and ".join(row["annotators"])
         rows.append((f"{who}", f"agree on {row['agree']:.0%} of {row['items']}, Cohen's κ {kappa}"))
     return table(rows)
+
+
+def _between(ends: Sequence[float | None]) -> str:
+    low, high = ends
+    return "interval unknown" if low is None or high is None else f"{low:.2f} to {high:.2f}"

@@ -25,6 +25,7 @@ from instructrec.experiments.jsonl import (
     write_json,
 )
 from instructrec.experiments.listing import table
+from instructrec.experiments.locks import held
 from instructrec.experiments.preference_pairs import Mentor, Pair, Select, pairs_of_rows
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.base import Policy
@@ -97,6 +98,7 @@ class PairsConfig:
         if not self.min_margin >= 0:
             raise ConfigError(f"min_margin = {self.min_margin}: expected 0 or more.")
         self.mentor  # noqa: B018 (its numbers are checked)
+        self.as_evaluation()  # so are those of the samples
 
     @property
     def mentor(self) -> Mentor:
@@ -141,19 +143,33 @@ def run_pairs(
     Raises:
         ConfigError: ``out`` holds other pairs, or its samples are what is read.
         DataError: No two responses have different scores.
-        InstructRecError: Policy, task or rewards cannot be used.
+        CheckpointError: Another process writes there.
+        InstructRecError: Policy, task or rewards cannot be used; nothing was replaced.
     """
     out = Path(config.out)
-    if Path(policy).resolve() == config.samples_file.resolve():
-        raise ConfigError(
-            f"out = {config.out!r}: its samples would take the place of {policy}, which is read. "
-            "Give another --out."
-        )
-    if overwrite:
-        for path in (config.samples_file, config.samples_file.with_suffix(".json"), out):
-            path.unlink(missing_ok=True)
+    for place, what in ((config.samples_file, "its samples"), (out, "the pairs")):
+        if Path(policy).resolve() == place.resolve():
+            raise ConfigError(
+                f"out = {config.out!r}: {what} would take the place of {policy}, which is read. "
+                "Give another --out."
+            )
+    if not overwrite and out.exists() and not out.with_suffix(".json").exists():
+        raise _other_rows(out)  # before anything is sampled
     config = _completed(policy, config)
-    evaluation = _samples(policy, config, load)
+    with held(out, "pairs"):
+        return _make_pairs(policy, config, out, overwrite, say, load)
+
+
+def _make_pairs(
+    policy: str,
+    config: PairsConfig,
+    out: Path,
+    overwrite: bool,
+    say: telling.Say,
+    load: LoadPolicy,
+) -> list[Pair]:
+    """See `run_pairs`; nobody else is at it."""
+    evaluation = _samples(policy, config, overwrite, load)
     pairs = pairs_of_rows(evaluation.rows, select=config.select, min_margin=config.min_margin)
     if not pairs:
         raise DataError(
@@ -198,7 +214,8 @@ def _completed(policy: str, config: PairsConfig) -> PairsConfig:
     )
 
 
-def _samples(policy: str, config: PairsConfig, load: LoadPolicy) -> Evaluation:
+def _samples(policy: str, config: PairsConfig, overwrite: bool, load: LoadPolicy) -> Evaluation:
+    """The scored samples; those of before are deleted once nothing else can be wrong."""
     settings = config.as_evaluation()
     run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
     plan = evaluate_policy.make_plan(policy, settings, run)
@@ -210,9 +227,13 @@ def _samples(policy: str, config: PairsConfig, load: LoadPolicy) -> Evaluation:
     task = make_task(plan.task, split=plan.split, **plan.options)
     reward = make_rewards(plan.rewards if plan.rewards is not None else default_rewards(task))
     reward.check_columns(task.columns)
-    config.samples_file.parent.mkdir(parents=True, exist_ok=True)
+    answering = load(policy, plan, settings)
+    if overwrite:
+        samples = config.samples_file
+        for path in (samples, samples.with_suffix(".json"), Path(config.out)):
+            path.unlink(missing_ok=True)
     return evaluate(
-        load(policy, plan, settings),
+        answering,
         task,
         reward,
         sampling=plan.sampling,
@@ -236,10 +257,14 @@ def _refuse_other_pairs(out: Path, made: dict[str, Any]) -> None:
     side = out.with_suffix(".json")
     before = read_json(side) if side.exists() else {}
     if before != made:
-        raise ConfigError(
-            f"out = {str(out)!r} exists already and holds other rows than this command makes: "
-            "give another --out, or --overwrite to replace it and its samples."
-        )
+        raise _other_rows(out)
+
+
+def _other_rows(out: Path) -> ConfigError:
+    return ConfigError(
+        f"out = {str(out)!r} exists already and holds other rows than this command makes: give "
+        "another --out, or --overwrite to replace it and its samples."
+    )
 
 
 def _told(evaluation: Evaluation, pairs: list[Pair], config: PairsConfig) -> str:

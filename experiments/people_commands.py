@@ -1,4 +1,4 @@
-"""The commands around a run: ``report``, ``export``, ``doctor`` and ``chat``.
+"""The commands around a run: ``report``, ``explain``, ``export``, ``doctor`` and ``chat``.
 
 ``build_<command>`` adds the arguments and ``run_<command>`` runs it; torch is imported only there.
 """

@@ -71,13 +71,7 @@ def run_quickstart(
         _base(run)
         sft = _train(run, "sft", model)
         _train(run, "sft-best", model)
-        try:
-            _train(run, "ppo", sft)
-        except RunInterrupted as error:
-            raise RunInterrupted(
-                "the quickstart was stopped during PPO and will not be compared; start it again. "
-                f"PPO alone goes on with: instructrec train {path / 'ppo' / 'config.yaml'} --resume"
-            ) from error
+        _train(run, "ppo", sft)
         _conclude(run, folder)
     return folder
 
@@ -112,7 +106,16 @@ def _train(run: Quickstart, name: str, model: str) -> str:
         "ppo": f"from the short SFT, {config.ppo.num_updates} updates on exact match",
     }[name]
     _title(run, name, about)
-    return train_stage(run, name, config.stage(name, str(run.path), model))
+    settings = config.stage(name, str(run.path), model)
+    try:
+        return train_stage(run, name, settings)
+    except RunInterrupted as error:
+        command = "sft" if settings.algorithm == "sft" else "train"
+        file = run.path / name / "config.yaml"
+        raise RunInterrupted(
+            f"the quickstart was stopped during {name} and will not be compared; start it again. "
+            f"That stage alone goes on with: instructrec {command} {file} --resume"
+        ) from error
 
 
 def _estimate(run: Quickstart, policy: Policy) -> float:

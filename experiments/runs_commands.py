@@ -14,6 +14,7 @@ from instructrec.experiments import offline_sync, runs_table
 from instructrec.experiments.runs_reading import (
     Filters,
     RunLine,
+    Skipped,
     is_named,
     read_run,
     read_runs,
@@ -92,17 +93,14 @@ def _list(values: Namespace) -> None:
 
 def _sync(values: Namespace) -> None:
     lines, skipped = read_runs(Path(values.dir))
-    if not values.names:
-        chosen = {line.name: line.path for line in lines}
-        chosen |= {other.path.name: other.path for other in skipped if other.is_comparison}
-    else:
-        chosen = {
-            line.name: line.path
-            for line in lines
-            if any(is_named(line, name) for name in values.names)
-        }
-        if not chosen:
-            raise ConfigError(unknown_name("run", values.names[0], [x.name for x in lines]))
+    compared = {other.path.name: other for other in skipped if other.is_comparison}
+    there: dict[str, RunLine | Skipped] = compared | {line.name: line for line in lines}
+    chosen = {name: each.path for name, each in there.items()} if not values.names else {}
+    for named in values.names:
+        found = {name: each.path for name, each in there.items() if is_named(each, named)}
+        if not found:
+            raise ConfigError(unknown_name("run", named, list(there)))
+        chosen |= found
     for line in lines:
         if line.status == "running" and not values.force and line.name in chosen:
             del chosen[line.name]

@@ -114,10 +114,10 @@ class Filters:
         return not names or any(is_named(line, name) for name in names)
 
 
-def is_named(line: RunLine, pattern: str) -> bool:
+def is_named(line: RunLine | Skipped, pattern: str) -> bool:
     """Says whether a pattern means a run: by its place, its path, or its folder's own name."""
     pattern = pattern.rstrip("/")
-    known = (line.name, str(line.path), line.path.name)
+    known = [str(line.path), line.path.name, *([line.name] if isinstance(line, RunLine) else [])]
     return any(fnmatchcase(name, pattern) for name in known)
 
 

@@ -193,6 +193,28 @@ def wilson_interval(successes: int, n: int, *, confidence: float = 0.95) -> Inte
     return Interval(successes / n, low, high, n, n, confidence, "wilson")
 
 
+def share_interval(
+    flags: Sequence[bool], clusters: Sequence[Hashable], *, confidence: float = 0.95
+) -> Interval:
+    """Share of the tries that are true: Wilson's interval where each is a cluster by itself.
+
+    Tries of one cluster are not independent, so that whole clusters are resampled where one has
+    several, as in ``mean_interval``.
+
+    Args:
+        flags: N outcomes, at least one.
+        clusters: N labels.
+        confidence: Coverage, in (0, 1).
+
+    Raises:
+        DataError: There is no try, or the lengths differ.
+    """
+    _, n_clusters = cluster_index(clusters, len(flags))
+    if n_clusters == len(flags):
+        return wilson_interval(sum(flags), len(flags), confidence=confidence)
+    return mean_interval([float(flag) for flag in flags], clusters, confidence=confidence)
+
+
 def paired_difference(
     a: ArrayLike,
     b: ArrayLike,

@@ -241,7 +241,7 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
     file = folder / "sweep.yaml"
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
-    there = folder.exists() and any(path.name != "lock" for path in folder.iterdir())
+    there = folder.exists() and any(folder.iterdir())
     if there and not file.is_file():
         raise CheckpointError(f"{folder} holds no sweep: expected a new folder. Choose another.")
     if there and overwrite:

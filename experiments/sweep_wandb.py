@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from instructrec.experiments.api import as_options
-from instructrec.experiments.jsonl import write_atomic
+from instructrec.experiments.jsonl import output_file, write_atomic
 from instructrec.experiments.sweep_spec import Dimension, SweepSpec
 
 _METHODS = {"tpe": "bayes", "random": "random", "grid": "grid"}
@@ -51,7 +51,7 @@ def wandb_sweep(spec: SweepSpec) -> dict[str, Any]:
 
 def write_wandb_sweep(spec: SweepSpec, file: Path) -> None:
     """Writes the sweep file."""
-    write_atomic(file, yaml.safe_dump(wandb_sweep(spec), sort_keys=False))
+    write_atomic(output_file(file), yaml.safe_dump(wandb_sweep(spec), sort_keys=False))
 
 
 def _parameter(dimension: Dimension) -> dict[str, Any]:

@@ -121,3 +121,16 @@ def test_two_runs_say_nothing_of_others() -> None:
     (pair,) = compare_all(scores, {"a": [0, 1], "b": [0, 1]}, list(range(20)), [""] * 20)
     assert pair.runs_low is None and pair.runs_high is None
     assert pair.decided == pair.decided_here
+
+
+def test_instructions_of_one_item_are_not_taken_for_more_items_won() -> None:
+    won = np.array([1.0] * 14 + [-1.0] * 6)  # of 20 items, 14
+    names, seeds = list(range(20)), {"a": [0], "b": [0]}
+    (alone,) = compare_all({"a": won[None], "b": np.zeros((1, 20))}, seeds, names, [""] * 20)
+    four = np.repeat(won, 4)  # of each item four instructions that go together
+    scores, clusters = {"a": four[None], "b": np.zeros((1, 80))}, np.repeat(names, 4).tolist()
+    (together,) = compare_all(scores, seeds, clusters, [""] * 80)
+    assert alone.win_share is not None and together.win_share is not None
+    assert alone.win_share.method == "wilson" and together.wins == 56
+    width = alone.win_share.high - alone.win_share.low
+    assert together.win_share.high - together.win_share.low == pytest.approx(width, abs=0.05)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from instructrec.errors import CheckpointError, ConfigError
+from instructrec.experiments.chat_terminal import ChatConfig
 from instructrec.experiments.command_line import (
     RECIPES,
     as_dataclass,
@@ -101,6 +102,16 @@ def test_several_greedy_samples_are_refused(kind: type) -> None:
     with pytest.raises(ConfigError, match="same response every time"):
         kind(samples=4)
     assert kind(samples=4, temperature=1.0).samples == 4
+
+
+@pytest.mark.parametrize("kind", [EvalConfig, EvaluateConfig, ChatConfig])
+@pytest.mark.parametrize("key", ["max_new_tokens", "batch_size", "limit"])
+def test_a_number_below_1_is_refused_before_anything_is_trained_or_replaced(
+    kind: type, key: str
+) -> None:
+    if key in {field.name for field in dataclasses.fields(kind)}:
+        with pytest.raises(ConfigError, match=f"{key} = 0: expected at least 1"):
+            kind(**{key: 0})
 
 
 def test_options_without_the_task_they_belong_to_are_refused() -> None:

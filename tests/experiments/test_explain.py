@@ -112,6 +112,18 @@ def test_a_model_explains_a_prompt_of_ones_own(tmp_path: Path) -> None:
     assert held["reference"] == "tiny@2" and held["tokens"][0]["kl"] != 0
 
 
+def test_files_go_into_new_folders_and_what_cannot_be_written_is_said_first(tmp_path: Path) -> None:
+    page, numbers = tmp_path / "new" / "a.html", tmp_path / "other" / "a.json"
+    settings: dict[str, Any] = {"prompt": "Say: red.", "attribution": False}
+    explain("tiny", ExplainConfig(html=str(page), json=str(numbers), **settings), say=silent)
+    assert page.is_file() and numbers.is_file()
+    said: list[str] = []
+    for odd, message in ((tmp_path, "is a folder"), (page / "b.html", "a.html is no folder")):
+        with pytest.raises(ConfigError, match=message):
+            explain("tiny", ExplainConfig(html=str(odd), **settings), say=said.append)
+    assert not said
+
+
 def test_what_a_policy_writes_steers_neither_terminal_nor_page(run: str) -> None:
     hostile = "\x1b[2J<script>alert(1)</script>"
     found = explain(run, ExplainConfig(index=0, response=hostile), say=silent)

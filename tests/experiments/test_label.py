@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,13 @@ from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.label_book import Book, Sitting
 from instructrec.experiments.label_commands import LabelConfig, label
 from instructrec.experiments.label_items import Candidate, Item, gather, read_items
-from instructrec.experiments.label_results import agreement, cohens_kappa, preferences, summary
+from instructrec.experiments.label_results import (
+    agreement,
+    cohens_kappa,
+    preferences,
+    summary,
+    to_text,
+)
 from instructrec.experiments.playing import SINGLE_ANSWERS
 from instructrec.experiments.preference_data import read_pairs
 from instructrec.experiments.supervised_run import pairs
@@ -113,6 +120,20 @@ def test_the_summary_counts_wins_and_the_side(tmp_path: Path) -> None:
     found = summary(ITEMS, {"me": book.judgments})
     assert found["wins"] == {"a": 0, "b": 12} and found["kinds"] == {"prefer": 12, "tie": 1}
     assert 0 < found["first_side"][0] < 1 and found["wins_interval"]["b"][0] > 0.7
+
+
+def test_mentors_who_judge_the_same_items_are_not_taken_for_more_items(tmp_path: Path) -> None:
+    names = ("ann", "ben", "cho")
+    books = {name: judged(tmp_path / name, ["a"] * 12 + ["b"] * 8).judgments for name in names}
+    alone, together = summary(ITEMS, {"ann": books["ann"]}), summary(ITEMS, books)
+    low, high = alone["wins_interval"]["a"]
+    assert (low, high) == pytest.approx((0.387, 0.781), abs=1e-3)  # Wilson's, 12 of 20
+    ends = together["wins_interval"]["a"]
+    assert ends == pytest.approx([low, high], abs=0.05)  # 36 of 60 tries would be 0.47 to 0.71
+    one = {name: {"q0": book["q0"]} for name, book in books.items()}
+    found = summary(ITEMS, one)
+    assert found["wins_interval"]["a"] == [None, None]
+    assert re.search(r"better: a +3 of 3 \(interval unknown\)", to_text(found))
 
 
 @pytest.fixture

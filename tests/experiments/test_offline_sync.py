@@ -153,8 +153,19 @@ def test_the_files_of_a_comparison_are_sent_too(
     assert main(["runs", "sync", "--dry_run", "--dir", str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert "2 of 2 to send" in shown and "compare-a-vs-b" in shown
-    assert main(["runs", "sync", "a", "--dry_run", "--dir", str(tmp_path)]) == 0
-    assert "1 of 1 to send" in capsys.readouterr().out
+    for named in ("a", "compare-*"):
+        assert main(["runs", "sync", named, "--dry_run", "--dir", str(tmp_path)]) == 0
+        assert "1 of 1 to send" in capsys.readouterr().out
+
+
+def test_every_name_has_to_mean_something(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("first", "second"):
+        make_run(tmp_path, name, ["20260101_000000"])
+    command = ["runs", "sync", "first", "secnd", "--dry_run", "--dir", str(tmp_path)]
+    assert main(command) == 2
+    assert "'secnd'" in (said := capsys.readouterr().err) and "'second'" in said
 
 
 @pytest.mark.slow

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from instructrec.envs.tasks.base import make_task
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import CheckpointError, ConfigError, DataError, PolicyError
 from instructrec.experiments.jsonl import read_rows
+from instructrec.experiments.locks import held
 from instructrec.experiments.pairs_command import PairsConfig, run_pairs
 from instructrec.experiments.preference_pairs import (
     Candidate,
@@ -204,6 +205,38 @@ def test_pairs_made_otherwise_are_not_overwritten_unless_asked(tmp_path, lengths
     assert sum(flipped) == 3
 
 
+def test_what_was_there_stays_until_the_new_samples_can_be_made(tmp_path, lengths):
+    run_pairs("c", config(tmp_path, rewards=lengths), say=print, load=lambda *_: Counting())
+    before = {file: file.read_bytes() for file in tmp_path.glob("pairs.*")}
+    assert len(before) == 4
+
+    def broken(*_):
+        raise PolicyError("there is no such model")
+
+    with pytest.raises(PolicyError, match="no such model"):
+        wanted = config(tmp_path, rewards=lengths)
+        run_pairs("c", wanted, overwrite=True, say=print, load=broken)
+    with pytest.raises(DataError, match="cannot be read"):
+        run_pairs(str(tmp_path / "gone.jsonl"), config(tmp_path), overwrite=True, say=print)
+    with pytest.raises(ConfigError, match="the pairs would take the place of"):
+        pairs = str(tmp_path / "pairs.jsonl")
+        run_pairs(pairs, config(tmp_path), overwrite=True, say=print)
+    assert {file: file.read_bytes() for file in tmp_path.glob("pairs.*")} == before
+
+
+def test_a_file_of_something_else_is_refused_before_anything_is_sampled(tmp_path, lengths):
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "my own data"}\n')
+    with pytest.raises(ConfigError, match="holds other rows"):
+        run_pairs("c", config(tmp_path, rewards=lengths), say=print, load=lambda *_: Counting())
+    assert not config(tmp_path).samples_file.exists()
+
+
+def test_one_process_at_a_time_makes_pairs(tmp_path, lengths):
+    wanted = config(tmp_path, rewards=lengths)
+    with held(tmp_path / "pairs.jsonl", "pairs"), pytest.raises(CheckpointError, match="in use"):
+        run_pairs("c", wanted, say=print, load=lambda *_: Counting())
+
+
 def test_without_a_difference_there_is_nothing_to_prefer(tmp_path):
     file = tmp_path / "same.py"
     file.write_text("def same(completions, **columns):\n    return [1.0] * len(completions)\n")
@@ -218,7 +251,13 @@ def test_without_a_difference_there_is_nothing_to_prefer(tmp_path):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"n": 1}, "2 responses"), ({"temperature": 0.0}, "greedy"), ({"out": "x.csv"}, ".jsonl")],
+    [
+        ({"n": 1}, "2 responses"),
+        ({"temperature": 0.0}, "greedy"),
+        ({"out": "x.csv"}, ".jsonl"),
+        ({"limit": 0}, "limit = 0"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+    ],
 )
 def test_useless_settings_are_refused(tmp_path, changes, message):
     with pytest.raises(ConfigError, match=message):

@@ -172,8 +172,8 @@ def test_the_command_writes_the_file_for_wandb_and_runs_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("rates.yaml").write_text(yaml.safe_dump(given()), encoding="utf-8")
-    assert main(["sweep", "rates.yaml", "--write_wandb", "wandb.yaml", "--trials", "5"]) == 0
-    assert yaml.safe_load(Path("wandb.yaml").read_text())["run_cap"] == 5
+    assert main(["sweep", "rates.yaml", "--write_wandb", "new/wandb.yaml", "--trials", "5"]) == 0
+    assert yaml.safe_load(Path("new/wandb.yaml").read_text())["run_cap"] == 5
     assert not Path("runs").exists()
     Path("rates.yaml").write_text(yaml.safe_dump(given(trails=3)), encoding="utf-8")
     capsys.readouterr()
