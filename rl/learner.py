@@ -25,6 +25,7 @@ from instructrec.processes import together
 from instructrec.rl import reporting
 from instructrec.rl.adaptive import Coefficients
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.drift_gate import DriftGate
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.guards import MemoryGuard, StepGuard
@@ -92,6 +93,7 @@ class PPOLearner:
         self.memory = MemoryGuard(MicroBatch.of(self.config))
         self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
+        self.drift_gate = DriftGate(config.max_drift)
         self.coefficients = Coefficients(config)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -120,7 +122,7 @@ class PPOLearner:
 
         # Step 2: rewards per token, returns, advantages.
         metrics = {"ppo/entropy": entropy, **self.estimate()}
-        self.drift = {name: metrics.pop(name) for name in ("ppo/drift_mean", "ppo/drift_p99")}
+        self.drift = self.experience.drift()
         clock.lap("time/advantage_s")
 
         # Step 3: epochs of clipped steps, reshuffled each time.
@@ -132,6 +134,7 @@ class PPOLearner:
                     self._learn(minibatch)
         clock.lap("time/update_s")
         self.updates += 1
+        self.drift_gate.end(self.drift)
         self.experience.cut_states = {}  # large, and not needed any more
         metrics |= self._metrics()
         self._adapt(metrics)
@@ -203,6 +206,7 @@ class PPOLearner:
                 "Check the rewards."
             )
         self.guard.begin()
+        self.drift_gate.begin()
         self.rows = own_rows(expected)
         self.experience = tensors_of(rollout, self.policy.device, self.rows.start)
         self.reuse.begin(self.experience)
@@ -297,8 +301,8 @@ class PPOLearner:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
         self.stats.add(self.minibatch.sums)
         if not self.steps_taken:
-            self.drift |= self.reuse.measure()
-            if not self.drift["ppo/drift_mean"] <= self.config.max_drift:
+            self.drift = self.reuse.measure() or self.drift
+            if not self.drift_gate.allows(self.drift):
                 self.stopped_early = True  # somebody else's responses
                 return False
         return self.is_worth_a_step(self.minibatch)
@@ -329,6 +333,7 @@ class PPOLearner:
             "scheduler_step": self.scheduler.last_epoch,
             "coefficients": self.coefficients.state_dict(),
             "reuse": self.reuse.state_dict(),
+            "drift_gate": self.drift_gate.state_dict(),
             "sampler": self.policy.generator_state(),
             "shuffler": self.shuffler.get_state(),
         }
@@ -350,6 +355,7 @@ class PPOLearner:
         go_to_step(self.scheduler, state["scheduler_step"], self.coefficients.learning_rate)
         self.updates = state["updates"]
         self.reuse.load_state_dict(state["reuse"])
+        self.drift_gate.load_state_dict(state.get("drift_gate"))
         self.policy.set_generator_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
 
@@ -370,7 +376,7 @@ class PPOLearner:
     def _metrics(self) -> dict[str, float]:
         return {
             **self.loss_metrics(),
-            **self.drift,
+            **self.drift.metrics(),
             **self.reuse.end(),
             "faults/numerics": float(self.guard.left_out),
             "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from instructrec.envs.tasks.base import Task
     from instructrec.rl.ppo import PPOTrainer
 
-_LEARNER = ("scheduler_step", "coefficients", "reuse")
+_LEARNER = ("scheduler_step", "coefficients", "reuse", "drift_gate")
 """Of the learner's state, what is no tensor."""
 _GENERATORS = ("sampler", "shuffler")
 """States of generators, of which each process has its own."""
@@ -111,7 +111,7 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
             "policy": _under("policy.", tensors),
             "critic": _under("critic.", tensors),
             "optimizer": moments,
-            **{name: state[name] for name in _LEARNER},
+            **{name: state.get(name) for name in _LEARNER},
             **{name: tensors[_of(name, processes.rank())] for name in _GENERATORS},
         }
     )
