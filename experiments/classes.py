@@ -77,6 +77,18 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def class_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """The numbers of each class, the head first, and what it was most often taken for."""
+    rows: list[tuple[str, ...]] = [("class", "precision", "recall", "F1", "n", "taken for")]
+    for name, one in report["classes"].items():
+        wrong = {k: n for k, n in report["confusion"][name].items() if n and k != name}
+        worst = max(wrong, key=lambda answer: wrong[answer], default=None)
+        taken = "-" if worst is None else f"{worst} ({wrong[worst]})"
+        numbers = (f"{one[key]:.3f}" for key in ("precision", "recall", "f1"))
+        rows.append((name, *numbers, str(one["n"]), taken))
+    return rows
+
+
 def _label(row: Row) -> str:
     reference = row["reference"]
     return str(reference[0] if isinstance(reference, list) else reference)

@@ -313,11 +313,11 @@ class EvaluateConfig:
     name: str | None = None
     """Name of the run folder; None derives it from policy, task and decoding."""
     task: str | None = None
-    """Task; None takes that of the policy's run folder, else closed_answers."""
+    """Task; None takes that of the policy's run or file of responses, else closed_answers."""
     options: dict[str, Any] = field(default_factory=dict)
     """Options of the task."""
     split: str | None = None
-    """Split; None takes the test split."""
+    """Split; None takes that of a file of responses, else the test split."""
     env: EnvName | None = None
     """One answer, several tries (refine), chat or tool; None: as the policy's run, else one."""
     max_turns: int | None = None
@@ -327,9 +327,9 @@ class EvaluateConfig:
     rewards: dict[str, bool | float | str | RewardSpec] = field(default_factory=dict)
     """What is measured; none takes those of the policy's run folder, else the task's own."""
     limit: int | None = None
-    """Most instructions; None takes the whole split."""
-    samples: int = 1
-    """Responses per instruction."""
+    """Most instructions; None takes the whole split, or those that a file of responses has."""
+    samples: int | None = None
+    """Responses per instruction; None takes 1, or all that a file of responses has."""
     temperature: float = 0.0
     """Softmax temperature; 0 is greedy decoding."""
     top_p: float = 1.0

@@ -17,7 +17,7 @@ class Draws(Protocol):
         """Most instructions."""
 
     @property
-    def samples(self) -> int:
+    def samples(self) -> int | None:
         """Responses per instruction."""
 
     @property
@@ -47,7 +47,7 @@ def check_draws(prefix: str, draws: Draws) -> None:
         value = getattr(draws, name)
         if value is not None and value < 1:
             raise ConfigError(f"{prefix}{name} = {value}: expected at least 1.")
-    if draws.temperature == 0 and draws.samples > 1:
+    if draws.temperature == 0 and (draws.samples or 1) > 1:
         raise ConfigError(
             f"{prefix}samples = {draws.samples} with {prefix}temperature = 0: greedy decoding "
             f"gives the same response every time; set {prefix}temperature above 0, or one sample."

@@ -20,6 +20,7 @@ from instructrec.experiments.evaluation import Evaluation, evaluate
 from instructrec.experiments.evaluation_place import place
 from instructrec.experiments.evaluation_report import report, track
 from instructrec.experiments.playing import Episodes
+from instructrec.experiments.recorded import Recorded, read_recorded
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
@@ -46,10 +47,16 @@ class Plan:
     """What is measured; None takes the task's own."""
     sampling: Sampling
     """How responses are drawn."""
+    samples: int
+    """Responses to each instruction."""
+    limit: int | None
+    """Most instructions; None takes all."""
     policy: PolicyConfig
     """How the policy is loaded."""
     corpus: CorpusMetrics
     """Metrics of all responses together."""
+    recorded: Recorded | None = None
+    """The responses that are given again, where the policy is a file of them."""
 
 
 def run_evaluation(
@@ -96,7 +103,7 @@ def run_evaluation(
         own, file = processes.from_main(
             lambda: place(policy, plan, config, run, overwrite, command, hold)
         )
-        measure = _measurement(plan, config, reward, answering)
+        measure = _measurement(plan, config.batch_size, reward, answering)
         evaluation, others = measure(task, file), []
         if robust:
             others = robustness.measure_robustness(
@@ -119,9 +126,7 @@ def _bounds(
     """What scripted policies get, written beside the rows; None unless wanted."""
     if not config.bounds or policy in SCRIPTED:
         return None
-    found = measure_bounds(
-        task, reward, limit=config.limit, episodes=plan.episodes, seed=config.seed
-    )
+    found = measure_bounds(task, reward, limit=plan.limit, episodes=plan.episodes, seed=config.seed)
     processes.on_main(lambda: found.write(rows))
     return found
 
@@ -141,8 +146,7 @@ def _prepare(
     policy: str, config: EvaluateConfig, run: RunFolder | None
 ) -> tuple[Plan, Task, CombinedReward, Policy]:
     """What is measured, on what, by which rewards, and who answers."""
-    plan = make_plan(policy, config, run)
-    task = make_task(plan.task, split=plan.split, **plan.options)
+    plan, task = open_task(make_plan(policy, config, run), named=config.task is not None)
     if plan.rewards is None:
         plan = replace(plan, rewards=default_rewards(task))
     reward = make_rewards(plan.rewards)
@@ -157,7 +161,7 @@ def _prepare(
 
 
 def _measurement(
-    plan: Plan, config: EvaluateConfig, reward: CombinedReward, answering: Policy
+    plan: Plan, batch_size: int, reward: CombinedReward, answering: Policy
 ) -> robustness.Measure:
     """What evaluates the policy on a task and writes the rows to a file."""
 
@@ -167,9 +171,9 @@ def _measurement(
             task,
             reward,
             sampling=plan.sampling,
-            samples=config.samples,
-            batch_size=config.batch_size,
-            limit=config.limit,
+            samples=plan.samples,
+            batch_size=batch_size,
+            limit=plan.limit,
             episodes=plan.episodes,
             corpus=plan.corpus,
             out=out,
@@ -198,31 +202,72 @@ def make_plan(policy: str, config: EvaluateConfig, run: RunFolder | None) -> Pla
         run: The policy's run folder, if it has one.
     """
     before = run.config() if run is not None else {}
+    recorded = read_recorded(policy)
+    made_of = recorded.header if recorded is not None else {}
     trained_on = before.get("task", {})
     if config.task is None and isinstance(trained_on, dict):
-        task = trained_on.get("name", _DEFAULT_TASK)
+        task = trained_on.get("name") or made_of.get("task") or _DEFAULT_TASK
         options = {**trained_on.get("options", {}), **config.options}
-        split = config.split or trained_on.get("test_split", "test")
+        split = config.split or trained_on.get("test_split") or made_of.get("split") or "test"
     else:
         task, options, split = config.task or _DEFAULT_TASK, config.options, config.split or "test"
     rewards = reward_value(config.rewards) if config.rewards else before.get("rewards")
-    tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
-    tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
     return Plan(
         task=task,
         options=options,
         split=split,
         episodes=_episodes(policy, config, trained_on),
         rewards=rewards,
-        sampling=Sampling(
-            max_new_tokens=tokens,
-            temperature=config.temperature,
-            top_p=config.top_p,
-            top_k=config.top_k,
-            stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
-        ),
+        sampling=_sampling(config, before, recorded),
+        samples=recorded.samples(config.samples) if recorded else config.samples or 1,
+        limit=config.limit,
         policy=_policy_config(policy, config, before.get("policy", {})),
         corpus=_corpus(config, before.get("eval", {})),
+        recorded=recorded,
+    )
+
+
+def open_task(plan: Plan, *, named: bool) -> tuple[Plan, Task]:
+    """Opens the task of a plan, and takes as many instructions as recorded responses are for.
+
+    Args:
+        plan: The plan.
+        named: Whether the task was asked for, and not taken from a run or a file.
+
+    Raises:
+        ConfigError: There is no such task.
+        DataError: A file of responses has too few, or was made of other instructions.
+    """
+    recorded = plan.recorded
+    try:
+        task = make_task(plan.task, split=plan.split, **plan.options)
+    except ConfigError as error:
+        if named or recorded is None:
+            raise
+        raise ConfigError(
+            f"{error} ({recorded.file} was made with that task: name it with --task.)"
+        ) from error
+    if recorded is None:
+        return plan, task
+    if not named:
+        recorded.check_task(task)
+    return replace(plan, limit=recorded.limit(plan.limit, task)), task
+
+
+def _sampling(
+    config: EvaluateConfig, before: dict[str, Any], recorded: Recorded | None
+) -> Sampling:
+    """How responses are drawn: as asked for, the budget else as in the run; or as they were."""
+    if recorded is not None:
+        return recorded.sampling(config)
+    tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
+    tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
+    return Sampling(
+        max_new_tokens=tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
     )
 
 

@@ -51,9 +51,7 @@ def place(
         CheckpointError: Another process writes there, or it holds something else.
         ConfigError: No folder name can be made of the policy's.
     """
-    decoding = telling.decoding(
-        plan.sampling, config.samples, config.limit, config.seed, plan.episodes
-    )
+    decoding = telling.decoding(plan.sampling, plan.samples, plan.limit, config.seed, plan.episodes)
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command, hold)
         return folder, folder.eval_path(plan.task, plan.split, decoding, 0)
@@ -95,7 +93,7 @@ def _new_folder(
         "policy": {"model": policy, "system_prompt": plan.policy.system_prompt},
         "task": {"name": plan.task, "options": plan.options, "test_split": plan.split},
         "rewards": plan.rewards,
-        "eval": {"limit": config.limit, "samples": config.samples, "batch_size": config.batch_size},
+        "eval": {"limit": plan.limit, "samples": plan.samples, "batch_size": config.batch_size},
         "seed": config.seed,
     }
     if is_endpoint(policy):

@@ -11,7 +11,7 @@ from instructrec.choices import check_choices
 from instructrec.errors import CheckpointError, ConfigError, PolicyError
 from instructrec.experiments import model_card, setup_run, telling, verification
 from instructrec.experiments.jsonl import read_json, write_atomic
-from instructrec.experiments.report import read_run
+from instructrec.experiments.report_reading import read_run
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.staging import staged
 from instructrec.policies.config import LoraSettings, PolicyConfig, Sampling

@@ -7,20 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from instructrec.envs.tasks.base import render_prompt
 from instructrec.envs.tasks.partition import stable_hash
 from instructrec.errors import DataError
 from instructrec.experiments.alignment_stats import AlignmentReport, alignment_report, calibrate
-from instructrec.experiments.learn_preferences import interval_metrics, of_the_choice, told
-from instructrec.experiments.listing import markdown_table
-from instructrec.experiments.preference_data import DemonstrationItem
+from instructrec.experiments.learn_preferences import interval_metrics
+from instructrec.experiments.preference_data import DemonstrationItem, Parts
 from instructrec.experiments.reward_model_config import RewardModelConfig
-from instructrec.experiments.reward_run import Items, Learned, policy_of
-from instructrec.policies.scorer import load_scorer
+from instructrec.experiments.reward_run import Learned, policy_of
+from instructrec.policies.scorer import Scorer, load_scorer
 from instructrec.rewards.alignment import MARKERS, AlignmentSettings
 from instructrec.rl.alignment import (
     DualEncoder,
+    EncodedMatch,
     embed_matches,
     encode_matches,
     same_matches,
@@ -29,35 +30,37 @@ from instructrec.rl.alignment import (
 from instructrec.rl.fitting import Surroundings
 from instructrec.rl.reward_naming import VAL_LOSS
 
-_LEAST = 4
+_LEAST = 2
 
 
 def learn_alignment(
-    config: RewardModelConfig, base: str, items: Items, around: Surroundings
+    config: RewardModelConfig, base: str, items: Parts, around: Surroundings
 ) -> Learned:
-    """Trains a dual encoder, calibrates its score on half of the held-out pairs, measures the rest.
+    """Trains a dual encoder, calibrates its score, and measures it on what did neither.
+
+    The test rows measure it and the validation rows calibrate the score; without test rows, half
+    of the validation rows do either.
 
     Raises:
-        DataError: There are too few held-out pairs to calibrate and to measure.
+        DataError: There are too few held-out rows to calibrate and to measure.
     """
-    halves = _halves(items[1])
+    calibrating, measured = _held_out(items)
     scorer = load_scorer(policy_of(config, base), head="none", seed=config.seed, markers=MARKERS)
-    (train, limit), (held_out, _) = (
-        encode_matches(scorer, _texts(part), config.fit.max_length) for part in items
+    (train, limit), (validation, _), (first, _), (second, _) = (
+        encode_matches(scorer, _texts(part), config.fit.max_length)
+        for part in (items.train, items.validation, calibrating, measured)
     )
     dual = DualEncoder(scorer, config.alignment, config.fit.batch_size)
     result = train_alignment(
-        dual, train, held_out, config.fit, config.alignment, seed=config.seed, around=around
+        dual, train, validation, config.fit, config.alignment, seed=config.seed, around=around
     )
     if result.stopped == "interrupted":
-        return Learned(result, {}, "", scorer.save, [], {})
+        return Learned(result, {}, scorer.save, [], {})
     scorer.finish()  # what is measured is what is saved
-    instructions, outputs = embed_matches(scorer, held_out, config.fit.eval_batch_size)
-    cosine_NN, same_NN = instructions @ outputs.T, same_matches(held_out).numpy()
-    first, second = (np.ix_(half, half) for half in halves)
-    slope, intercept = calibrate(cosine_NN[first], same_NN[first])
-    clusters = [items[1][i].instruction for i in halves[1]]
-    report = alignment_report(cosine_NN[second], same_NN[second], clusters, slope, intercept)
+    slope, intercept = calibrate(*_similarities(scorer, first, config))
+    cosine_NN, same_NN = _similarities(scorer, second, config)
+    clusters = [item.instruction for item in measured]
+    report = alignment_report(cosine_NN, same_NN, clusters, slope, intercept)
     settings = AlignmentSettings(
         slope=slope,
         intercept=intercept,
@@ -70,41 +73,64 @@ def learn_alignment(
         scorer.save(folder)
         settings.write(folder)
 
-    cut = sum(match.cut for match in (*train, *held_out))
-    rows = [
+    every = [*train, *first, *second]
+    told = {
+        **report.to_dict(),
+        **{"slope": slope, "intercept": intercept},
+        **{"cut_texts": sum(match.cut for match in every), "texts": 2 * len(every)},
+        "best_validation": {VAL_LOSS: result.best_score},
+        **items.facts(config.fit.eval_every),
+    }
+    rows = _rows(measured, cosine_NN, settings)
+    return Learned(result, _metrics(report), save, rows, told)
+
+
+def _held_out(items: Parts) -> tuple[list[DemonstrationItem], list[DemonstrationItem]]:
+    """Rows to calibrate on and rows to measure on; an instruction is in one of them alone."""
+    found = (items.validation, items.test) if items.test else _halves(items.validation)
+    numbers = [len({item.instruction for item in part}) for part in found]
+    if min(numbers) < _LEAST:
+        raise DataError(
+            f"{numbers[0]} held-out instructions to calibrate the score and {numbers[1]} to "
+            f"measure it: expected at least {_LEAST} of either. Raise "
+            "task.options.validation_fraction and test_fraction, or name more held-out data in "
+            "task.validation and task.test."
+        )
+    return found
+
+
+def _halves(
+    items: Sequence[DemonstrationItem],
+) -> tuple[list[DemonstrationItem], list[DemonstrationItem]]:
+    order = sorted({item.instruction for item in items}, key=lambda text: stable_hash("half", text))
+    chosen = set(order[: len(order) // 2])
+    first = [item for item in items if item.instruction in chosen]
+    return first, [item for item in items if item.instruction not in chosen]
+
+
+def _similarities(
+    scorer: Scorer, matches: Sequence[EncodedMatch], config: RewardModelConfig
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Cosine of each instruction with each output, and where two rows are the same: (N, N) each."""
+    instructions, outputs = embed_matches(scorer, matches, config.fit.eval_batch_size)
+    return instructions @ outputs.T, same_matches(matches).numpy()
+
+
+def _rows(
+    items: Sequence[DemonstrationItem],
+    cosine_NN: NDArray[np.float64],
+    settings: AlignmentSettings,
+) -> list[dict[str, Any]]:
+    return [
         {
             "id": item.id,
             "prompt": item.prompt,
             "output": item.output,
-            "cosine": float(value),
-            "score": settings.score(float(value)),
+            "cosine": value,
+            "score": settings.score(value),
         }
-        for item, value in zip(items[1], cosine_NN.diagonal(), strict=True)
+        for item, value in zip(items, cosine_NN.diagonal().tolist(), strict=True)
     ]
-    return Learned(
-        result,
-        _metrics(report),
-        _describe(report, settings, f"{cut} of {2 * (len(train) + len(held_out))}")
-        + of_the_choice(config),
-        save,
-        rows,
-        report.to_dict() | {"cut_texts": cut, "best_validation": {VAL_LOSS: result.best_score}},
-    )
-
-
-def _halves(items: Sequence[DemonstrationItem]) -> tuple[list[int], list[int]]:
-    """Positions to calibrate on and to measure on; an instruction is in one of them alone."""
-    order = sorted({item.instruction for item in items}, key=lambda text: stable_hash("half", text))
-    chosen = set(order[: len(order) // 2])
-    first = [i for i, item in enumerate(items) if item.instruction in chosen]
-    second = [i for i, item in enumerate(items) if item.instruction not in chosen]
-    if len(order) < _LEAST:
-        raise DataError(
-            f"{len(order)} held-out instructions: expected at least {_LEAST}, half of which "
-            "calibrate the score. Raise task.options.validation_fraction, or name more held-out "
-            "data in task.validation."
-        )
-    return first, second
 
 
 def _texts(items: Sequence[DemonstrationItem]) -> list[tuple[str, str]]:
@@ -119,19 +145,3 @@ def _metrics(report: AlignmentReport) -> dict[str, float]:
         "eval/score_mean": report.match_score,
         "eval/score_std": report.score_std,
     }
-
-
-def _describe(report: AlignmentReport, settings: AlignmentSettings, cut: str) -> str:
-    rows: list[tuple[str, str]] = [
-        ("held-out pairs", str(report.pairs)),
-        ("own output above a mismatched one", told(report.accuracy)),
-        ("own output the best of all", told(report.recall_at_1)),
-        ("score of a match", f"{report.match_score:.3f} on average"),
-        ("score of a mismatch", f"{report.mismatch_score:.3f} on average"),
-        ("calibration error", f"{report.calibration_error:.3f} at even odds"),
-        ("score", f"σ({settings.slope:.3g} · cosine {settings.intercept:+.3g})"),
-        ("texts cut", cut),
-    ]
-    curve: list[tuple[Any, ...]] = [("share", "score", "matches")]
-    curve += [tuple(f"{value:.3f}" for value in row) for row in report.calibration]
-    return "\n\n".join([markdown_table(rows), "Calibration by score.", markdown_table(curve)])

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from instructrec.errors import DataError
-from instructrec.experiments.listing import markdown_table
-from instructrec.experiments.preference_data import PairItem
-from instructrec.experiments.preference_stats import Bin, PairReport, pair_report
+from instructrec.experiments.preference_data import PairItem, Parts
+from instructrec.experiments.preference_stats import PairReport, pair_report
 from instructrec.experiments.reward_model_config import RewardModelConfig
-from instructrec.experiments.reward_run import Items, Learned, policy_of
+from instructrec.experiments.reward_run import Learned, policy_of
 from instructrec.experiments.stats import Interval
 from instructrec.policies.scorer import load_scorer
 from instructrec.rewards.learned import record_normalisation
@@ -26,27 +25,29 @@ from instructrec.rl.reward_modeling import (
 
 
 def learn_preferences(
-    config: RewardModelConfig, base: str, items: Items, around: Surroundings
+    config: RewardModelConfig, base: str, items: Parts, around: Surroundings
 ) -> Learned:
-    """Trains a score on pairs and measures it on the held-out ones.
+    """Trains a score on pairs and measures it on the test pairs, else on the validation pairs.
 
     Raises:
         DataError: Margins are asked for and missing, or two responses are the same to the model.
     """
     scorer = load_scorer(policy_of(config, base), head="score", seed=config.seed)
-    train, held_out = (
+    train, validation, test = (
         encode_preferences(scorer, _preferences(part, config), config.fit.max_length)
-        for part in items
+        for part in (items.train, items.validation, items.test)
     )
-    cut = sum(pair.cut for pair in (*train, *held_out))
+    pairs = [*train, *validation, *test]
+    cut = sum(pair.cut for pair in pairs)
     result = train_reward_model(
-        scorer, train, held_out, config.fit, config.preference, seed=config.seed, around=around
+        scorer, train, validation, config.fit, config.preference, seed=config.seed, around=around
     )
     if result.stopped == "interrupted":
-        return Learned(result, {}, "", scorer.save, [], {})
+        return Learned(result, {}, scorer.save, [], {})
     scorer.finish()  # what is measured is what is saved
-    scores = score_pairs(scorer, held_out, config.fit.eval_batch_size)
-    report = _report(items[1], scores)
+    measured = items.measured()
+    scores = score_pairs(scorer, test or validation, config.fit.eval_batch_size)
+    report = _report(measured, scores)
 
     def save(folder: Path) -> None:
         scorer.save(folder)
@@ -55,10 +56,11 @@ def learn_preferences(
     return Learned(
         result,
         _metrics(report),
-        describe(report, cut, 2 * (len(train) + len(held_out))) + of_the_choice(config),
         save,
-        _rows(items[1], scores),
-        report.to_dict() | {"cut_texts": cut},
+        _rows(measured, scores),
+        report.to_dict()
+        | {"cut_texts": cut, "texts": 2 * len(pairs)}
+        | items.facts(config.fit.eval_every),
     )
 
 
@@ -125,68 +127,3 @@ def _rows(items: Sequence[PairItem], scores: PairScores) -> list[dict[str, Any]]
             items, scores.chosen.tolist(), scores.rejected.tolist(), strict=True
         )
     ]
-
-
-def describe(report: PairReport, cut: int, texts: int) -> str:
-    """The report in words and tables (Markdown).
-
-    Args:
-        report: The numbers.
-        cut: Texts of training and validation that were too long and lost tokens.
-        texts: Texts in all.
-    """
-    length = report.length
-    rows = [
-        ("held-out pairs", ""),
-        ("accuracy", f"{told(report.accuracy)} of {report.accuracy.n} pairs"),
-        ("loss", f"{report.loss:.3f} nats (0.693 knows nothing)"),
-        ("calibration error", f"{report.calibration_error:.3f}"),
-        ("longer response preferred", f"in the data {told(length.longer_wins)}"),
-        ("", f"by the model {told(length.model_prefers_longer)}"),
-        ("accuracy where longer wins", _share(length.accuracy_when_longer_wins)),
-        ("accuracy where shorter wins", _share(length.accuracy_when_shorter_wins)),
-        (
-            "correlation of score and length",
-            f"{_share(length.correlation)} (by ranks {_share(length.rank_correlation)})",
-        ),
-        ("scores", f"mean {report.score_mean:.3f}, standard deviation {report.score_std:.3f}"),
-        ("texts cut", f"{cut} of {texts}"),
-    ]
-    blocks = [
-        markdown_table(rows),
-        "Calibration: how sure it is of its own preferences, and how often they are right.",
-        _bins(report.calibration, "sure"),
-    ]
-    if report.by_margin:
-        blocks += ["Accuracy by the margin of the data.", _bins(report.by_margin, "margin")]
-    return "\n\n".join(blocks)
-
-
-def of_the_choice(config: RewardModelConfig) -> str:
-    """A sentence for weights that were chosen by the data they are measured on; else nothing."""
-    if not config.fit.eval_every:
-        return ""
-    return (
-        "\n\nThe weights are those of the best validation (fit.eval_every) on the same data, which "
-        "flatters these numbers a little."
-    )
-
-
-def told(interval: Interval) -> str:
-    """A mean with its interval."""
-    return f"{interval.mean:.3f} ({interval.low:.3f} to {interval.high:.3f})"
-
-
-def _share(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}"
-
-
-def _bins(bins: Sequence[Bin], name: str) -> str:
-    head = (name, "pairs", "sure", "right")
-    return markdown_table(
-        [head]
-        + [
-            (f"{b.low:.3g} to {b.high:.3g}", str(b.n), f"{b.predicted:.3f}", f"{b.accuracy:.3f}")
-            for b in bins
-        ]
-    )

@@ -14,7 +14,8 @@ from instructrec.experiments import report_text
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.jsonl import read_json, write_atomic
 from instructrec.experiments.listing import inert, markdown_table
-from instructrec.experiments.report import Reading, read_run, results_of
+from instructrec.experiments.report import results_of
+from instructrec.experiments.report_reading import Reading, read_run
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.embedded import EMBEDDED_HUB_ID, EMBEDDED_LICENCE, EMBEDDED_NAME
 

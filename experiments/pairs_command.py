@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from instructrec.choices import check_choices
-from instructrec.envs.tasks.base import default_rewards, make_task
+from instructrec.envs.tasks.base import default_rewards
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments import command_line, evaluate_policy, telling
 from instructrec.experiments.config import EvaluateConfig
@@ -20,13 +19,13 @@ from instructrec.experiments.jsonl import (
     dump_line,
     plain,
     read_json,
-    read_rows,
     write_atomic,
     write_json,
 )
 from instructrec.experiments.listing import table
 from instructrec.experiments.locks import held
 from instructrec.experiments.preference_pairs import Mentor, Pair, Select, pairs_of_rows
+from instructrec.experiments.recorded import read_recorded
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.policies.base import Policy
 from instructrec.rewards.combine import make_rewards
@@ -193,24 +192,23 @@ def _completed(policy: str, config: PairsConfig) -> PairsConfig:
     Raises:
         DataError: It has a single response to an instruction.
     """
-    if not policy.endswith(".jsonl"):
+    recorded = read_recorded(policy)
+    if recorded is None:
         return config
-    file = Path(policy)
-    answers = Counter(str(row.get("id", row.get("prompt"))) for row in read_rows(file))
-    fewest = min(answers.values(), default=0)
-    if fewest < 2:
+    if recorded.fewest < 2:
         raise DataError(
-            f"{policy} has {fewest} responses to an instruction: expected 2 or more to each, as "
-            "`instructrec evaluate --samples 4 --temperature 1` and `instructrec pairs` write them."
+            f"{policy} has {recorded.fewest} responses to an instruction: expected 2 or more to "
+            "each, as `instructrec evaluate --samples 4 --temperature 1` and `instructrec pairs` "
+            "write them."
         )
-    about = file.with_suffix(".json")
-    known = read_json(about) if config.task is None and about.exists() else {}
+    known = recorded.header if config.task is None else {}
+    drawn = recorded.header.get("sampling", {})
+    names = ("temperature", "top_p", "max_new_tokens")
     return replace(
         config,
-        n=config.n or fewest,
-        limit=config.limit or len(answers),
-        task=config.task or known.get("task"),
+        n=config.n or recorded.fewest,
         split=known.get("split", config.split),
+        **{name: drawn[name] for name in names if name in drawn},
     )
 
 
@@ -224,7 +222,7 @@ def _samples(policy: str, config: PairsConfig, overwrite: bool, load: LoadPolicy
             f"the episodes of {policy!r} have several answers (env {plan.episodes.env!r}): pairs "
             "are made of single answers. Name a policy that was trained on those."
         )
-    task = make_task(plan.task, split=plan.split, **plan.options)
+    plan, task = evaluate_policy.open_task(plan, named=config.task is not None)
     reward = make_rewards(plan.rewards if plan.rewards is not None else default_rewards(task))
     reward.check_columns(task.columns)
     answering = load(policy, plan, settings)
@@ -237,9 +235,9 @@ def _samples(policy: str, config: PairsConfig, overwrite: bool, load: LoadPolicy
         task,
         reward,
         sampling=plan.sampling,
-        samples=settings.samples,
+        samples=plan.samples,
         batch_size=config.batch_size,
-        limit=config.limit,
+        limit=plan.limit,
         out=config.samples_file,
     )
 

@@ -107,7 +107,11 @@ class LearnedRewardConfig:
     model: str | None = None
     """Model that it starts from; None takes the SFT policy."""
     validation_fraction: float = 0.2
-    """Share of the instructions whose pairs are held out."""
+    """Share of the instructions whose pairs choose the weights, where fit.eval_every asks for it;
+    with test_fraction 0 they measure the reward model as well."""
+    test_fraction: float = 0.0
+    """Share whose pairs measure the reward model and choose nothing. 0 loses nothing while
+    fit.eval_every is 0: then the validation pairs choose nothing either."""
     fit: FitConfig = FitConfig()
     """How the weights are fitted."""
     preference: PreferenceConfig = PreferenceConfig(center_coef=0.01)
@@ -118,6 +122,11 @@ class LearnedRewardConfig:
             raise ConfigError(
                 f"reward_model.validation_fraction = {self.validation_fraction}: expected a share "
                 "between 0 and 1."
+            )
+        if not 0 <= self.test_fraction < 1 - self.validation_fraction:
+            raise ConfigError(
+                f"reward_model.test_fraction = {self.test_fraction}: expected 0 or more, and with "
+                f"reward_model.validation_fraction = {self.validation_fraction} less than 1."
             )
 
 
@@ -274,7 +283,8 @@ class PipelineConfig:
             sft: Folder of the SFT policy.
         """
         section = self.reward_model
-        fractions = {"validation_fraction": section.validation_fraction, "test_fraction": 0.0}
+        shares = ("validation_fraction", "test_fraction")
+        fractions = {name: getattr(section, name) for name in shares}
         return RewardModelConfig(
             name=f"reward-model-{number}",
             variant=f"{self.resolved_variant}-reward-model-{number}",

@@ -284,6 +284,8 @@ def _round_numbers(each: Round, end: dict[str, Any]) -> dict[str, Any]:
         "pair_accuracy": {
             key: summary.get(f"eval/pair_accuracy/{key}") for key in ("mean", "ci_low", "ci_high")
         },
+        "pair_accuracy_on": summary.get("measured_on"),
+        "pairs_chose_the_weights": summary.get("measured_pairs_chose_the_weights"),
         "points": [asdict(point) for point in each.points],
         **end,
     }
@@ -295,6 +297,7 @@ def _round_parts(each: Round, end: dict[str, Any], folder: Path) -> list[str]:
     found = _round_numbers(each, end)
     accuracy = found["pair_accuracy"]
     ends = f"{_told(accuracy['ci_low'])} to {_told(accuracy['ci_high'])}"
+    chose = ", which also chose its weights and flatter it" * bool(found["pairs_chose_the_weights"])
     over = end["overoptimised_from"]
     marks = {} if over is None else {"gold stops rising": over["kl"]}
     picture = two_rewards(
@@ -310,7 +313,7 @@ def _round_parts(each: Round, end: dict[str, Any], folder: Path) -> list[str]:
         f"## Round {each.number}",
         f"{found['preferences']} preferences so far, {found['turned_round']} of them turned round "
         f"by the simulated mentor. The reward model is right on {_told(accuracy['mean'])} of the "
-        f"held-out pairs ({ends}), mistakes of the mentor included.",
+        f"held-out pairs ({ends}){chose}, mistakes of the mentor included.",
         end["told"],
         point_table(each.points, end),
         f"![Proxy and gold against KL]({picture.name})",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from instructrec.envs.tasks.base import Instruction, Prompt, Task, make_task, render_prompt
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, EmptySplitError
 
 LISTED = 3
 """Instructions that the error about leakage names."""
@@ -28,14 +28,27 @@ class PreferenceTask:
     validation: str | None = None
     """Another file or task with the held-out pairs; None takes a split of the same one."""
     validation_split: str = "validation"
-    """Split of the held-out pairs; of another file its whole: all."""
+    """Split of the pairs that choose the weights; of another file its whole: all."""
+    test: str | None = None
+    """Another file or task with the pairs that measure the result; None takes a split of the same
+    one, where task.validation is None as well."""
+    test_split: str | None = "test"
+    """Split of the pairs that measure the result and choose nothing; of another file its whole:
+    all. None, or a split without rows: the validation pairs measure it."""
     limit: int | None = None
     """Most pairs to learn from; None takes all."""
     validation_limit: int | None = None
-    """Most held-out pairs; None takes all."""
+    """Most validation pairs; None takes all."""
+    test_limit: int | None = None
+    """Most test pairs; None takes all."""
 
     def __post_init__(self) -> None:
-        for name in ("limit", "validation_limit"):
+        if self.test is not None and self.test_split is None:
+            raise ConfigError(
+                f"task.test = {self.test!r}, but task.test_split is None: expected a split of it, "
+                "or all. Leave task.test_split out."
+            )
+        for name in ("limit", "validation_limit", "test_limit"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"task.{name} = {value}: expected at least 1.")
@@ -79,6 +92,33 @@ class DemonstrationItem:
         return canonical(self.prompt)
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The rows of a reward model: pairs, or instructions with outputs; no instruction in two."""
+
+    train: list[Any]
+    """What is learned from."""
+    validation: list[Any]
+    """What chooses the weights, where validations do."""
+    test: list[Any]
+    """What measures the result and chooses nothing; empty where there is none."""
+
+    def measured(self) -> list[Any]:
+        """The rows that measure the result: the test rows, or the validation rows without any."""
+        return self.test or self.validation
+
+    def facts(self, eval_every: int) -> dict[str, Any]:
+        """What is recorded of the rows that measure the result.
+
+        Args:
+            eval_every: Steps between two validations; 0 chooses nothing.
+        """
+        return {
+            "measured_on": "test" if self.test else "validation",
+            "measured_pairs_chose_the_weights": eval_every > 0 and not self.test,
+        }
+
+
 def canonical(prompt: Prompt) -> str:
     """An instruction as text, in lower case and with single spaces; one message is its content."""
     if not isinstance(prompt, str) and len(prompt) == 1:
@@ -86,8 +126,8 @@ def canonical(prompt: Prompt) -> str:
     return " ".join(render_prompt(prompt).casefold().split())
 
 
-def open_splits(config: PreferenceTask) -> tuple[Task, Task]:
-    """The instructions to learn from, and the held-out ones.
+def open_splits(config: PreferenceTask) -> dict[str, Task]:
+    """The tasks to learn from, to validate on and, where there is one, to measure on, by split.
 
     Raises:
         ConfigError: No task is named, or an option is wrong.
@@ -98,14 +138,35 @@ def open_splits(config: PreferenceTask) -> tuple[Task, Task]:
             "task.name is not set: expected a preference file (prompt, chosen, rejected), such as "
             "`instructrec pairs` writes, or a task."
         )
-    train_options = dict(config.options)
-    if config.validation is not None:
-        split = "all" if config.validation_split == "validation" else config.validation_split
-        train_split = "all" if config.train_split == "train" else config.train_split
-        held_out = make_task(config.validation, split=split, **train_options)
-        return make_task(config.name, split=train_split, **train_options), held_out
-    train = make_task(config.name, split=config.train_split, **train_options)
-    return train, make_task(config.name, split=config.validation_split, **train_options)
+    train_split = config.train_split
+    if config.validation is not None and train_split == "train":
+        train_split = "all"
+    train = make_task(config.name, split=train_split, **config.options)
+    split = config.validation_split
+    if config.validation is not None and split == "validation":
+        split = "all"
+    validation = make_task(config.validation or config.name, split=split, **config.options)
+    splits, test = {"train": train, "validation": validation}, _open_test(config)
+    return splits if test is None else {**splits, "test": test}
+
+
+def _open_test(config: PreferenceTask) -> Task | None:
+    """The rows that measure; None where no file is named and the data have none."""
+    split = config.test_split
+    if split is None or (config.test is None and config.validation is not None):
+        return None
+    if config.test is not None:
+        split = "all" if split == "test" else split
+        return make_task(config.test, split=split, **config.options)
+    try:
+        return make_task(config.name, split=split, **config.options)
+    except EmptySplitError:
+        return None
+    except ConfigError as error:
+        raise ConfigError(
+            f"{error} (The split {split!r} was asked for to measure the result; task.test_split: "
+            "null does without.)"
+        ) from error
 
 
 def read_pairs(task: Task, limit: int | None) -> list[PairItem]:
@@ -131,22 +192,29 @@ def read_demonstrations(task: Task, limit: int | None) -> list[DemonstrationItem
 
 
 def refuse_leakage(
-    train: Sequence[PairItem | DemonstrationItem], held_out: Sequence[PairItem | DemonstrationItem]
+    others: Sequence[PairItem | DemonstrationItem],
+    held_out: Sequence[PairItem | DemonstrationItem],
+    use: str = "learned from",
 ) -> None:
-    """Refuses instructions that are learned from and held out at once.
+    """Refuses instructions that are held out and used otherwise at once.
+
+    Args:
+        others: Rows with another use.
+        held_out: Rows that are held out.
+        use: What is done with the others.
 
     Raises:
         DataError: There are some; a few of them are named.
     """
-    known = {item.instruction for item in train}
+    known = {item.instruction for item in others}
     shared = [item for item in held_out if item.instruction in known]
     if shared:
         named = ", ".join(f"{item.id!r}: {item.instruction[:60]!r}" for item in shared[:LISTED])
         raise DataError(
             f"{len(shared)} of {len(held_out)} held-out rows are about an instruction that is also "
-            f"learned from (letter case and white space ignored), for example {named}. The "
-            "accuracy would be that of memory. Split by instruction: leave the column `split` and "
-            "task.validation out, and the split goes by a hash of the prompt."
+            f"{use} (letter case and white space ignored), for example {named}. The accuracy would "
+            "be that of memory, or of the choice. Split by instruction: leave the column `split`, "
+            "task.validation and task.test out, and the split goes by a hash of the prompt."
         )
 
 

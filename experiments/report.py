@@ -6,23 +6,22 @@ Reads run folders alone, those of unfinished and failed runs too. It writes ``re
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from instructrec.errors import ConfigError, DataError
-from instructrec.experiments import before_after, report_page, telling
-from instructrec.experiments.before_after import Change, kept_in_words
+from instructrec.errors import ConfigError
+from instructrec.experiments import report_page, reward_report, telling
+from instructrec.experiments.before_after import kept_in_words
 from instructrec.experiments.bounds import read_bounds
 from instructrec.experiments.env_commands import shown
-from instructrec.experiments.evaluation import Evaluation, load_evaluation
-from instructrec.experiments.fault_log import read_faults, summed
+from instructrec.experiments.fault_log import summed
 from instructrec.experiments.groups import by_family, by_level, totals_of
 from instructrec.experiments.jsonl import Row, write_atomic, write_json
+from instructrec.experiments.report_reading import Reading, read_run
 from instructrec.experiments.report_text import to_markdown, to_text
-from instructrec.experiments.runfolder import RunFolder, read_metrics, read_rows
 
 PHASES = {"rollout": "rollout", "score": "scoring", "advantage": "advantages", "update": "update"}
 """Part of the key ``time/<part>_s`` -> what the phase is called."""
@@ -36,45 +35,6 @@ class ReportConfig:
     """Evaluation of the start: a run folder or .jsonl; None looks for one of the same kind."""
     out: str | None = None
     """Folder of the report; None takes report/ in the run folder."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A run, read; of an unfinished one some of it is empty."""
-
-    path: Path
-    """Its folder."""
-    record: Row
-    """Content of ``run.json``."""
-    config: Row
-    """Content of ``config.yaml``."""
-    summary: Row
-    """Content of ``summary.json``."""
-    updates: list[Row]
-    """Lines of ``metrics.jsonl``."""
-    samples: list[Row]
-    """Responses of the rollouts."""
-    warnings: list[Row]
-    """What looked wrong: update and message."""
-    faults: list[Row] = field(default_factory=list)
-    """What went wrong, one row for each kind of fault in an update."""
-    evaluation: Evaluation | None = None
-    """The final evaluation."""
-    before: Evaluation | None = None
-    """An evaluation of the start, of the same kind."""
-    changes: list[Change] = field(default_factory=list)
-    """What is different between the two."""
-
-    @property
-    def unit(self) -> str:
-        """What its curves are over: ``update`` or ``step``."""
-        return "step" if self.record.get("job_type") in ("sft", "dpo") else "update"
-
-    @property
-    def done(self) -> int:
-        """Updates or steps recorded."""
-        key = "sft/step" if self.unit == "step" else "train/update"
-        return int(max((row.get(key) or 0 for row in self.updates), default=0))
 
 
 def report(
@@ -113,79 +73,6 @@ def report(
     return results
 
 
-def read_run(path: Path, before: str | None = None) -> Reading:
-    """Reads what a run has left so far.
-
-    Args:
-        path: The run folder.
-        before: Evaluation of its start; None looks for one.
-
-    Raises:
-        CheckpointError: It is no run folder.
-        ConfigError: It holds other runs instead of being one.
-        DataError: ``before`` is of another kind than the run's final evaluation, or there is none.
-    """
-    run = RunFolder.open(path)
-    record, summary = run.record(), run.summary()
-    if record["job_type"] == "compare":
-        inner = sorted(p.parent.name for p in path.glob("*/run.json"))
-        raise ConfigError(
-            f"{path} holds several runs: report on one of them ({', '.join(inner) or 'none'}), "
-            f"such as {path / ('ppo' if 'ppo' in inner or not inner else inner[-1])}."
-        )
-    if record["job_type"] == "reward-model":
-        raise ConfigError(
-            f"{path} trained a reward model, which answers nothing: what it has learned stands in "
-            f"{path / 'reward_model' / 'README.md'}."
-        )
-    after = _final_evaluation(path, summary)
-    start = None
-    if after is not None:
-        start = _named(Path(before), after) if before else before_after.find_before(run, after)
-    elif before:
-        raise DataError(
-            f"{path} has no final evaluation (its status is {record.get('status')!r}) that "
-            f"{before} could be held against: finish the run with --resume, or leave --before out."
-        )
-    return Reading(
-        path,
-        record,
-        run.config(),
-        summary,
-        read_metrics(path) if run.metrics_path.exists() else [],
-        _rows(path / "samples.jsonl"),
-        _rows(path / "warnings.jsonl"),
-        read_faults(path),
-        after,
-        start,
-        before_after.changes(start, after) if start is not None and after is not None else [],
-    )
-
-
-def _rows(file: Path) -> list[Row]:
-    return read_rows(file) if file.exists() else []
-
-
-def _final_evaluation(path: Path, summary: Row) -> Evaluation | None:
-    named = summary.get("eval_file")
-    if named is None:
-        return None
-    try:
-        return load_evaluation(path / named)
-    except DataError:  # deleted by hand, or being written anew: the numbers of summary.json stay
-        return None
-
-
-def _named(path: Path, after: Evaluation) -> Evaluation:
-    before = before_after.read_evaluation(path)
-    if odd := before_after.differing(before, after):
-        raise DataError(
-            f"{path} was measured by another {', '.join(odd)} than the end of the run: expected "
-            "the same instructions, rewards and decoding. Measure the start again."
-        )
-    return before
-
-
 # Numbers ------------------------------------------------------------------------------------------
 
 
@@ -197,6 +84,7 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "name": reading.config.get("name") or reading.path.name,
         **{key: record.get(key) for key in ("job_type", "algorithm", "variant", "seed")},
         **{key: record.get(key) for key in ("base_model", "parent", "task", "status", "error")},
+        "unit": reading.unit,
         "seconds": _seconds(record),
         "done": reading.done,
         "planned": _planned(reading),
@@ -209,6 +97,8 @@ def results_of(reading: Reading) -> dict[str, Any]:
         "bounds": read_bounds(None if reading.evaluation is None else reading.evaluation.path),
         "families": totals_of(reading.evaluation, reading.before, "family", by_family),
         "levels": totals_of(reading.evaluation, reading.before, "level", by_level),
+        "learned": reading.learned,
+        "classes": reading.summary.get("classes"),
         "course": _course(reading),
         "phases": _phases(reading),
         "speed": {key: value for key, value in reading.summary.items() if key.startswith("speed/")},
@@ -236,8 +126,7 @@ def _seconds(record: Row) -> float | None:
 
 
 def _planned(reading: Reading) -> int | None:
-    section = str(reading.record["job_type"]) if reading.unit == "step" else "ppo"
-    settings = reading.config.get(section)
+    settings = reading.config.get(reading.section)
     key = "max_steps" if reading.unit == "step" else "num_updates"
     return settings.get(key) if isinstance(settings, dict) else None
 
@@ -246,12 +135,15 @@ def _settings(reading: Reading) -> dict[str, Any]:
     """The settings that decide most, by dotted key."""
     wanted = {
         "policy": ("train", "num_layers", "dtype", "quantization", "system_prompt"),
-        "task": ("options", "env"),
+        "task": ("options", "env", "validation", "test", "limit"),
         "ppo": ("episodes_per_update", "num_generations", "num_ppo_epochs", "num_mini_batches",
                 "learning_rate", "advantage", "critic", "kl_coef", "kl_penalty", "cliprange",
                 "response_length", "temperature", "prompt_filter"),
-        "sft": ("demonstrations", "batch_size", "learning_rate"),
-        "dpo": ("pairs", "batch_size", "learning_rate", "beta"),
+        "sft": ("head", "demonstrations", "batch_size", "learning_rate", "eval_every", "best_by"),
+        "dpo": ("pairs", "batch_size", "learning_rate", "beta", "eval_every", "best_by"),
+        "fit": ("batch_size", "learning_rate", "max_length", "eval_every", "best_by"),
+        "preference": ("margins", "margin_scale", "center_coef"),
+        "alignment": ("scale", "bias", "learning_rate"),
     }  # fmt: skip
     found: dict[str, Any] = {"rewards": _weights(reading.config.get("rewards"))}
     for section, keys in wanted.items():
@@ -275,8 +167,9 @@ def _weights(rewards: Any) -> dict[str, Any]:
 
 def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
     """Name -> mean and interval of the final evaluation: rewards, the total, corpus metrics."""
-    summary = reading.summary
-    found = {}
+    if reading.learned:  # the tables of a reward model say more
+        return {}
+    summary, found = reading.summary, {}
     for key, value in summary.items():
         name, _, last = key.removeprefix("eval/").rpartition("/")
         inner = name.removeprefix("corpus/")
@@ -289,13 +182,16 @@ def _scores(reading: Reading) -> dict[str, dict[str, float | None]]:
 
 _COURSE = (
     *("reward/total/mean", "ppo/kl_ref", "ppo/entropy", "rollout/response_len"),
-    *("rollout/truncated_frac", "ppo/clip_frac", "sft/loss", "dpo/loss", "raft/loss"),
+    *("rollout/truncated_frac", "ppo/clip_frac", "sft/loss", "dpo/loss", "raft/loss", "rm/loss"),
+    *("sft/accuracy", "dpo/accuracy", "dpo/margin", "rm/accuracy", "rm/margin"),
+    *("eval/total/mean", "sft/val_loss", "dpo/val_loss", "rm/val_loss"),
+    *("sft/val_accuracy", "dpo/val_accuracy", "dpo/val_margin", "rm/val_accuracy"),
 )
 
 
 def _course(reading: Reading) -> dict[str, dict[str, float]]:
     """Key -> its first and its last value, and those of its evaluations during training."""
-    keys = [*_COURSE, "eval/total/mean", "sft/val_loss", "dpo/val_loss", "dpo/val_accuracy"]
+    keys = [*_COURSE]
     keys += [f"reward/{name}/mean" for name in _weights(reading.config.get("rewards"))]
     found = {}
     for key in keys:
@@ -328,6 +224,8 @@ def _verdicts(reading: Reading) -> list[str]:
         found.append("interrupted; the same command with --resume goes on.")
     elif record.get("status") == "running":
         found.append("not finished: it is still running, or was killed (--resume goes on).")
+    if reading.learned:
+        found.append(reward_report.verdict(reading.learned))
     if reading.changes:
         found.append(reading.changes[0].in_words())
     elif record["job_type"] != "eval" and reading.evaluation is not None:

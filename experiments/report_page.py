@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from instructrec.envs.tasks.base import render_prompt
-from instructrec.experiments import report_text
+from instructrec.experiments import report_text, reward_report
+from instructrec.experiments.classes import class_rows
 from instructrec.experiments.contenders import Member
-from instructrec.experiments.drawing import Line, bars, line_chart, shares
+from instructrec.experiments.drawing import bars, shares
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.page import (
     bullets,
@@ -23,9 +24,8 @@ from instructrec.experiments.page import (
     table,
     text,
 )
-
-if TYPE_CHECKING:
-    from instructrec.experiments.report import Reading
+from instructrec.experiments.report_curves import curves
+from instructrec.experiments.report_reading import Reading
 
 SAMPLES = 200
 """Most held-out instructions whose responses are shown, the largest changes first."""
@@ -44,6 +44,7 @@ def page(results: dict[str, Any], reading: Reading) -> str:
     trained = results["job_type"] != "eval"
     scores, families = report_text.score_rows(results), report_text.family_rows(results)
     levels, faults = report_text.level_rows(results), report_text.fault_rows(results)
+    classes = class_rows(results["classes"]) if results["classes"] else []
     body = [
         f"<h1>{text(results['name'])}</h1>",
         f"<p>{text(report_text.headline(results).removeprefix(results['name'] + ': '))}.</p>",
@@ -52,11 +53,14 @@ def page(results: dict[str, Any], reading: Reading) -> str:
         section("Monitors", _monitors(results)),
         section("Faults", _plain_table(faults) if results["faults"] else ""),
         section("Result on held-out instructions", _result(results, scores)),
+        section("What it has learned", _learned(results)),
+        section("By class", _plain_table(classes) if classes else ""),
         section("By family", _plain_table(families) if results["families"] else ""),
         section("By level", _plain_table(levels) if results["levels"] else ""),
-        section("Learning curves", _curves(reading)),
+        section("Learning curves", curves(reading.updates, reading.unit)),
         section("Time", _time(results)),
         section("Responses to held-out instructions", _answers(reading)),
+        section("Scores of held-out rows", _scored(reading)),
         section("Responses during training", _rollouts(reading)),
         section(
             "What was trained" if trained else "What was measured",
@@ -108,70 +112,49 @@ def _result(results: dict[str, Any], scores: Sequence[tuple[str, ...]]) -> str:
     return bars(drawn, "scores with 95 % intervals") + _plain_table(scores)
 
 
-def _curves(reading: Reading) -> str:
-    """Small charts: reward, its parts, distance from the reference, lengths, losses."""
-    unit, rows = reading.unit, reading.updates
-    names = [key.split("/")[1] for key in _keys(rows) if key.startswith("reward/")]
-    parts = [n for n in dict.fromkeys(names) if n not in ("total", "normalised_total")]
-    charts = {
-        "Reward": [
-            _line(rows, "reward/total/mean", "training rollouts"),
-            _evaluations(rows, "total"),
-        ],
-        "Rewards, unweighted": [_line(rows, f"reward/{name}/mean", name) for name in parts]
-        if len(parts) > 1
-        else [],
-        "Loss": [
-            _line(rows, "sft/loss", "training"),
-            _line(rows, "sft/val_loss", "validation", dots=True),
-            _line(rows, "dpo/loss", "training"),
-            _line(rows, "dpo/val_loss", "validation", dots=True),
-            _line(rows, "raft/loss", "training"),
-        ],
-        "KL from the reference (nats a response)": [_line(rows, "ppo/kl_ref", "KL")],
-        "Entropy (nats a token)": [_line(rows, "ppo/entropy", "entropy")],
-        "Response length (tokens)": [_line(rows, "rollout/response_len", "length")],
-        "Shares": [
-            _line(rows, "rollout/truncated_frac", "cut short"),
-            _line(rows, "rollout/zero_variance_frac", "groups of equal reward"),
-            _line(rows, "ppo/clip_frac", "clipped tokens"),
-        ],
-        "Explained variance of the critic": [_explained(rows)],
-    }
-    drawn = {name: line_chart(lines, name, unit=unit) for name, lines in charts.items()}
-    figures = (f"<div><h3>{text(name)}</h3>{chart}</div>" for name, chart in drawn.items() if chart)
-    return f"<div class=grid>{inner}</div>" if (inner := "".join(figures)) else ""
+def _learned(results: dict[str, Any]) -> str:
+    """The tables of a reward model."""
+    tables = report_text.learned_tables(results)
+    titled = ((f"<h3>{text(t.title)}</h3>" if t.title else "", t) for t in tables)
+    note = reward_report.of_the_choice(results["learned"])
+    return "".join(title + _plain_table(t.rows) for title, t in titled) + (
+        f"<p>{text(note)}</p>" if note else ""
+    )
 
 
-def _keys(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in row))
+def _scored(reading: Reading) -> str:
+    """Pairs, or instructions with outputs, and their scores; the worst come first."""
+    rows = reading.scored
+    if not rows:
+        return ""
+    if "rejected" in rows[0]:
+        rows = sorted(rows, key=_ahead)[:SAMPLES]
+        head = ["ahead by", "instruction", "chosen", "rejected", "score", "the other's"]
+        lines = [
+            [
+                *(f"{_ahead(row):+.3f}", _asked(row), long(row["chosen"]), long(row["rejected"])),
+                *(_score(row["chosen_score"]), _score(row["rejected_score"])),
+            ]
+            for row in rows
+        ]
+    else:
+        rows = sorted(rows, key=lambda row: float(row["score"]))[:SAMPLES]
+        head = ["score", "instruction", "output", "cosine"]
+        lines = [
+            [_score(row["score"]), _asked(row), long(row["output"]), _score(row["cosine"])]
+            for row in rows
+        ]
+    told = f"<p>{len(lines)} of {len(reading.scored)} rows, what it got most wrong first.</p>"
+    return told + filters() + table(head, lines, "samples")
 
 
-def _line(rows: Sequence[Row], key: str, name: str, *, dots: bool = False) -> Line:
-    return Line(name, [(_at(row), row[key]) for row in rows if row.get(key) is not None], (), dots)
+def _asked(row: Row) -> str:
+    return long(render_prompt(row["prompt"]))
 
 
-def _at(row: Row) -> float:
-    return float(row.get("train/update", row.get("sft/step", 0)) or 0)
-
-
-def _evaluations(rows: Sequence[Row], part: str) -> Line:
-    """The evaluations during training, with their intervals."""
-    keys = [f"eval/{part}/{end}" for end in ("mean", "ci_low", "ci_high")]
-    known = [row for row in rows if row.get(keys[0]) is not None]
-    band = [
-        (_at(row), row[keys[1]], row[keys[2]])
-        for row in known
-        if row.get(keys[1]) is not None and row.get(keys[2]) is not None
-    ]
-    points = [(_at(row), row[keys[0]]) for row in known]
-    return Line("validation split, 95 % interval", points, band, dots=True)
-
-
-def _explained(rows: Sequence[Row]) -> Line:
-    """Explained variance while the critic was in use; one that idles explains nothing of note."""
-    used = [row for row in rows if row.get("ppo/critic_used")]
-    return _line(used, "ppo/explained_variance", "explained variance")
+def _ahead(row: Row) -> float:
+    """How far the preferred response is ahead of the other one."""
+    return float(row["chosen_score"] - row["rejected_score"])
 
 
 def _time(results: dict[str, Any]) -> str:

@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from instructrec.envs.tasks.base import render_prompt
-from instructrec.experiments import speeds
+from instructrec.experiments import classes, reward_report, speeds
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import inert, markdown_table, table
 from instructrec.experiments.progress import format_duration
@@ -24,8 +24,18 @@ _LABELS = {
     "sft/val_loss": "validation loss",
     "dpo/loss": "loss",
     "dpo/val_loss": "validation loss",
-    "dpo/val_accuracy": "preferences told apart",
+    "dpo/accuracy": "preferences told apart",
+    "dpo/val_accuracy": "validation preferences told apart",
+    "dpo/margin": "implicit reward, chosen less rejected",
+    "dpo/val_margin": "the same on validation pairs",
+    "sft/accuracy": "labels right",
+    "sft/val_accuracy": "validation labels right",
     "raft/loss": "loss",
+    "rm/loss": "loss",
+    "rm/val_loss": "validation loss",
+    "rm/accuracy": "accuracy",
+    "rm/val_accuracy": "validation accuracy",
+    "rm/margin": "score of chosen less rejected",
 }
 
 
@@ -39,6 +49,8 @@ def to_text(results: dict[str, Any]) -> str:
         headline(results),
         "\n".join(results["verdicts"]),
         table(score_rows(results)) if results["scores"] else "",
+        table(classes.class_rows(results["classes"])) if results["classes"] else "",
+        *(t.title + "\n" * bool(t.title) + table(t.rows) for t in learned_tables(results)),
         table(course_rows(results)) if results["course"] else "",
         "\n".join(time_lines(results)),
         "\n".join(f"warning: {text}" for text in results["warnings"]),
@@ -60,6 +72,10 @@ def to_markdown(results: dict[str, Any]) -> str:
     ]
     if results["scores"]:
         blocks += ["## Result on held-out instructions", markdown_table(score_rows(results))]
+    if results["learned"]:
+        blocks += ["## What it has learned", reward_report.in_markdown(results["learned"])]
+    if results["classes"]:
+        blocks += ["## By class", markdown_table(classes.class_rows(results["classes"]))]
     if results["families"]:
         blocks.append(markdown_table(family_rows(results)))
     if results["levels"]:
@@ -88,7 +104,7 @@ def headline(results: dict[str, Any]) -> str:
     task, model = results["task"], results["base_model"]
     if results["job_type"] == "eval":
         return f"{results['name']}: an evaluation of {model} on {task}, {results['status']}"
-    unit = "steps" if results["job_type"] in ("sft", "dpo") else "updates"
+    unit = f"{results['unit']}s"
     planned = results["planned"]
     of = f" of {planned}" if planned and planned != results["done"] else ""
     took = results["seconds"]
@@ -111,8 +127,14 @@ def fact_rows(results: dict[str, Any]) -> list[tuple[str, str]]:
     rows += [(key, str(value)) for key, value in settings.items()]
     kept = results["best_update"]
     if kept is not None and kept != results["done"]:
-        rows.append(("kept", f"the policy of number {kept}, the best on the validation split"))
+        what = "model" if results["job_type"] == "reward-model" else "policy"
+        rows.append(("kept", f"the {what} of number {kept}, the best on the validation split"))
     return rows
+
+
+def learned_tables(results: dict[str, Any]) -> list[reward_report.Table]:
+    """What a reward model has learned; nothing for other runs, and before its end."""
+    return reward_report.tables(results["learned"]) if results["learned"] else []
 
 
 def shown_scores(results: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -10,19 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec import processes
-from instructrec.envs.tasks.base import Task
 from instructrec.errors import RunInterrupted
 from instructrec.experiments import (
     command_line,
     continuing,
     data_lock,
     preference_data,
+    reward_report,
     setup_run,
     speeds,
     telling,
 )
 from instructrec.experiments.interruption import StopRequest
 from instructrec.experiments.locks import held
+from instructrec.experiments.preference_data import Parts
 from instructrec.experiments.progress import Progress, format_duration
 from instructrec.experiments.recording import Recorder
 from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
@@ -37,9 +38,6 @@ if TYPE_CHECKING:
 
     from instructrec.rl.fitting import FitResult, Surroundings
 
-Items = tuple[list[Any], list[Any]]
-"""What is learned from, and what is held out."""
-
 
 @dataclass(frozen=True)
 class Learned:
@@ -49,17 +47,15 @@ class Learned:
     """How fitting ended."""
     metrics: dict[str, float]
     """Numbers on held-out data, by metric key."""
-    text: str
-    """What it has learned, for people (Markdown)."""
     save: Callable[[Path], None]
     """Writes the model into a folder."""
     rows: list[dict[str, Any]]
     """Held-out rows with their scores."""
     report: dict[str, Any]
-    """The numbers in full."""
+    """The numbers in full: content of ``reward_report.json``."""
 
 
-Learn = Callable[[RewardModelConfig, str, Items, "Surroundings"], Learned]
+Learn = Callable[[RewardModelConfig, str, Parts, "Surroundings"], Learned]
 """Trains: the run, the folder or name of the base, the data, and whom to report to."""
 
 
@@ -108,11 +104,10 @@ def run_reward_training(
         if done.record().get("status") == "finished":
             say(f"{config.folder} has finished already")
             return RewardOutcome(done, done.summary())
-    train, validation = preference_data.open_splits(config.task)
-    splits = {"train": train, "validation": validation}
+    splits = preference_data.open_splits(config.task)
     if resume and "data" not in allow_change:
         data_lock.refuse_other_data(config.folder, splits)
-    items = _read(config, train, validation)
+    items = _read(config, splits)
     base = _base_of(config)
     with held(config.folder, "reward-model"):
         folder = RunFolder.create(
@@ -125,21 +120,29 @@ def run_reward_training(
         )
         continuing.note(folder, splits, allow_change)
         say(
-            f"training {config.algorithm} on {len(items[0])} pairs of {config.task.name}, "
-            f"{len(items[1])} held out; run folder {folder.path}"
+            f"training {config.algorithm} on {len(items.train)} pairs of {config.task.name}; "
+            f"held out: {len(items.validation)} for validation, {len(items.test)} for the test; "
+            f"run folder {folder.path}"
         )
         with folder, StopRequest() as stop:
             summary = _train(config, folder, base, items, stop, resume, allow_change, say)
     return RewardOutcome(folder, summary)
 
 
-def _read(config: RewardModelConfig, train: Task, validation: Task) -> Items:
-    """Reads the data and refuses instructions on both sides."""
+def _read(config: RewardModelConfig, splits: data_lock.Splits) -> Parts:
+    """Reads the data and refuses instructions with more than one use."""
+    task = config.task
     read: Callable[..., list[Any]] = preference_data.read_pairs
     if config.algorithm == "alignment":
         read = preference_data.read_demonstrations
-    items = read(train, config.task.limit), read(validation, config.task.validation_limit)
-    preference_data.refuse_leakage(*items)
+    items = Parts(
+        read(splits["train"], task.limit),
+        read(splits["validation"], task.validation_limit),
+        read(splits["test"], task.test_limit) if "test" in splits else [],
+    )
+    preference_data.refuse_leakage(items.train, items.validation)
+    preference_data.refuse_leakage(items.train, items.test)
+    preference_data.refuse_leakage(items.validation, items.test, "validated on")
     return items
 
 
@@ -167,7 +170,7 @@ def _train(
     config: RewardModelConfig,
     folder: RunFolder,
     base: str,
-    items: Items,
+    items: Parts,
     stop: StopRequest,
     resume: bool,
     allow_change: Sequence[str],
@@ -207,8 +210,8 @@ def _train(
                 f"stopped after step {learned.result.steps} of {config.fit.max_steps}, which is "
                 f"saved in {folder.checkpoints}. The same command with --resume goes on from there."
             )
-        recorder.summary = _finish(config, folder, learned, time.perf_counter() - start)
-    say(learned.text)
+        recorder.summary = _finish(config, folder, items, learned, time.perf_counter() - start)
+    say(reward_report.in_markdown(learned.report))
     if told := speeds.in_words(recorder.summary):
         say(f"speed: {told}.")
     say(
@@ -229,13 +232,14 @@ def _learner(config: RewardModelConfig) -> Learn:
 
 
 def _finish(
-    config: RewardModelConfig, folder: RunFolder, learned: Learned, seconds: float
+    config: RewardModelConfig, folder: RunFolder, items: Parts, learned: Learned, seconds: float
 ) -> dict[str, Any]:
     """Writes the model with its card, the scores of held-out pairs, and the summary."""
     from instructrec.experiments.jsonl import JsonlWriter, write_atomic, write_json
 
     result = learned.result
-    file = folder.eval_path(config.task.name, "validation", "scores", result.best_step)
+    measured = items.facts(config.fit.eval_every)
+    file = folder.eval_path(config.task.name, measured["measured_on"], "scores", result.best_step)
     file.unlink(missing_ok=True)
     with JsonlWriter(file) as writer:
         writer.write(*learned.rows)
@@ -245,6 +249,7 @@ def _finish(
         write_atomic(place / "README.md", _card(config, learned))
     summary = {
         **learned.metrics,
+        **measured,
         "updates": result.steps,
         "best_update": result.best_step,
         "best_score": result.best_score,
@@ -271,7 +276,7 @@ def _card(config: RewardModelConfig, learned: Learned) -> str:
             "## How to use it",
             f"```yaml\nrewards:\n  {reward}: {use}\n```",
             "## What it has learned",
-            learned.text,
+            reward_report.in_markdown(learned.report),
             "## Limits",
             "It knows the kind of responses that it was trained on. A policy that is trained "
             "against it leaves that kind: watch a reward that it does not see, and the KL.\n",

@@ -177,9 +177,10 @@ class RunFolder:
         """
         file = self.path / "summary.json"
         summary = read_json(file) if file.exists() else {}
-        named = summary.get("eval_file", "eval/")
-        if not isinstance(named, str) or not _EVAL_FILE.fullmatch(named):
-            raise CheckpointError(f"{file}: eval_file = {named!r}: expected eval/ and a file name.")
+        for key in ("eval_file", "scores_file"):
+            named = summary.get(key, "eval/")
+            if not isinstance(named, str) or not _EVAL_FILE.fullmatch(named):
+                raise CheckpointError(f"{file}: {key} = {named!r}: expected eval/ and a file name.")
         return summary
 
     # Places ---------------------------------------------------------------------------------------

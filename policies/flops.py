@@ -50,6 +50,10 @@ class ModelCost:
     """Numbers that the cache holds for one token in one layer."""
     shapes: tuple[tuple[int, int, int], ...]
     """(outputs, inputs, how many) of the trunk's matrices and of the output layer."""
+    passed: Layers = Layers(0, 0, 0)
+    """Those of the upper layers below the first trained one: no gradient reaches them. There are
+    some where passes cannot start at the cut, so that there is none: GPT-2 and others whose
+    layers have another name, or that add positions at the bottom."""
 
     def forward(self, tokens: float, pairs: float, outputs: float, *, upper: bool = False) -> float:
         """FLOPs of a forward pass.
@@ -65,9 +69,9 @@ class ModelCost:
         return layers + 2 * outputs * self.head.weights
 
     def backward(self, tokens: float, pairs: float, outputs: float) -> float:
-        """FLOPs of a backward pass down to the cut: of the inputs, and of the trained weights."""
-        upper = 2 * tokens * (self.upper.weights + self.upper.trained)
-        upper += 8 * self.query_width * pairs * self.upper.num
+        """FLOPs of a backward pass: of inputs down to the first trained layer, and of weights."""
+        upper = 2 * tokens * (self.upper.weights - self.passed.weights + self.upper.trained)
+        upper += 8 * self.query_width * pairs * (self.upper.num - self.passed.num)
         return upper + 2 * outputs * (self.head.weights + self.head.trained)
 
     @property
@@ -111,6 +115,7 @@ def _cost(model: nn.Module, base: Any, cut: int, heads: list[Any]) -> ModelCost:
     whole = _layers(int(config.num_hidden_layers), everything)
     below = list(base.layers)[:cut] if cut else []
     lower = _layers(cut, [m for layer in below for m in _matrices(layer)])
+    passed = _passed(base, whole.num)[cut:]
     if not any(p.requires_grad for p in base.parameters()):
         lower = whole  # what trains stands on the last layer
     shapes = Counter(_shape(m) for m in [*everything, *heads])
@@ -126,7 +131,19 @@ def _cost(model: nn.Module, base: Any, cut: int, heads: list[Any]) -> ModelCost:
         query_width=query_width,
         cache_width=cache_width,
         shapes=tuple((*shape, count) for shape, count in sorted(shapes.items())),
+        passed=_layers(len(passed), [m for layer in passed for m in _matrices(layer)]),
     )
+
+
+def _passed(base: nn.Module, depth: int) -> list[nn.Module]:
+    """The layers below the first trained weight; none where embeddings train, or no layer does."""
+    stacks = (m for m in base.modules() if isinstance(m, nn.ModuleList) and len(m) == depth)
+    layers = list(next(stacks, []))
+    embeddings = [m for m in base.modules() if isinstance(m, nn.Embedding)]
+    trains = [any(p.requires_grad for p in layer.parameters()) for layer in layers]
+    if True not in trains or any(m.weight.requires_grad for m in embeddings):
+        return []
+    return layers[: trains.index(True)]
 
 
 def _matrices(module: nn.Module) -> list[Any]:

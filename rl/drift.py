@@ -7,6 +7,7 @@ absolute differences of the log-probs are watched.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,19 +18,41 @@ from torch import Tensor
 class Drift:
     """Size of ``|log π_sampler - log π_trainer|`` over the action tokens (nats)."""
 
-    mean: float
+    mean: float = 0.0
     """Mean over tokens."""
-    p99: float
-    """99th percentile over tokens."""
+    p99: float = 0.0
+    """99th percentile over tokens; not known (0) of a sum of two."""
+    std: float = 0.0
+    """Standard deviation over tokens (of a sample); 0 of fewer than two."""
+    tokens: int = 0
+    """Tokens behind it."""
+
+    def __add__(self, other: Drift) -> Drift:
+        """That of the tokens of both."""
+        parts = [part for part in (self, other) if part.tokens]
+        if len(parts) < 2:
+            return parts[0] if parts else Drift()
+        tokens = self.tokens + other.tokens
+        mean = (self.tokens * self.mean + other.tokens * other.mean) / tokens
+        squares = sum(
+            (part.tokens - 1) * part.std**2 + part.tokens * (part.mean - mean) ** 2
+            for part in parts
+        )
+        return Drift(mean, 0.0, math.sqrt(squares / (tokens - 1)), tokens)
+
+    def metrics(self) -> dict[str, float]:
+        """It as it is logged."""
+        return {"ppo/drift_mean": self.mean, "ppo/drift_p99": self.p99}
 
 
 def measure_drift(sampler_logprobs: Tensor, trainer_logprobs: Tensor, mask: Tensor) -> Drift:
     """Measures the drift over the tokens where the mask is True (0 when there is none)."""
     difference = (sampler_logprobs - trainer_logprobs)[mask].abs().float()
     if difference.numel() == 0:
-        return Drift(0.0, 0.0)
+        return Drift()
     values = difference.cpu().numpy()  # torch.quantile takes 2^24 values at most
-    return Drift(float(difference.mean()), float(np.quantile(values, 0.99)))
+    std = float(difference.std()) if values.size > 1 else 0.0
+    return Drift(float(difference.mean()), float(np.quantile(values, 0.99)), std, values.size)
 
 
 def truncated_importance_weights(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from instructrec.rl import advantages as estimators
 from instructrec.rl.config import PPOConfig
-from instructrec.rl.drift import measure_drift, truncated_importance_weights
+from instructrec.rl.drift import truncated_importance_weights
 from instructrec.rl.experience import Experience
 from instructrec.rl.kl import k1, token_rewards
 from instructrec.rl.rejection import episode_scores, flat_share
@@ -55,12 +55,7 @@ def estimate_advantages(
     weights_BT = truncated_importance_weights(sampler_BT, trainer_BT, config.importance_cap)
     experience.returns_BT = returns_BT
     experience.advantages_BT = torch.where(mask_BT, advantages_BT * weights_BT, 0.0)
-    drift = measure_drift(sampler_BT, trainer_BT, mask_BT)
-    metrics = {
-        "ppo/critic_used": float(critic_used),
-        "ppo/drift_mean": drift.mean,
-        "ppo/drift_p99": drift.p99,
-    }
+    metrics = {"ppo/critic_used": float(critic_used)}
     if not math.isnan(variance):
         metrics["ppo/explained_variance"] = variance
     if config.num_generations > 1:

@@ -21,6 +21,7 @@ from instructrec.policies.critic import Critic
 from instructrec.policies.prefill import SHORTEST_SHARED_PREFIX, common_prefix
 from instructrec.policies.tape import TokenStates
 from instructrec.policies.trunk import CutStates, Trunk, pad_right
+from instructrec.rl.drift import Drift, measure_drift
 from instructrec.rl.losses import LossBatch
 from instructrec.rl.micro_batches import MicroBatch
 from instructrec.rl.rollout import Rollout
@@ -152,6 +153,10 @@ class Experience:
     def by_length(self, rows: Sequence[int]) -> list[int]:
         """The given episodes, the shortest first."""
         return sorted(rows, key=lambda i: (len(self.sequences[i]), i))
+
+    def drift(self) -> Drift:
+        """How far the sampler was from the trainer's pass over the action tokens."""
+        return measure_drift(self.sampler_logprobs_BT, self.old_logprobs_BT, self.action_mask_BT)
 
     @property
     def num_tokens(self) -> int:

@@ -25,6 +25,7 @@ from instructrec.processes import together
 from instructrec.rl import reporting
 from instructrec.rl.adaptive import Coefficients
 from instructrec.rl.config import PPOConfig
+from instructrec.rl.drift_gate import DriftGate
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
 from instructrec.rl.guards import MemoryGuard, StepGuard
@@ -92,6 +93,7 @@ class PPOLearner:
         self.memory = MemoryGuard(MicroBatch.of(self.config))
         self.guard = StepGuard(config.max_bad_steps)
         self.reuse = DecodingReuse(policy, self.trunk, wanted=config.reuse_decoding)
+        self.drift_gate = DriftGate(config.max_drift)
         self.coefficients = Coefficients(config)
 
     def update(self, rollout: Rollout) -> dict[str, float]:
@@ -114,13 +116,12 @@ class PPOLearner:
         """
         config, clock = self.config, Clock()
         self._begin(rollout)
-
         # Step 1: log-probs, values and reference log-probs before the first step.
         entropy = self._pass_over()
 
         # Step 2: rewards per token, returns, advantages.
         metrics = {"ppo/entropy": entropy, **self.estimate()}
-        self.drift = {name: metrics.pop(name) for name in ("ppo/drift_mean", "ppo/drift_p99")}
+        self.drift = self.experience.drift()
         clock.lap("time/advantage_s")
 
         # Step 3: epochs of clipped steps, reshuffled each time.
@@ -132,6 +133,7 @@ class PPOLearner:
                     self._learn(minibatch)
         clock.lap("time/update_s")
         self.updates += 1
+        self.drift_gate.end(self.drift)
         self.experience.cut_states = {}  # large, and not needed any more
         metrics |= self._metrics()
         self._adapt(metrics)
@@ -203,6 +205,7 @@ class PPOLearner:
                 "Check the rewards."
             )
         self.guard.begin()
+        self.drift_gate.begin()
         self.rows = own_rows(expected)
         self.experience = tensors_of(rollout, self.policy.device, self.rows.start)
         self.reuse.begin(self.experience)
@@ -297,8 +300,8 @@ class PPOLearner:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
         self.stats.add(self.minibatch.sums)
         if not self.steps_taken:
-            self.drift |= self.reuse.measure()
-            if not self.drift["ppo/drift_mean"] <= self.config.max_drift:
+            self.drift = self.reuse.measure() or self.drift
+            if not self.drift_gate.allows(self.drift):
                 self.stopped_early = True  # somebody else's responses
                 return False
         return self.is_worth_a_step(self.minibatch)
@@ -334,6 +337,7 @@ class PPOLearner:
                 "steps": self.guard.state_dict(),
                 "decode_share": self.policy.decode_share,
             },
+            "drift_gate": self.drift_gate.state_dict(),
             "sampler": self.policy.generator_state(),
             "shuffler": self.shuffler.get_state(),
         }
@@ -359,6 +363,7 @@ class PPOLearner:
         self.memory.load_state_dict(guards.get("memory", {}))
         self.guard.load_state_dict(guards.get("steps", {}))
         self.policy.decode_share = guards.get("decode_share", self.policy.decode_share)
+        self.drift_gate.load_state_dict(state.get("drift_gate"))
         self.policy.set_generator_state(state["sampler"])
         self.shuffler.set_state(state["shuffler"])
 
@@ -379,7 +384,7 @@ class PPOLearner:
     def _metrics(self) -> dict[str, float]:
         return {
             **self.loss_metrics(),
-            **self.drift,
+            **self.drift.metrics(),
             **self.reuse.end(),
             "faults/numerics": float(self.guard.left_out),
             "ppo/skipped_frac": 1 - self.steps_taken / self.config.steps_per_update,

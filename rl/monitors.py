@@ -75,9 +75,6 @@ class Monitors:
                 self.memory.lasting.pop(name, None)
             elif alarm := self._alarm(name, rule, message):
                 alarms.append(alarm)
-        limit, drift = self.config.max_drift, metrics["ppo/drift_mean"]
-        if not drift <= limit:
-            alarms.append(Alarm("broken_sampler", _broken_sampler(drift, limit), "stop"))
         return alarms
 
     def _alarm(self, name: str, rule: MonitorRule, message: str) -> Alarm | None:
@@ -106,14 +103,4 @@ def _stopping(name: str, updates: int) -> str:
     return (
         f"It lasts for {updates} update{plural}, and ppo.monitors.{name}.action is 'stop'. A "
         "checkpoint was written; --resume with another action goes on."
-    )
-
-
-def _broken_sampler(drift: float, limit: float) -> str:
-    return (
-        f"sampler and trainer disagree by {drift:.3f} nats per token, more than ppo.max_drift = "
-        f"{limit}: the responses were not drawn from the policy that is trained (another "
-        "temperature, other weights). Nothing was learned from them. A checkpoint was written. Use "
-        "policy.dtype = 'float32' to see whether it is the precision, else look at the decoder; "
-        "raise ppo.max_drift only if so much drift is meant to be."
     )

@@ -224,6 +224,8 @@ class PPOTrainer(RolloutTrainer):
         metrics["monitors/ringing"] = float(len(self.monitors.ringing))
         if self.learner.guard.gave_up:
             alarms.append(Alarm("numerics", self.learner.guard.diagnosis, "stop"))
+        if self.learner.drift_gate.refused is not None:
+            alarms.append(Alarm("broken_sampler", self.learner.drift_gate.diagnosis, "stop"))
         broken = next((alarm for alarm in alarms if alarm.stops), None)
         is_best = self.progress.best_update == update
         ends = interrupted or pruned or early

@@ -16,7 +16,6 @@ from instructrec.envs.vector import InstructionVectorEnv
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.critic import Critic, NoCritic
 from instructrec.rl.config import PPOConfig, check_raft
-from instructrec.rl.drift import measure_drift
 from instructrec.rl.learner import PPOLearner
 from instructrec.rl.losses import nll_loss
 from instructrec.rl.ppo import train_ppo
@@ -39,12 +38,9 @@ class RaftLearner(PPOLearner):
         self.weights_B = best_of_group(scores_B, usable_B, group_B)
         self.kept = set(self.weights_B.nonzero().flatten().tolist())
         self.stopped_early = not self.kept
-        drift = measure_drift(experience.sampler_logprobs_BT, experience.old_logprobs_BT, mask_BT)
         return {
             "raft/kept_frac": len(self.kept) / len(self.weights_B),
             "rollout/zero_variance_frac": flat_share(scores_B, usable_B, group_B),
-            "ppo/drift_mean": drift.mean,
-            "ppo/drift_p99": drift.p99,
         }
 
     def weighted_tokens(self) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 from instructrec import processes
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.trunk import Trunk
-from instructrec.rl.drift import measure_drift
+from instructrec.rl.drift import Drift, measure_drift
 from instructrec.rl.experience import Experience
 
 LIMIT = 0.02
@@ -72,20 +72,20 @@ class DecodingReuse:
             sampler_N = experience.sampler_logprobs(rows)
             self._pairs.append((sampler_N, logprobs_N.detach().float()))
 
-    def measure(self) -> dict[str, float]:
+    def measure(self) -> Drift | None:
         """How far decoding was from what ``compare`` took down, in all processes.
 
         Returns:
-            The metrics of the drift; none where nothing was compared.
+            The drift; None where nothing was compared.
         """
         own = [(sampler_N.cpu(), trainer_N.cpu()) for sampler_N, trainer_N in self._pairs]
         pairs = [pair for of_process in processes.gather(own) for pair in of_process]
         if not pairs:
-            return {}
+            return None
         sampler_N, trainer_N = (torch.cat(side) for side in zip(*pairs, strict=True))
         drift = measure_drift(sampler_N, trainer_N, torch.ones_like(sampler_N, dtype=torch.bool))
-        self._last = drift.mean, len(sampler_N)
-        return {"ppo/drift_mean": drift.mean, "ppo/drift_p99": drift.p99}
+        self._last = drift.mean, drift.tokens
+        return drift
 
     def end(self) -> dict[str, float]:
         """Judges the update by what was measured last; returns its metrics."""

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from instructrec.envs.tasks.base import Task
     from instructrec.rl.ppo import PPOTrainer
 
-_LEARNER = ("scheduler_step", "coefficients", "reuse")
-"""Of the learner's state, what is no tensor and the same in all processes."""
+_LEARNER = ("scheduler_step", "coefficients", "reuse", "drift_gate")
+"""Of the learner\'s state, what is no tensor and the same in all processes."""
 _GENERATORS = ("sampler", "shuffler")
 """States of generators, of which each process has its own."""
 _GLOBAL = "global_"
@@ -119,7 +119,7 @@ def restore(trainer: PPOTrainer, snapshot: Snapshot) -> None:
             "critic": _under("critic.", tensors),
             "optimizer": moments,
             "guards": state["guards"][processes.rank()] if "guards" in state else {},
-            **{name: state[name] for name in _LEARNER},
+            **{name: state.get(name) for name in _LEARNER},
             **{name: tensors[_of(name, processes.rank())] for name in _GENERATORS},
         }
     )

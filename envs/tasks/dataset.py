@@ -17,7 +17,7 @@ from instructrec.envs.tasks.partition import SPLITS
 from instructrec.envs.tasks.preparation import Preparation
 from instructrec.envs.tasks.procedural import fingerprint_of
 from instructrec.envs.tasks.templates import FewShotStyle, find_template
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, EmptySplitError
 
 ALL = "all"
 """The split that holds every row of a file."""
@@ -59,8 +59,8 @@ class DatasetTask:
         splits: Our split -> the name of the data set's, for those of the hub and saved folders.
 
     Raises:
-        DataError: The data cannot be read, a row is malformed (file and line are named), or the
-            split is empty.
+        DataError: The data cannot be read, or a row is malformed (file and line are named).
+        EmptySplitError: The split is empty.
         ConfigError: An unknown split, template, filter or column, or impossible fractions.
     """
 
@@ -100,7 +100,7 @@ class DatasetTask:
         self._kept: dict[int, Instruction] = {}
         self.columns = self.catalog.columns
         if not len(self._positions):
-            raise DataError(self._why_empty())
+            raise EmptySplitError(self._why_empty())
 
     def __len__(self) -> int:
         return len(self._positions)

@@ -29,6 +29,10 @@ class DataError(InstructRecError, ValueError):
     exit_code = 3
 
 
+class EmptySplitError(DataError):
+    """A split of data has no rows."""
+
+
 class PolicyError(InstructRecError, RuntimeError):
     """A model, tokenizer or adapter cannot be loaded or used."""
 

@@ -9,6 +9,7 @@ import math
 import numpy as np
 import pytest
 
+from instructrec.envs.tasks.base import make_task
 from instructrec.errors import DataError
 from instructrec.experiments.alignment_stats import alignment_report, calibrate
 from instructrec.experiments.jsonl import read_rows
@@ -22,6 +23,7 @@ from instructrec.rewards import make_reward
 from instructrec.rl.reward_config import FitConfig
 
 EYE = np.eye(3, dtype=bool)
+HELD_OUT = {"validation_fraction": 0.3, "test_fraction": 0.3}
 
 
 def test_calibrated_scores_are_the_share_of_matches_at_even_odds():
@@ -61,7 +63,7 @@ def config_of(tmp_path, number=40, steps=12) -> RewardModelConfig:
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return RewardModelConfig(
         algorithm="alignment",
-        task=PreferenceTask(str(file), {"validation_fraction": 0.4}),
+        task=PreferenceTask(str(file), HELD_OUT),
         policy=PolicyConfig(model="tiny", dtype="float32", device="cpu"),
         fit=FitConfig(max_steps=steps, batch_size=8, learning_rate=3e-3, eval_every=6),
         tracking=TrackingConfig(mode="disabled"),
@@ -81,11 +83,36 @@ def test_a_run_leaves_a_model_that_the_reward_loads(tmp_path):
     given = reward([row["prompt"] for row in rows], [row["output"] for row in rows])
     assert given == pytest.approx([row["score"] for row in rows], abs=1e-5)
     assert "use: alignment" in (path / "reward_model" / "README.md").read_text()
-    assert "own output" in said[1]
+    assert "own output" in said[1] and "| measured on | the test split" in said[1]
+    task = make_task(str(tmp_path / "demonstrations.jsonl"), split="test", **HELD_OUT)
+    assert [row["id"] for row in rows] == [task[i].id for i in range(len(task))]
+    assert outcome.summary["measured_on"] == "test"
+
+
+def test_without_a_test_split_one_half_calibrates_and_the_other_one_measures(tmp_path):
+    config = config_of(tmp_path, steps=1)
+    options = {"validation_fraction": 0.5, "test_fraction": 0.0}
+    config = dataclasses.replace(config, task=dataclasses.replace(config.task, options=options))
+    said = []
+    outcome = run_reward_training(config, say=said.append)
+    held_out = make_task(config.task.name, split="validation", **options)
+    rows = read_rows(outcome.folder.path / outcome.summary["scores_file"])
+    assert len(rows) == len(held_out) - len(held_out) // 2
+    assert "a half (the other one calibrated the score) of the validation split" in said[1]
+    assert outcome.summary["measured_pairs_chose_the_weights"] and "flatters" in said[1]
 
 
 def test_too_few_held_out_instructions_are_refused(tmp_path):
     config = config_of(tmp_path)
-    config = dataclasses.replace(config, task=dataclasses.replace(config.task, validation_limit=3))
-    with pytest.raises(DataError, match="held-out instructions: expected at least 4"):
-        run_reward_training(config, say=str)
+    for limits, found in (
+        (
+            {"validation_limit": 3, "test_split": None},
+            "1 held-out instructions .* and 2 to measure",
+        ),
+        ({"test_limit": 1}, "and 1 to measure it: expected at least 2"),
+    ):
+        task = dataclasses.replace(config.task, **limits)
+        with pytest.raises(DataError, match=found):
+            run_reward_training(
+                dataclasses.replace(config, task=task, name=f"limits{len(limits)}"), say=str
+            )

@@ -16,7 +16,7 @@ from instructrec.experiments.cli import main
 from instructrec.experiments.export_policy import ExportConfig, export_policy
 from instructrec.experiments.jsonl import write_json
 from instructrec.experiments.model_card import Weights, card_of_run
-from instructrec.experiments.report import read_run
+from instructrec.experiments.report_reading import read_run
 from instructrec.experiments.staging import staged
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig

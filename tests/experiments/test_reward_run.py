@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from instructrec.envs.tasks.base import make_task
 from instructrec.errors import CheckpointError, ConfigError, DataError, RunInterrupted
 from instructrec.experiments import reward_run
 from instructrec.experiments.cli import main
@@ -54,7 +55,8 @@ def write_pairs(path: Path, number: int = 40, *, chat: bool = False) -> Path:
 
 def config_of(tmp_path: Path, file: Path | None = None, **changes) -> RewardModelConfig:
     task = PreferenceTask(
-        str(file or write_pairs(tmp_path / "pairs.jsonl")), {"validation_fraction": 0.4}
+        str(file or write_pairs(tmp_path / "pairs.jsonl")),
+        {"validation_fraction": 0.3, "test_fraction": 0.3},
     )
     given = {
         "task": task,
@@ -92,8 +94,8 @@ def test_a_run_leaves_a_model_its_numbers_and_its_card(tmp_path, chat):
     model = folder.path / "reward_model"
     card = (model / "README.md").read_text()
     assert "Calibration" in card and "use: learned" in card and "accuracy" in said[1]
-    assert "flatters these numbers" in card  # the best of several validations was kept
     report = read_json(model / "reward_report.json")
+    assert_measured_on_the_test_split(config_of(tmp_path, file), rows, summary, report, card)
     assert report["by_margin"] and report["length"]["longer_wins"]["mean"] >= 0
     assert not folder.checkpoints.exists()
     # The reward gives the scores of the file, by the run folder as well as by the model's.
@@ -107,6 +109,35 @@ def test_a_run_leaves_a_model_its_numbers_and_its_card(tmp_path, chat):
         [row["chosen"] for row in rows] + [row["rejected"] for row in rows],
     )
     assert sum(both) / len(both) == pytest.approx(0.0, abs=1e-5)
+
+
+def assert_measured_on_the_test_split(config, rows, summary, report, card) -> None:
+    """Weights were chosen by the best of three validations, and by none of the measured pairs."""
+    task = make_task(config.task.name, split="test", **config.task.options)
+    assert [row["id"] for row in rows] == [task[i].id for i in range(len(task))] and rows
+    assert "-test-scores-" in summary["scores_file"]
+    for numbers in (summary, report):
+        assert numbers["measured_on"] == "test"
+        assert numbers["measured_pairs_chose_the_weights"] is False
+    assert "| measured on | the test split, which neither trained" in card
+    assert "flatter" not in card
+
+
+@pytest.mark.parametrize(
+    ("eval_every", "told"), [(1, "chose the weights as well"), (0, "chose nothing")]
+)
+def test_without_a_test_split_the_report_says_what_the_validation_pairs_were_used_for(
+    tmp_path, eval_every, told
+):
+    config = config_of(tmp_path, fit=FitConfig(max_steps=1, batch_size=4, eval_every=eval_every))
+    options = config.task.options | {"test_fraction": 0.0}
+    task = dataclasses.replace(config.task, options=options)
+    outcome = run_reward_training(dataclasses.replace(config, task=task), say=str)
+    assert outcome.summary["measured_on"] == "validation"
+    assert outcome.summary["measured_pairs_chose_the_weights"] is bool(eval_every)
+    card = (outcome.folder.path / "reward_model" / "README.md").read_text()
+    assert f"| measured on | the validation split, which {told}" in card
+    assert ("flatters these numbers" in card) is bool(eval_every)
 
 
 @pytest.mark.slow
@@ -144,11 +175,15 @@ def test_instructions_on_both_sides_are_refused_whatever_their_form(tmp_path):
     with pytest.raises(DataError, match=r"1 of 2 held-out.*'b'"):
         refuse_leakage([item("what is red?")], [item(same, "b"), item("else", "c")])
     refuse_leakage([item("one")], [item("two")])
+    with pytest.raises(DataError, match="also validated on"):
+        refuse_leakage([item("one")], [item("ONE")], "validated on")
     assert canonical(same) == canonical("what is red?")
     config = config_of(tmp_path)
     leaking = dataclasses.replace(config.task, validation=config.task.name)
-    with pytest.raises(DataError, match="also learned from"):
-        run_reward_training(dataclasses.replace(config, task=leaking), say=str)
+    measured = dataclasses.replace(config.task, test=config.task.name)
+    for task in (leaking, measured):
+        with pytest.raises(DataError, match="also learned from"):
+            run_reward_training(dataclasses.replace(config, task=task), say=str)
     assert not config.folder.exists()
 
 
@@ -156,9 +191,26 @@ def test_a_file_of_its_own_is_held_out_as_a_whole(tmp_path):
     write_pairs(tmp_path / "a.jsonl", 6)
     other = tmp_path / "b.jsonl"
     other.write_text(json.dumps({"prompt": "new", "chosen": "y", "rejected": "n"}) + "\n")
-    train, held_out = open_splits(PreferenceTask(str(tmp_path / "a.jsonl"), validation=str(other)))
-    assert (len(train), len(held_out)) == (6, 1)
+    named = PreferenceTask(str(tmp_path / "a.jsonl"), validation=str(other))
+    splits = open_splits(named)
+    train, held_out = splits["train"], splits["validation"]
+    assert (len(train), len(held_out), len(splits)) == (6, 1, 2)
     assert read_pairs(train, 2)[1].margin == 1.0 and read_pairs(held_out, None)[0].margin is None
+    test = open_splits(dataclasses.replace(named, test=str(other)))["test"]
+    assert test.split == "all" and len(test) == 1
+
+
+def test_a_test_split_that_the_data_lack_is_none_and_one_that_is_unknown_is_named(tmp_path):
+    pairs = PreferenceTask(
+        str(write_pairs(tmp_path / "a.jsonl", 20)),
+        {"validation_fraction": 0.5, "test_fraction": 0.0},
+    )
+    assert "test" not in open_splits(pairs)
+    assert "test" not in open_splits(dataclasses.replace(pairs, test_split=None))
+    with pytest.raises(ConfigError, match=r"'tset'.*'test'.*task\.test_split: null"):
+        open_splits(dataclasses.replace(pairs, test_split="tset"))
+    with pytest.raises(ConfigError, match=r"task\.test_split is None"):
+        PreferenceTask("a.jsonl", test="b.jsonl", test_split=None)
 
 
 @pytest.mark.parametrize(
@@ -173,7 +225,7 @@ def test_a_file_of_its_own_is_held_out_as_a_whole(tmp_path):
 def test_rows_that_are_no_pairs_are_named(tmp_path, row, message):
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps(row) + "\n")
-    task, _ = open_splits(PreferenceTask(str(file), validation=str(file)))
+    task = open_splits(PreferenceTask(str(file), validation=str(file)))["train"]
     with pytest.raises(DataError, match=message):
         read_pairs(task, None)
 
@@ -211,6 +263,8 @@ def test_the_command_reports_what_it_cannot_do(tmp_path, monkeypatch, capsys):
     train += ["--task.options.validation_fraction", "0.4"]
     assert main(train) == 0
     assert main(train) != 0 and "--overwrite" in capsys.readouterr().err
-    assert main(["report", "runs/reward-model-pairs-s0"]) == 2
-    assert "README.md" in capsys.readouterr().err
+    assert main(["report", "runs/reward-model-pairs-s0"]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    page = Path("runs/reward-model-pairs-s0/report/report.html").read_text()
+    assert "What it has learned" in page and "Scores of held-out rows" in page
     assert main(["runs", "list"]) == 0 and "reward-model-pairs-s0" in capsys.readouterr().out

@@ -124,6 +124,10 @@ def test_a_head_of_labels_is_evaluated_like_any_policy(
     assert set(classes["classes"]) == {"even", "odd"}
     assert "precision  recall" in capsys.readouterr().out
     assert any("sft/val_accuracy" in row for row in read_metrics(run.path))
+    course = report("runs/labels", say=lambda text: None)["course"]
+    assert course["sft/val_accuracy"]["last"] > 0.9
+    page = (run.path / "report" / "report.html").read_text()
+    assert "By class" in page and "taken for" in page and "<h3>Accuracy</h3>" in page
     assert main(["evaluate", "runs/labels"]) == 0  # whose weights are held against the run's
     assert main(["train", "tiny_smoke", "--policy.model", "runs/labels"]) == 4
     assert "writes no text" in capsys.readouterr().err

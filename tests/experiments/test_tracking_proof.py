@@ -112,10 +112,7 @@ def _check_config_and_summary(run: RunFolder, records: list[Row]) -> None:
     assert (about["display_name"], about["run_group"]) == ("tiny-smoke-s0", "tiny-smoke")
     text = json.dumps(about["config"])
     assert "learning_rate" in text and "git_commit" in text
-    final: Row = {}
-    for record in records:
-        if record["type"] == "summary":
-            final |= record["summary"].get("update") or {}
+    final = _summary_of(records)
     assert final["status"] == "finished"
     mean = run.summary()["eval/total/mean"]
     assert final["final/eval/total/mean"] == pytest.approx(mean)
@@ -237,3 +234,82 @@ tracker.finish("finished", {{"eval/total/mean": 0.5}})
     rows = sorted(tuple(table["data"][0]) for table in tables if len(table["data"]) == 1)
     assert rows == [(1, "2?", 1.0), (2, "2?", 1.0)]
     assert not (tmp_path / "home" / ".local").exists()
+
+
+PIPELINE = """
+name: loop
+policy: {model: tiny, device: cpu, dtype: float32}
+task: {options: {size: 60}}
+gold: {digest: "gold.py:digest"}
+sft: {demonstrations: 4, max_steps: 1, batch_size: 4}
+samples: {limit: 20, n: 3}
+mentor: {select: all}
+reward_model: {validation_fraction: 0.4, fit: {max_steps: 2, batch_size: 8}}
+ppo:
+  {num_updates: 2, episodes_per_update: 8, num_mini_batches: 2, response_length: 6, eval_every: 1}
+best_of: 3
+eval: {limit: 12, validation_limit: 6}
+"""
+GOLD = '''
+def digest(completions, **columns):
+    """A number of the text, which hardly any two share."""
+    return [sum(i * ord(c) for i, c in enumerate(text, 1)) % 101 / 100 for text in completions]
+'''
+
+
+def test_a_whole_pipeline_stands_in_one_group_of_wandb_with_its_lineage(tmp_path: Path) -> None:
+    (tmp_path / "loop.yaml").write_text(PIPELINE)
+    (tmp_path / "gold.py").write_text(GOLD)
+    command = [sys.executable, "-m", "instructrec.experiments.cli", "pipeline", "loop.yaml"]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=environment(tmp_path, WANDB_MODE="offline"),
+        capture_output=True,
+        text=True,
+        timeout=560,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stderr
+    _check_pipeline(tmp_path / "runs" / "loop")
+
+
+def _check_pipeline(folder: Path) -> None:
+    """Group, job types and lineage of its runs, and the numbers of its folders."""
+    job_types = {"sft": "sft", "reward-model-1": "reward-model", "ppo-1": "train", ".": "compare"}
+    tracked = {path.parent.parent.resolve() for path in folder.rglob("offline-run-*")}
+    assert tracked == {(folder / name).resolve() for name in job_types}
+    records = {name: inspect(offline_folder(RunFolder(folder / name))) for name in job_types}
+    about = {
+        name: next(r["run"] for r in found if r["type"] == "run") for name, found in records.items()
+    }
+    assert {name: found["job_type"] for name, found in about.items()} == job_types
+    assert {found["run_group"] for found in about.values()} == {"loop"}
+    for name in ("reward-model-1", "ppo-1"):  # both began from the SFT policy
+        parent = RunFolder.open(folder / name).info().parent
+        assert parent == "runs/loop/sft" and parent in json.dumps(about[name]["config"])
+    updates = [item for item in history_of(records["ppo-1"]) if "time/total_s" in item]
+    assert [item["reward/gold/mean"] for item in updates] == pytest.approx(
+        [row["reward/gold/mean"] for row in read_metrics(folder / "ppo-1")]
+    )
+    assert _summary_of(records["reward-model-1"])["final/eval/pair_accuracy/mean"] == pytest.approx(
+        RunFolder(folder / "reward-model-1").summary()["eval/pair_accuracy/mean"]
+    )
+    found = json.loads((folder / "pipeline.json").read_text())
+    told, gold = _summary_of(records["."]), found["policies"]["SFT"]["gold"]
+    assert told["status"] == "finished"
+    assert [told[f"final/SFT/gold/{key}"] for key in ("mean", "low", "high")] == pytest.approx(
+        [gold[key] for key in ("mean", "low", "high")]
+    )
+    tables = {
+        file.name.split("_")[0] for file in folder.glob("wandb/offline-run-*/files/media/table/*")
+    }
+    assert {"policies", "differences", "rounds", "points"} <= tables
+
+
+def _summary_of(records: list[Row]) -> Row:
+    final: Row = {}
+    for record in records:
+        if record["type"] == "summary":
+            final |= record["summary"].get("update") or {}
+    return final

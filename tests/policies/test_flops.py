@@ -8,12 +8,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
 
 from instructrec.policies.causal_lm import CausalLMPolicy, load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.policies.flops import ModelCost, model_cost, reader_cost
 from instructrec.policies.rates import measure_rates, wait_for
+from instructrec.policies.training_parts import train_last_layers
 from instructrec.policies.trunk import Trunk
 
 IDS = torch.arange(12).reshape(2, 6)
@@ -67,6 +68,42 @@ def test_both_passes_cost_what_torch_counts(train: str) -> None:
     assert bare.backward(tokens, 0, tokens) == backward
     if train == "last_layers":
         assert bare.forward(tokens, 0, tokens) == counted(trunk, upper=False)[0] > forward
+
+
+def gpt2(layers: int | None) -> tuple[Trunk, ModelCost]:
+    """Three layers of GPT-2: fused projections, tied embeddings, positions at the bottom."""
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 2, "vocab_size": 97, "n_positions": 16}
+    model = GPT2LMHeadModel(GPT2Config(**sizes, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0))
+    if layers is not None:
+        model.requires_grad_(False)
+        train_last_layers(model, layers)
+    trunk = Trunk(model)
+    return trunk, model_cost(trunk)
+
+
+GPT2_LAYER = 32 * (3 * 32) + 32 * 32 + 2 * 32 * (4 * 32)
+"""Queries, keys and values in one matrix; their projection; and the two of the feed-forward."""
+
+
+@pytest.mark.parametrize("trained", [1, 2, None])
+def test_the_backward_pass_of_gpt_2_ends_at_its_first_trained_layer(trained: int | None) -> None:
+    trunk, cost = gpt2(trained)
+    reached, head, tokens, pairs = trained or 3, 97 * 32, 12, 42
+    assert trunk.num_frozen == 0 and cost.upper.num == 3  # passes start at the token ids
+    # Two products of 32 numbers over the pairs, forward, and twice that backward, in each layer.
+    forward = 3 * (2 * tokens * GPT2_LAYER + 4 * 32 * pairs) + 2 * tokens * head
+    assert cost.forward(tokens, pairs, tokens) == forward
+    of_inputs = reached * (2 * tokens * GPT2_LAYER + 8 * 32 * pairs) + 2 * tokens * head
+    of_weights = reached * 2 * tokens * GPT2_LAYER
+    if trained is None:
+        of_weights += 2 * tokens * head  # tied to the embeddings, which train
+    assert cost.backward(tokens, pairs, tokens) == of_inputs + of_weights
+    assert cost.num_weights == 97 * 32 + 16 * 32 + 3 * (GPT2_LAYER + 9 * 32 + 4 * 32) + 64
+    bare = without_attention(cost)
+    assert counted(trunk, upper=False) == (
+        bare.forward(tokens, 0, tokens),
+        bare.backward(tokens, 0, tokens),
+    )
 
 
 def test_adapters_train_little_and_cost_a_little_more() -> None:

@@ -181,7 +181,7 @@ def differ(reuse, by, tokens=100):
     """An update whose first minibatch differs by so many nats per token."""
     reuse.begin(Minibatch(tokens))
     reuse.compare(Minibatch(tokens), [0], torch.full((tokens,), -1.0 + by))
-    drift = reuse.measure()["ppo/drift_mean"]
+    drift = reuse.measure().mean
     reuse.end()
     return drift
 
