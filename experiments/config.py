@@ -137,6 +137,11 @@ class TrainConfig:
         return self.sft if self.algorithm == "sft" else None
 
     @property
+    def job_type(self) -> str:
+        """What kind of run it is, as in ``run.json``."""
+        return "train" if self.supervised is None else self.algorithm
+
+    @property
     def has_labels(self) -> bool:
         """Whether a head of labels is trained."""
         return self.algorithm == "sft" and self.sft.head == "labels"

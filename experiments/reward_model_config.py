@@ -96,6 +96,11 @@ class RewardModelConfig:
         return "alignment" if self.algorithm == "reward_model" else "preference"
 
     @property
+    def job_type(self) -> str:
+        """What kind of run it is, as in ``run.json``."""
+        return "reward-model"
+
+    @property
     def resolved_variant(self) -> str:
         """The variant, derived from algorithm and data when none was given."""
         task = name_of_task(self.task.name)

@@ -27,7 +27,7 @@ from instructrec.experiments.preference_data import Parts
 from instructrec.experiments.progress import Progress, format_duration
 from instructrec.experiments.recording import Recorder
 from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
-from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
+from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.staging import staged
 from instructrec.rewards.local_models import ModelReward
 from instructrec.rl.checkpoint import update_of
@@ -112,7 +112,7 @@ def run_reward_training(
     with held(config.folder, "reward-model"):
         folder = RunFolder.create(
             config.folder,
-            _info(config, base),
+            setup_run.run_info(config, base),
             config.to_dict(),
             resume=resume,
             overwrite=overwrite,
@@ -153,19 +153,6 @@ def _base_of(config: RewardModelConfig) -> str:
     return str(exported) if exported.is_dir() else setup_run.model_folder(model)
 
 
-def _info(config: RewardModelConfig, base: str) -> RunInfo:
-    parent = Path(base).parent if Path(base).name in ("policy", ModelReward.exported) else None
-    return RunInfo(
-        job_type="reward-model",
-        algorithm=config.algorithm,
-        variant=config.resolved_variant,
-        seed=config.seed,
-        base_model=config.policy.model,
-        task=config.task.name,
-        parent=None if parent is None else str(parent),
-    )
-
-
 def _train(
     config: RewardModelConfig,
     folder: RunFolder,
@@ -187,7 +174,7 @@ def _train(
     recorder = Recorder(
         config,
         folder,
-        job_type="reward-model",
+        job_type=config.job_type,
         resumed_update=resumed,
         show=progress.update,
         warn=progress.note,

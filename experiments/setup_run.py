@@ -21,9 +21,11 @@ from instructrec.experiments.yaml_files import read_yaml
 from instructrec.policies.base import Policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rewards.combine import CombinedReward, make_rewards
+from instructrec.rewards.local_models import ModelReward
 from instructrec.rl.monitor_config import check_gold
 
 if TYPE_CHECKING:
+    from instructrec.experiments.reward_model_config import RewardModelConfig
     from instructrec.policies.model_policy import ModelPolicy
     from instructrec.rl.run_state import TrainingResult
 
@@ -236,16 +238,17 @@ def _how_to_make(path: Path) -> str:
     return " Name a run folder, a Hugging Face folder, a hub id, or smollm2-135m."
 
 
-def run_info(config: TrainConfig, model: str) -> RunInfo:
+def run_info(config: TrainConfig | RewardModelConfig, model: str) -> RunInfo:
     """What a training run is called.
 
     Args:
         config: The run.
         model: Name or folder of the model that it starts from; see ``model_folder``.
     """
-    parent = Path(model).parent if Path(model).name == "policy" else None
+    of_a_run = Path(model).name in ("policy", ModelReward.exported)
+    parent = Path(model).parent if of_a_run else None
     return RunInfo(
-        job_type="train" if config.supervised is None else config.algorithm,
+        job_type=config.job_type,
         algorithm=config.algorithm,
         variant=config.resolved_variant,
         seed=config.seed,

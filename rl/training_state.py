@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from instructrec.rl.ppo import PPOTrainer
 
 _LEARNER = ("scheduler_step", "coefficients", "reuse", "drift_gate")
-"""Of the learner\'s state, what is no tensor and the same in all processes."""
+"""Of the learner's state, what is no tensor and the same in all processes."""
 _GENERATORS = ("sampler", "shuffler")
 """States of generators, of which each process has its own."""
 _GLOBAL = "global_"

@@ -29,6 +29,7 @@ from instructrec.experiments.reward_model_config import (
 )
 from instructrec.experiments.reward_run import run_reward_training
 from instructrec.experiments.runfolder import RunFolder, read_metrics
+from instructrec.experiments.setup_run import run_info
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.metrics import is_wall_clock, lookup
 from instructrec.policies.config import PolicyConfig
@@ -246,7 +247,7 @@ def test_settings_of_the_other_algorithm_and_changed_ones_are_refused(tmp_path):
         run_reward_training(RewardModelConfig(), say=str)
     config = config_of(tmp_path)
     RunFolder.create(
-        config.folder, reward_run._info(config.resolved(), "tiny"), config.resolved().to_dict()
+        config.folder, run_info(config.resolved(), "tiny"), config.resolved().to_dict()
     )
     refuse_changed(config, config.folder)
     slower = dataclasses.replace(config, fit=dataclasses.replace(FIT, learning_rate=1e-5))
