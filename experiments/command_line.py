@@ -106,6 +106,11 @@ def find_recipe(given: str) -> Path:
     if not path.is_file():
         shipped = RECIPES / f"{path.stem.replace('-', '_')}.yaml"
         if path.parent != Path() or not shipped.is_file():
+            if path.is_dir():
+                raise ConfigError(
+                    f"{given} is a folder: expected a recipe, by its name or as a YAML file. A run "
+                    f"folder keeps its settings in {path / 'config.yaml'}."
+                )
             raise ConfigError(
                 unknown_name("recipe", given, recipe_names())
                 + " A recipe is one of these names or the path of a YAML file."

@@ -189,9 +189,14 @@ def report(signals: dict[str, Signal], samples: int) -> str:
     )
     rows: list[tuple[str, ...]] = [("", "instructions", *measured)]
     for name, s in signals.items():
-        numbers = (f"{x:.3f}" for x in (s.greedy, s.mean, s.best, s.spread))
-        rows.append((name, str(s.instructions), *numbers, f"{s.flat:.0%}", f"{s.cut:.0%}"))
+        numbers = (_known(x, ".3f") for x in (s.greedy, s.mean, s.best, s.spread))
+        rows.append((name, str(s.instructions), *numbers, _known(s.flat, ".0%"), f"{s.cut:.0%}"))
     return table(rows)
+
+
+def _known(value: float, form: str) -> str:
+    """A number for the table; a mean of nothing is a dash."""
+    return "-" if math.isnan(value) else format(value, form)
 
 
 def verdict(signal: Signal, sampled: Evaluation, config: TrainConfig) -> str:
@@ -220,6 +225,10 @@ def verdict(signal: Signal, sampled: Evaluation, config: TrainConfig) -> str:
         )
     mixed = 1 - signal.flat
     lines = [f"{mixed:.0%} of the instructions got different rewards for different responses."]
+    if math.isnan(mixed):
+        lines = [
+            "No instruction has two responses with a reward, so it is unknown how they differ."
+        ]
     if mixed < ENOUGH_VARIANCE:
         lines.append(
             "That is little to learn from: most of a rollout will say nothing about what was good."

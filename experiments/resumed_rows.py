@@ -42,7 +42,10 @@ def kept_rows(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(side, header)
         return []
-    advice = "Delete the file, or write to another one."
+    advice = (
+        "Delete the file, or write to another one (of `instructrec evaluate`: --overwrite, or "
+        "--name NAME)."
+    )
     if not side.exists():
         raise DataError(f"{path} has no {side.name} that says what its rows are. {advice}")
     before = read_json(side)

@@ -17,8 +17,11 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 
-class _Float32Attention(TorchFunctionMode):
-    """Hands float32 to ``scaled_dot_product_attention``; leaves everything else alone."""
+class Float32Attention(TorchFunctionMode):
+    """Hands float32 to ``scaled_dot_product_attention``; leaves everything else alone.
+
+    For a CPU, and where autocast is entered further inside; else take `quick_attention`.
+    """
 
     def __torch_function__(
         self,
@@ -50,4 +53,4 @@ def attention_dtype(device: torch.device) -> torch.dtype | None:
 
 def quick_attention(device: torch.device) -> AbstractContextManager[Any]:
     """Returns the context in which a model runs its passes."""
-    return _Float32Attention() if attention_dtype(device) == torch.float32 else nullcontext()
+    return Float32Attention() if attention_dtype(device) == torch.float32 else nullcontext()

@@ -7,7 +7,8 @@ start from a policy's own trunk, from another decoder, or from an encoder.
 from __future__ import annotations
 
 import copy
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.errors import ConfigError, PolicyError
+from instructrec.policies.attention import quick_attention
 from instructrec.policies.chat import ChatEncoder
 from instructrec.policies.config import PolicyConfig
 from instructrec.policies.loading import (
@@ -54,11 +56,14 @@ class Scorer:
         device: torch.device = self.model.device
         return device
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The compute precision for forward passes."""
         if self.dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+            yield
+            return
+        with torch.autocast(self.device.type, dtype=self.dtype), quick_attention(self.device):
+            yield
 
     def finish(self) -> None:
         """Ends training: adapters become weights, and passes are in float32, as after loading."""

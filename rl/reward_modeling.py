@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from instructrec.errors import DataError
+from instructrec.policies.attention import Float32Attention
 from instructrec.policies.base import Prompt
 from instructrec.policies.flops import reader_cost
 from instructrec.policies.quiet import without_wandb_note
@@ -173,7 +175,7 @@ def train_reward_model(
                 center_rewards_coefficient=preference.center_coef or None,
                 **settings,
             )
-        return RewardTrainer(
+        return _Trainer(
             model=scorer.model,
             args=arguments,
             data_collator=_Collator(scorer.tokenizer, margins=preference.margins),
@@ -191,6 +193,17 @@ def train_reward_model(
     result = fit.run([_row(pair, preference.margin_scale) for pair in train], make_trainer)
     scorer.model.eval()
     return result
+
+
+class _Trainer(RewardTrainer):
+    """TRL's, which enters autocast inside of the model; attention is quick there as elsewhere."""
+
+    def compute_loss_context_manager(self) -> ExitStack:
+        """Returns the context in which the loss is computed."""
+        stack = super().compute_loss_context_manager()
+        if self.args.bf16 and self.model.device.type == "cpu":
+            stack.enter_context(Float32Attention())
+        return stack
 
 
 def _row(pair: EncodedPair, margin_scale: float) -> dict[str, Any]:

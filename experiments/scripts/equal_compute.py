@@ -186,12 +186,13 @@ def keep_best(sampled: Path) -> Path:
 
 
 def launch(study: Study, seeds: Sequence[int], *, run: Run, say: telling.Say) -> int:
-    """Runs every arm of every seed, then the comparison; returns the first exit code not 0."""
+    """Runs the arms one by one, each for all seeds, then compares; returns the first code not 0."""
     study.folder.mkdir(parents=True, exist_ok=True)
     settings = study.folder / f"{study.name}-evaluation.yaml"
     write_atomic(settings, yaml.safe_dump(evaluation_settings(study.config()), sort_keys=False))
-    for seed in seeds:
-        for arm, command in _commands(study, seed, settings):
+    by_seed = [_commands(study, seed, settings) for seed in seeds]
+    for of_arm in zip(*by_seed, strict=True):  # what PPO gained is known for all seeds first
+        for seed, (arm, command) in zip(seeds, of_arm, strict=True):
             path = study.path(arm, seed)
             if is_finished(path):
                 say(f"{path} is there already")

@@ -305,6 +305,11 @@ def test_explaining_leaves_other_messages_alone() -> None:
         command_line.find_recipe("folder/short_answers")
 
 
+def test_a_folder_is_no_recipe(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder: expected a recipe.*config\.yaml"):
+        command_line.find_recipe(str(tmp_path))
+
+
 def test_a_warning_is_one_line_without_its_place_in_the_code(tmp_path: Path) -> None:
     code = (
         "import sys, warnings\n"

@@ -17,6 +17,7 @@ from instructrec.experiments.probe import (
     ProbeConfig,
     Signal,
     memory_by_part,
+    report,
     run_probe,
     signals_of,
     verdict,
@@ -84,6 +85,13 @@ def test_equal_rewards_are_nothing_to_learn_from(score: float) -> None:
 def test_no_usable_reward_is_nothing_to_learn_from() -> None:
     with pytest.raises(RewardError, match="none of 2 responses has a usable reward"):
         check({"a": [None, None]})
+
+
+def test_what_single_responses_do_not_tell_is_left_open() -> None:
+    sampled = Evaluation(rows({"a": [1.0, None], "b": [0.0, None]}))
+    signals = signals_of(sampled, sampled)
+    assert "nan" not in (printed := report(signals, 2)) and " - " in printed
+    assert "it is unknown how they differ" in verdict(signals["all"], sampled, CONFIG)
 
 
 def test_little_spread_and_cut_responses_are_named() -> None:

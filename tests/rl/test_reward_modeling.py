@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.overrides import TorchFunctionMode
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from instructrec.errors import CheckpointError, ConfigError, DataError
@@ -247,6 +248,28 @@ def test_it_stops_early_and_keeps_the_best_weights():
     assert result.best_step == 2 * losses.index(min(losses))
     again = score_pairs(scorer, encode_preferences(scorer, contrary, None), 4)
     assert again.loss() == pytest.approx(min(losses), abs=1e-6)
+
+
+class AttentionSeen(TorchFunctionMode):
+    """Notes in which precision attention is computed."""
+
+    def __init__(self):
+        super().__init__()
+        self.dtypes = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.dtypes.append((args[0].dtype, torch.is_autocast_enabled("cpu")))
+        return func(*args, **(kwargs or {}))
+
+
+def test_in_bfloat16_on_a_cpu_attention_stays_in_float32():
+    scorer = load_scorer(dataclasses.replace(TINY, dtype="bfloat16"), head="score", seed=0)
+    with AttentionSeen() as seen:
+        train(scorer, dataclasses.replace(FAST, max_steps=1))
+    with AttentionSeen() as measured:
+        score_pairs(scorer, encode_preferences(scorer, PAIRS[:2], None), 4)
+    assert set(seen.dtypes) == set(measured.dtypes) == {(torch.float32, False)}
 
 
 def test_a_tie_is_half_right_and_the_loss_is_that_of_the_difference():
