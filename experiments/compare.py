@@ -74,8 +74,7 @@ def compare(
     """
     config = config or CompareConfig()
     comparison = read_comparison(named, common=config.common)
-    if config.metric not in comparison.parts:
-        raise ConfigError(unknown_name("metric", config.metric, comparison.parts))
+    _check_metric(config.metric, comparison)
     names = [contender.name for contender in comparison.contenders]
     out = Path(config.out or "runs/" + _folder_name(names))
     if out.exists() and any(out.iterdir()) and not (out / "compare.json").exists():
@@ -94,6 +93,21 @@ def compare(
     if config.tracking.mode != "disabled":
         compare_tracking.track(results, out, config.tracking, markdown=markdown, say=say)
     return results
+
+
+def _check_metric(metric: str, comparison: Comparison) -> None:
+    parts = comparison.parts
+    if metric in parts:
+        return
+    if metric != "total" and parts:
+        raise ConfigError(unknown_name("metric", metric, parts))
+    advice = "Measure one of them again; `instructrec evaluate FILE.jsonl` scores responses anew."
+    if parts:
+        advice = f"They share {', '.join(parts)}: say which with --metric. {advice}"
+    raise DataError(
+        "the policies were measured by another reward, or one of another weight: totals would mean "
+        f"different things. {advice}"
+    )
 
 
 def _folder_name(names: Sequence[str]) -> str:
@@ -207,6 +221,11 @@ def _about(contender: Contender) -> dict[str, Any]:
 def _warnings(comparison: Comparison, parts: dict[str, Any], metric: str) -> list[str]:
     """What could make a reader believe too much."""
     found = []
+    if "total" not in comparison.parts:
+        found.append(
+            "totals are left out, as are rewards of other settings: the policies were measured by "
+            "other rewards or other weights."
+        )
     for contender in comparison.contenders:
         runs = _num_runs(contender)
         if runs is not None and is_few(runs):

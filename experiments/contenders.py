@@ -22,11 +22,12 @@ from instructrec.experiments.changed_settings import flatten
 from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.runfolder import RunFolder, read_metrics
+from instructrec.experiments.shared_scores import shared_scores
 
 _OWN = ("name", "variant", "seed", "policy.model", "output.", "tracking.", "eval.", "resume")
 """Settings (or, ending in a dot, groups) in which the seeds of one policy may differ."""
-_SAME = ("task", "split", "episodes", "reward")
-"""Of an evaluation, what makes its scores comparable."""
+_SAME = ("task", "split", "episodes")
+"""Of an evaluation, what has to be the same for a comparison; of rewards see `shared_scores`."""
 
 
 @dataclass(frozen=True)
@@ -157,12 +158,8 @@ class Comparison:
 
     @property
     def parts(self) -> list[str]:
-        """Rewards that all of them were measured by, the total first."""
-        members = [m for c in self.contenders for m in c.members]
-        shared = [
-            p for p in members[0].evaluation.parts if all(p in m.evaluation.parts for m in members)
-        ]
-        return ["total", *shared]
+        """Scores that mean the same in all of them, the total first where it does."""
+        return shared_scores([m.evaluation for c in self.contenders for m in c.members])
 
     def kept(self, part: str) -> list[int]:
         """Places in ``ids`` of the instructions on which every run has a score of a part."""
@@ -190,7 +187,7 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
 
     Raises:
         DataError: There are fewer than two policies, one is there twice, an evaluation is missing,
-            or they are of different instructions or rewards.
+            or they are of different instructions.
         CheckpointError: A folder is no run folder.
     """
     contenders = _grouped(named)
@@ -212,9 +209,8 @@ def read_comparison(named: Sequence[str], *, common: bool = False) -> Comparison
         odd = [key for key in _SAME if _header(first, key) != _header(other, key)]
         if odd:
             raise DataError(
-                f"{other.path} and {first.path} were measured by another {', '.join(odd)}: scores "
-                "would mean different things. Measure one of them again; `instructrec evaluate "
-                "FILE.jsonl` scores responses anew."
+                f"{other.path} and {first.path} were measured on another {', '.join(odd)}: scores "
+                "would mean different things. Measure one again with `instructrec evaluate`."
             )
         draws = _header(first, "sampling"), _header(other, "sampling")
         if draws[0] != draws[1] and not {_header(first, "policy"), _header(other, "policy")} & set(
