@@ -181,7 +181,7 @@ class PPOLearner:
 
     def loss_metrics(self) -> dict[str, float]:
         """The metrics of the losses of a whole update."""
-        return self.stats.metrics(self.steps_taken + self.stopped_early)  # the refused one too
+        return self.stats.metrics()
 
     # The steps --------------------------------------------------------------------------------
 
@@ -298,7 +298,7 @@ class PPOLearner:
 
     def may_step(self) -> bool:
         """Says whether to step with the gradient of a minibatch, by the sums of all processes."""
-        self.stats.add(self.minibatch.sums)
+        self.stats.add_minibatch(self.minibatch)
         if not self.steps_taken:
             self.drift = self.reuse.measure() or self.drift
             if not self.drift_gate.allows(self.drift):

@@ -63,8 +63,7 @@ class RaftLearner(PPOLearner):
         """What is known of a plain likelihood: no values, no clips."""
         metrics = {"ppo/approx_kl": self.stats.approx_kl()}
         if self.kept:
-            seen = self.steps_taken + self.stopped_early  # the step that target_kl refused, too
-            metrics["raft/loss"] = self.stats.sums.get("nll", 0.0) / max(seen, 1)
+            metrics["raft/loss"] = self.stats.mean("nll")
         return metrics
 
 

@@ -15,6 +15,8 @@ from instructrec.rl.experience import Experience
 from instructrec.rl.kl import k1
 from instructrec.rl.rollout import Rollout
 
+_MINIBATCHES = "minibatches"
+
 
 class LossStats:
     """Running sums of the loss's statistics over the micro-batches of an update."""
@@ -26,6 +28,10 @@ class LossStats:
     def add(self, stats: Mapping[str, Tensor | float]) -> None:
         """Adds one micro-batch, or the sums of a minibatch; a GPU is not waited for."""
         self._unread.append(stats)
+
+    def add_minibatch(self, minibatch: LossStats) -> None:
+        """Adds a minibatch with a finite loss, stepped with or not; without tokens it is none."""
+        self.add({**minibatch.sums, _MINIBATCHES: float(minibatch.sums.get("tokens", 0.0) > 0)})
 
     @property
     def sums(self) -> dict[str, float]:
@@ -50,13 +56,16 @@ class LossStats:
         """Mean k3 between the rollout's policy and the present one (nats per token)."""
         return self.sums.get("approx_kl", 0.0) / max(self.sums.get("tokens", 0.0), 1.0)
 
-    def metrics(self, num_steps: int) -> dict[str, float]:
-        """Means over tokens; losses are means over the optimizer steps."""
-        num_steps = max(num_steps, 1)  # all of them may have been left out
+    def mean(self, name: str) -> float:
+        """Mean of a loss over the minibatches; 0 where all of them were left out."""
+        return self.sums.get(name, 0.0) / max(self.sums.get(_MINIBATCHES, 0.0), 1.0)
+
+    def metrics(self) -> dict[str, float]:
+        """Means over tokens; losses are means over the minibatches."""
         tokens = max(self.sums.get("tokens", 0.0), 1.0)
         return {
-            "ppo/policy_loss": self.sums.get("policy_loss", 0.0) / num_steps,
-            "ppo/value_loss": self.sums.get("value_loss", 0.0) / num_steps,
+            "ppo/policy_loss": self.mean("policy_loss"),
+            "ppo/value_loss": self.mean("value_loss"),
             "ppo/clip_frac": self.sums.get("clipped", 0.0) / tokens,
             "ppo/value_clip_frac": self.sums.get("value_clipped", 0.0) / tokens,
             "ppo/approx_kl": self.approx_kl(),

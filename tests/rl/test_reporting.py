@@ -46,3 +46,13 @@ def test_sums_over_micro_batches_are_read_when_they_are_asked_for() -> None:
     stats.add({"tokens": 4.0})
     assert stats.sums == {"loss": 1.5, "tokens": 7.0} == stats.sums
     stats.add({"loss": torch.zeros((), device="meta")})  # which cannot be read at all
+
+
+def test_a_loss_is_a_mean_over_the_minibatches_that_have_tokens() -> None:
+    update = LossStats()
+    assert update.mean("policy_loss") == 0.0
+    for loss, tokens in ((1.0, 3.0), (0.0, 0.0), (2.0, 5.0)):
+        minibatch = LossStats()
+        minibatch.add({"policy_loss": loss, "tokens": tokens})
+        update.add_minibatch(minibatch)
+    assert update.mean("policy_loss") == update.metrics()["ppo/policy_loss"] == 1.5
