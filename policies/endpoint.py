@@ -153,6 +153,10 @@ def _messages(prompt: Prompt, system_prompt: str) -> list[dict[str, str]]:
         messages = [{"role": "user", "content": prompt}]
     else:
         messages = [dict(message) for message in prompt]
+    if not messages:
+        raise PolicyError(
+            "a conversation without messages cannot be answered: expected one or more."
+        )
     if system_prompt and messages[0]["role"] != "system":
         messages.insert(0, {"role": "system", "content": system_prompt})
     return messages

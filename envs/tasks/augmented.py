@@ -121,6 +121,8 @@ def make_augmented(
     """
     for name in splits:
         check_split(name, SPLITS)
+    if not kinds:
+        raise ConfigError(f"kinds is empty: expected one or more of {', '.join(KINDS)}.")
     if not isinstance(kinds, Mapping):
         kinds = {kind: probability / len(kinds) for kind in kinds}
     is_reworded = split in splits

@@ -158,6 +158,7 @@ def test_the_info_of_an_environment_says_what_was_done():
         ({"kinds": {"typo": 0.1}}, "Did you mean 'typos'"),
         ({"kinds": {"typos": 2}}, "from 0 to 1"),
         ({"kinds": {"typos": 0.6, "vague": 0.6}}, "add up to 1.2"),
+        ({"kinds": []}, "kinds is empty: expected one or more of typos"),
         ({"epochs": 0}, "epochs is an integer >= 1"),
         ({"splits": ["tests"]}, "unknown split 'tests'"),
         ({"task": "paritty"}, "Did you mean 'parity'"),

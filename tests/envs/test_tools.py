@@ -238,6 +238,7 @@ def test_tools_are_found_by_name_by_file_and_with_options(tmp_path):
         ([{"use": "lookup", "opts": {}}], "expected the keys 'use' and 'options'"),
         ([{"use": "lookup", "options": {"entrys": {}}}], "entrys"),
         ([{"use": "calculator", "options": {"a": 1}}], "unknown tool with options"),
+        ([{"use": None}], "neither a name nor a function"),
         ("lookup", "expected one of entries and file"),
     ],
 )

@@ -128,6 +128,8 @@ def test_what_the_interface_cannot_do_is_refused() -> None:
     made = policy("http://localhost:1/v1")
     with pytest.raises(ConfigError, match="top_k = 5"):
         made.respond(["a"], None, Sampling(top_k=5))
+    with pytest.raises(PolicyError, match="conversation without messages"):
+        made.respond([()])
     with pytest.raises(ConfigError, match="5 stop strings"):
         made.respond(["a"], None, Sampling(stop_strings=tuple("abcde")))
     with pytest.raises(ConfigError, match=r"Give --endpoint\.model"):
