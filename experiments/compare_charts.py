@@ -7,23 +7,30 @@ from typing import Any
 from instructrec.experiments import drawing
 from instructrec.experiments.contenders import Comparison, Contender, Member
 from instructrec.experiments.drawing import HEIGHT, WIDTH, Line
+from instructrec.experiments.page import text
 
-_CURVES = {
-    "Training reward": "reward/total/mean",
-    "Score on the validation split": "eval/total/mean",
-}
 _EPISODE = " An episode is a response in training, or a demonstration that was shown."
 
 
-def curves(comparison: Comparison) -> str:
-    """Reward in training and on the validation split; the band is the spread of the seeds."""
+def curves(comparison: Comparison, part: str = "total") -> str:
+    """Reward in training and on the validation split; the band is the spread of the seeds.
+
+    Args:
+        comparison: The policies.
+        part: The score that is drawn: total, or the name of a reward.
+    """
+    of = "" if part == "total" else f", {part}"
+    titles = {
+        f"Training reward{of}": f"reward/{part}/mean",
+        f"Score on the validation split{of}": f"eval/{part}/mean",
+    }
     figures, told = [], "The band is the smallest to the largest seed."
-    for title, metric in _CURVES.items():
+    for title, metric in titles.items():
         unit = _unit(comparison, metric)
         lines = [_line(contender, metric, unit) for contender in comparison.contenders]
-        label = f"learning curves: {title.lower()}"
+        label = f"learning curves: {title[0].lower()}{title[1:]}"
         if chart := drawing.line_chart(lines, label, unit=unit):
-            figures.append(f"<div><h3>{title}</h3>{chart}</div>")
+            figures.append(f"<div><h3>{text(title)}</h3>{chart}</div>")
             told += _EPISODE if unit == "episodes" and _EPISODE not in told else ""
     return f"<div class=grid>{''.join(figures)}</div><p>{told}</p>" if figures else ""
 

@@ -58,7 +58,7 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
         section("Means", _means(results)),
         section("Differences", _pairs(results)),
         section("By task", _tasks(results)),
-        section("Learning curves", curves(comparison)),
+        section("Learning curves", curves(comparison, results["metric"])),
         section("Scores by instruction", distribution(results, comparison)),
         section("Responses", _samples(results, comparison)),
         section("Runs", _runs(results)),

@@ -85,3 +85,21 @@ def test_a_score_of_other_settings_is_no_metric(tmp_path: Path) -> None:
     lone = measured(tmp_path / "lone.jsonl", {"judge": 1.0}, 1.0)
     with pytest.raises(DataError, match=r"totals would mean different things\. Measure"):
         compare([one, lone], CompareConfig(out=str(tmp_path / "out")), say=print)
+
+
+def test_learning_curves_are_of_the_metric(tmp_path: Path) -> None:
+    runs = []
+    for name, weight in (("a", 1.0), ("b", 2.0)):
+        folder = tmp_path / f"{name}-s0"
+        (folder / "eval").mkdir(parents=True)
+        measured(folder / "eval/test.jsonl", {"match": weight}, 1.0)
+        info = {"job_type": "train", "algorithm": "ppo", "variant": name, "seed": 0}
+        write_json(folder / "run.json", {"format_version": 1, "status": "finished"} | info)
+        write_json(folder / "summary.json", {"eval_file": "eval/test.jsonl"})
+        (folder / "config.yaml").write_text("seed: 0\n")
+        rows = [{"train/update": u, "reward/match/mean": 0.1 * u} for u in (1, 2, 3)]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runs.append(str(folder))
+    compare(runs, CompareConfig(metric="match", out=str(tmp_path / "out")), say=print)
+    page = (tmp_path / "out/compare.html").read_text()
+    assert "<h3>Training reward, match</h3>" in page and "<h3>Training reward</h3>" not in page
