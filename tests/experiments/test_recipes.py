@@ -48,3 +48,12 @@ def test_the_figures_of_a_header_stand_in_the_results(recipe: Path) -> None:
     named = [place / name for name in re.findall(r"results/(\w+\.md)", result)]
     known = "".join(file.read_text(encoding="utf-8") for file in {*named, place / "LOG.md"})
     assert not [figure for figure in re.findall(r"\d\.\d{3}", result) if figure not in known]
+
+
+def test_the_figures_of_the_overview_stand_in_the_file_that_its_item_names() -> None:
+    place = HOME / "results"
+    text = (place / "overview.md").read_text(encoding="utf-8")
+    for item in re.split(r"\n(?=[-|#\n])", text):  # a row, or a point of a list
+        named = {place / name for name in re.findall(r"\]\((\w+\.md)\)", item)}
+        known = "".join(file.read_text(encoding="utf-8") for file in named)
+        assert not [fig for fig in re.findall(r"\d\.\d{3}", item) if fig not in known], item
