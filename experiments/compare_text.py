@@ -71,7 +71,8 @@ def shown_parts(results: Mapping[str, Any]) -> list[str]:
     """Names of the rewards to show: of one reward and a total that is the same only the metric."""
     names, metric = list(results["parts"]), results["metric"]
     own = {name: [results["parts"][name][key] for key in ("policies", "pairs")] for name in names}
-    return [metric] if len(names) == 2 and own[names[0]] == own[names[1]] else names
+    alike = len(names) == 2 and "total" in names and own[names[0]] == own[names[1]]
+    return [metric] if alike else names
 
 
 def to_text(results: dict[str, Any]) -> str:

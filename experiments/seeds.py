@@ -171,7 +171,7 @@ def for_one_seed(command: Sequence[str], seed: int) -> list[str]:
 def report(outcome: SeedsOutcome, failed: Mapping[int, BaseException] | None = None) -> str:
     """The seeds as a table, their mean, and how to compare them with other policies."""
     parts = list(outcome.scores)
-    shown = ["total"] if len(parts) == 2 else parts  # one reward is the total
+    shown = ["total"] if len(parts) == 2 and "total" in parts else parts  # one reward is the total
     rows = [("seed", *shown, "folder")]
     for run in outcome.runs:
         scores = (_score(run.summary, part) for part in shown)

@@ -30,8 +30,8 @@ class LossStats:
         self._unread.append(stats)
 
     def add_minibatch(self, minibatch: LossStats) -> None:
-        """Adds a minibatch with a finite loss, stepped with or not; without tokens it is none."""
-        self.add({**minibatch.sums, _MINIBATCHES: float(minibatch.sums.get("tokens", 0.0) > 0)})
+        """Adds a minibatch with a finite loss, stepped with or not."""
+        self.add({**minibatch.sums, _MINIBATCHES: 1.0})
 
     @property
     def sums(self) -> dict[str, float]:
@@ -57,7 +57,7 @@ class LossStats:
         return self.sums.get("approx_kl", 0.0) / max(self.sums.get("tokens", 0.0), 1.0)
 
     def mean(self, name: str) -> float:
-        """Mean of a loss over the minibatches; 0 where all of them were left out."""
+        """Mean of a loss over the minibatches, each a share of the rollout; 0 without any."""
         return self.sums.get(name, 0.0) / max(self.sums.get(_MINIBATCHES, 0.0), 1.0)
 
     def metrics(self) -> dict[str, float]:

@@ -167,8 +167,10 @@ METRICS: tuple[Metric, ...] = (
         "because a loss or gradient was not finite, or because a minibatch had no token to learn "
         "from (masked, or nothing to imitate).",
     ),
-    Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's steps."),
-    Metric("ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's steps."),
+    Metric("ppo/policy_loss", "score", "Clipped policy loss, mean over the update's minibatches."),
+    Metric(
+        "ppo/value_loss", "score²", "Value loss before vf_coef, mean over the update's minibatches."
+    ),
     Metric("ppo/clip_frac", "1", "Share of the tokens whose probability ratio was clipped."),
     Metric("ppo/value_clip_frac", "1", "Share of the tokens whose value change was clipped."),
     Metric(
@@ -212,7 +214,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "raft/loss",
         "nats/token",
-        "Negative log-likelihood of the kept responses, mean over the update's steps.",
+        "Negative log-likelihood of the kept responses, mean over the update's minibatches.",
     ),
     *SUPERVISED_METRICS,
     Metric("time/rollout_s", "s", "Wall time of producing the responses of this update."),

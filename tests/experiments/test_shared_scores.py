@@ -56,6 +56,23 @@ def test_what_is_shared() -> None:
     assert shared(ONE, {"judge": 1.0}) == []
 
 
+def test_how_a_reward_is_weighed_or_run_makes_no_other_score() -> None:
+    named = {"f1": {"use": "f1", "weight": {1: 0.0, 20: 1.0}, "normalise": "running"}}
+    assert shared({"f1": 1.0}, named) == ["f1"]
+    assert shared({"f1": 1.0}, {"f1": {"use": "bleu", "weight": 1.0}}) == []
+    assert shared({"f1": 1.0}, {"f1": {"weight": 1.0, "format": "chat"}}) == []
+
+
+def test_where_the_total_steers_the_episode_nothing_is_shared() -> None:
+    tries = {"episodes": {"env": "refine", "max_turns": 3}}
+    one, same, other = (
+        Evaluation(rows({"match": 1.0}, 1.0), {"reward": {"match": weight}} | tries)
+        for weight in (1.0, 1.0, 2.0)
+    )
+    assert shared_scores([one, same]) == ["total", "match"]
+    assert shared_scores([one, other]) == []
+
+
 def test_parts_of_a_reward_go_with_it() -> None:
     part = {"gold": 1.0, "gold.form": 1.0}
     headers: list[dict[str, Any]] = [{"reward": {"gold": {"use": use}}} for use in "aab"]
