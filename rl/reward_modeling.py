@@ -201,7 +201,7 @@ class _Trainer(RewardTrainer):
     def compute_loss_context_manager(self) -> ExitStack:
         """Returns the context in which the loss is computed."""
         stack = super().compute_loss_context_manager()
-        if self.args.bf16 and self.model.device.type == "cpu":
+        if self.args.bf16 and self.args.use_cpu:
             stack.enter_context(Float32Attention())
         return stack
 
