@@ -152,7 +152,10 @@ def _functions(spec: ToolLike | Tool) -> Sequence[Callable[..., Any] | Tool]:
 def _built(use: Any, options: dict[str, Any]) -> Callable[..., Any]:
     """The tool that a factory makes with its options."""
     if not (isinstance(use, str) or callable(use)):
-        raise ConfigError(f"tool use: {use!r} is neither a name nor a function: expected one.")
+        raise ConfigError(
+            f"tool use: {use!r} is neither a name nor a function: expected a function that makes a "
+            f"tool, or one of {', '.join(_FACTORIES)}."
+        )
     factory: Any = _FACTORIES.get(use) if isinstance(use, str) else use
     if factory is None and ":" not in use:
         raise ConfigError(unknown_name("tool with options", use, _FACTORIES))

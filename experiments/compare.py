@@ -105,8 +105,8 @@ def _check_metric(metric: str, comparison: Comparison) -> None:
     if parts:
         advice = f"They share {', '.join(parts)}: say which with --metric. {advice}"
     raise DataError(
-        "the policies were measured by another reward, or one of another weight: totals would mean "
-        f"different things. {advice}"
+        "the policies were measured by another reward, or one of another weight: "
+        f"{metric} would mean different things. {advice}"
     )
 
 

@@ -100,7 +100,7 @@ def test_a_score_of_other_settings_is_no_metric(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown metric 'short'"):
         compare([one, other], CompareConfig(metric="short", out=str(tmp_path / "out")), say=print)
     lone = measured(tmp_path / "lone.jsonl", {"judge": 1.0}, 1.0)
-    with pytest.raises(DataError, match=r"totals would mean different things\. Measure"):
+    with pytest.raises(DataError, match=r"total would mean different things\. Measure"):
         compare([one, lone], CompareConfig(out=str(tmp_path / "out")), say=print)
 
 
