@@ -11,6 +11,7 @@ The same PPO run, once tracked by W&B (offline) and once not, several times in t
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import sys
@@ -64,34 +65,44 @@ class Watch:
 
 def tracking_cpu_s() -> float:
     """CPU seconds so far of all Python threads but the main one, and of W&B's processes (Linux)."""
-    stats = [
-        Path(f"/proc/self/task/{thread.native_id}/stat")
+    threads = [
+        _seconds(time.pthread_getcpuclockid, thread.ident)
         for thread in threading.enumerate()
-        if thread is not threading.main_thread()
+        if thread is not threading.main_thread() and thread.ident is not None
     ]
-    stats += [path for path in Path("/proc").glob("[0-9]*/stat") if _is_of_wandb(path)]
-    return sum(map(_cpu_s, stats))
+    processes = [
+        _seconds(_clock_of_process, int(stat.parent.name))
+        for stat in Path("/proc").glob("[0-9]*/stat")
+        if _is_of_wandb(stat)
+    ]
+    return sum(threads) + sum(processes)
+
+
+def _seconds(clock_of: Callable[[int], int], identity: int) -> float:
+    """What a CPU clock shows, in nanosecond steps; /proc counts in hundredths of a second."""
+    try:
+        return time.clock_gettime(clock_of(identity))
+    except OSError:  # it has ended
+        return 0.0
+
+
+def _clock_of_process(pid: int) -> int:
+    """The CPU clock of another process, by POSIX's ``clock_getcpuclockid``."""
+    clock = ctypes.c_int()
+    error = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
+    if error:
+        raise OSError(error, os.strerror(error))
+    return clock.value
 
 
 def _is_of_wandb(stat: Path) -> bool:
     """Whether a process is W&B's, and was started by this one."""
-    name, fields = _read(stat)
-    return "wandb" in name and bool(fields) and int(fields[1]) == os.getpid()
-
-
-def _cpu_s(stat: Path) -> float:
-    _, fields = _read(stat)
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
-
-
-def _read(stat: Path) -> tuple[str, list[str]]:
-    """Name and the fields behind it; empty where the process has gone."""
     try:
         text = stat.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "", []
+    except OSError:  # it has ended
+        return False
     name, _, rest = text.partition("(")[2].rpartition(")")
-    return name, rest.split()
+    return "wandb" in name and int(rest.split()[1]) == os.getpid()
 
 
 def run(model: str, updates: int, episodes: int, tracked: bool, folder: Path) -> Watch:
