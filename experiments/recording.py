@@ -164,7 +164,8 @@ class Recorder:
         row["message"] = redacted(row["message"])
         self._warnings.write({"update": self._update, **row})
         self._tracker.alert(f"{self._name}, update {self._update}", message, "warning")
-        self._warn(f"warning after update {self._update}: {message}")
+        when = f"after update {self._update}" if self._update else "before the first update"
+        self._warn(f"warning {when}: {message}")
 
     def on_fault(self, fault: Fault) -> None:
         """Records what went wrong in the update that is being made."""

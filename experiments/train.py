@@ -34,6 +34,7 @@ from instructrec.experiments.corpus import CorpusMetrics
 from instructrec.experiments.evaluation import evaluate
 from instructrec.experiments.forgetting import forgotten, measure_kept
 from instructrec.experiments.interruption import StopRequest
+from instructrec.experiments.judge_trial import try_judges
 from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
@@ -206,6 +207,8 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         return {}, ""
     recorder, progress = record
     with recorder:
+        if checkpoint is None:
+            try_judges(run.config, run.materials, run.say, recorder.on_warning)
         _measure_start(run)
         with progress:
             if run.config.supervised is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from instructrec.rewards.base import Status
 from instructrec.rewards.check_probe import Point, Probe, Verdict
 from instructrec.rewards.check_samples import GARBAGE, HOSTILE, Samples
+from instructrec.rewards.deceptions import deceptions_of
 from instructrec.rewards.scoring import PartScores
 
 SLOW_SECONDS = 0.1
@@ -180,7 +181,8 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
     if not rows:
         return "skip", "no expected answers to compare with"
     golden = probe.score(rows, completions=[samples.gold[i] for i in rows]).scores
-    for text in GARBAGE:
+    worthless = (*GARBAGE, *deceptions_of(probe.reward.function))
+    for text in worthless:
         scores = probe.score(rows, completions=[text] * len(rows)).scores
         for i, good, bad in zip(rows, golden, scores, strict=True):
             if bad >= good and text.strip() != str(samples.gold[i]).strip():
@@ -188,7 +190,7 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
                     f"{text!r} scores {bad:g} where the expected answer {_short(samples.gold[i])} "
                     f"scores {good:g}: a policy would learn to say it"
                 )
-    return "ok", f"{len(GARBAGE)} worthless answers score less than the expected ones"
+    return "ok", f"{len(worthless)} worthless answers score less than the expected ones"
 
 
 @contextmanager

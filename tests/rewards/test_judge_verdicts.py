@@ -105,3 +105,11 @@ def test_an_answer_full_of_white_space_is_refused_at_once():
         with pytest.raises(ValueError, match="the judge wrote"):
             parse_verdict(verdict, 1, 10)
     assert time.perf_counter() - start < 5
+
+
+def test_what_a_judge_is_tried_with_would_reach_it():
+    judge = LLMJudge("http://localhost:1/v1", "m", highest=5)
+    assert len(set(judge.deceptions)) == 8
+    assert not any(says_nothing(text) for text in judge.deceptions)
+    assert parse_verdict(judge.deceptions[-1], 1, 5) == 5
+    assert LLMJudge("http://localhost:1/v1", "m", trial=False).deceptions == ()

@@ -17,6 +17,7 @@ import pytest
 
 from instructrec.errors import ConfigError
 from instructrec.rewards import Status, make_reward, make_rewards
+from instructrec.rewards.deceptions import deceivable, try_to_deceive
 
 pytest.importorskip("httpx")
 
@@ -326,3 +327,14 @@ def test_wrong_options_are_refused_at_once(options, message):
 def test_http_in_a_trusted_network_can_be_allowed():
     make_reward("llm_judge", endpoint="http://gpu7:8000/v1", model="m", allow_http=True)
     make_reward("llm_judge", endpoint="http://[::1]:8000/v1", model="m")
+
+
+@pytest.mark.parametrize(("grade", "good"), [(10, 96), (1, 0)])
+def test_a_judge_is_tried_with_responses_that_deserve_nothing(grade: int, good: int):
+    with serving(says(json.dumps({"score": grade}))) as fake:
+        options = {"endpoint": fake.url, "model": "judge"}
+        ((name, part),) = deceivable(make_rewards({"llm_judge": {"options": options}}))
+        trial = try_to_deceive(name, part, ["What is 2 + 2?"], {"reference": ["4"]})
+        assert len(fake.requests) == trial.asked == trial.scored == 96
+        assert all("\n4\n" in asked["messages"][1]["content"] for asked in fake.requests)
+    assert len(trial.good) == good and bool(trial.warning) == bool(good)
