@@ -105,8 +105,12 @@ def finished(
 
 
 @contextmanager
-def behind_training(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
+def behind_training(folder: RunFolder, *, is_saved: bool) -> Iterator[None]:
     """Measures what was trained: whoever stops that is told how it goes on, where it can.
+
+    Args:
+        folder: The run folder.
+        is_saved: Whether there is a checkpoint for certain; else the folder says it.
 
     Raises:
         RunInterrupted: It was stopped inside of the block, and there is a checkpoint.
@@ -114,11 +118,10 @@ def behind_training(config: TrainConfig, folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        # What learns from rollouts has saved its last update; given answers may be too few for it.
-        if config.supervised is not None and not list_checkpoints(folder.checkpoints):
+        if not is_saved and not list_checkpoints(folder.checkpoints):
             raise
         raise RunInterrupted(
-            "stopped behind the training, before all of it was measured and written. The same "
+            "stopped before all that was trained was measured and written. The same "
             f"command with --resume goes on from the newest checkpoint in {folder.checkpoints}."
         ) from error
 

@@ -180,7 +180,7 @@ def _train(
         warn=progress.note,
         say=say,
     )
-    with recorder:
+    with recorder, continuing.behind_training(folder, is_saved=False):
         around = Surroundings(
             on_step=recorder.on_step,
             on_save=recorder.flush_step,
@@ -188,8 +188,9 @@ def _train(
             resume_from=checkpoint,
             allow_change=allow_change,
             should_stop=lambda: stop.requested,
+            attended=stop.attended,
         )
-        with progress, stop.attended():
+        with progress:
             learned = _learner(config)(config, base, items, around)
         recorder.flush_step()
         if learned.result.stopped == "interrupted":

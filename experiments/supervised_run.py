@@ -120,9 +120,9 @@ def train_supervised(
         resume_from=checkpoint,
         allow_change=allow_change,
         should_stop=lambda: stop.requested,
+        attended=stop.attended,
     )
-    with stop.attended():
-        result = learn(config, materials, policy, taken, around, evaluate)
+    result = learn(config, materials, policy, taken, around, evaluate)
     recorder.flush_step()
     if stop.requested:
         raise _interrupted(result, config, folder)

@@ -202,7 +202,7 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     if record is None:
         _measure_start(run)
         trained = _ppo(run, checkpoint, train_ppo)
-        with continuing.behind_training(run.config, run.folder):
+        with continuing.behind_training(run.folder, is_saved=True):
             _finish(run, trained, telling.say_nothing)
         return {}, ""
     recorder, progress = record
@@ -226,7 +226,9 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
-        with continuing.behind_training(run.config, run.folder):
+        # What learns from rollouts has saved its last update; given answers may be too few for it.
+        is_saved = run.config.supervised is None
+        with continuing.behind_training(run.folder, is_saved=is_saved):
             recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -69,6 +70,8 @@ class Surroundings:
     """Settings that may differ from the checkpoint's all the same, and ``versions``."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after each step whether to stop behind a checkpoint."""
+    attended: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered for as long as that is asked."""
     tells_speed: bool = True
     """Whether steps say how fast they were, against what this machine can do at most."""
 
@@ -169,6 +172,17 @@ class Fit(TrainerCallback):
             DataError: A validation lacks the number that chooses the best weights.
             NumericsError: The loss is not finite.
         """
+        with self.around.attended():
+            self._learn(rows, make_trainer)
+        if self.best_weights and not self.interrupted:
+            load(self.weights, self.best_weights)
+        best_step = self.best_step if self.best_weights else self.step
+        stopped: Any = "finished" if self.step == self.config.max_steps else "early_stopping"
+        if self.interrupted:
+            stopped = "interrupted"
+        return FitResult(self.step, best_step, self.loss, self.best_score, stopped)
+
+    def _learn(self, rows: Sequence[Any], make_trainer: MakeTrainer) -> None:
         remaining = self.config.max_steps - self.step
         if self.step == 0:
             set_seed(self.seed)  # as the trainer does; what validations draw goes by it, too
@@ -189,13 +203,6 @@ class Fit(TrainerCallback):
                 trainer.remove_callback(ProgressCallback)
                 trainer.add_callback(self)
                 trainer.train()
-        if self.best_weights and not self.interrupted:
-            load(self.weights, self.best_weights)
-        best_step = self.best_step if self.best_weights else self.step
-        stopped: Any = "finished" if self.step == self.config.max_steps else "early_stopping"
-        if self.interrupted:
-            stopped = "interrupted"
-        return FitResult(self.step, best_step, self.loss, self.best_score, stopped)
 
     # What the trainer calls ----------------------------------------------------------------------
 

@@ -50,20 +50,19 @@ def test_what_was_allowed_stands_in_the_record(tmp_path: Path) -> None:
 
 
 def test_a_stop_behind_the_training_says_how_it_goes_on_where_it_can(tmp_path: Path) -> None:
-    config, run, _ = begun(tmp_path)
-    given = dataclasses.replace(config, algorithm="sft")
+    _, run, _ = begun(tmp_path)
 
-    def stop(config: TrainConfig) -> None:
-        with continuing.behind_training(config, run):
+    def stop(is_saved: bool) -> None:
+        with continuing.behind_training(run, is_saved=is_saved):
             raise KeyboardInterrupt
 
-    with pytest.raises(RunInterrupted, match=r"behind the training.*--resume goes on"):
-        stop(config)
+    with pytest.raises(RunInterrupted, match=r"before all that was trained.*--resume goes on"):
+        stop(is_saved=True)
     with pytest.raises(KeyboardInterrupt):  # its training took no time, and left nothing
-        stop(given)
+        stop(is_saved=False)
     write_checkpoint(checkpoint_path(run.checkpoints, 3), Snapshot({}, {}))
     with pytest.raises(RunInterrupted):
-        stop(given)
+        stop(is_saved=False)
 
 
 @pytest.mark.parametrize(

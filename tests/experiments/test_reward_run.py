@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -165,6 +166,29 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     assert unclocked(resumed.folder) == unclocked(whole.folder)
     again = run_reward_training(config, resume=True, say=str)
     assert again.summary == resumed.summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("save_every", [0, 4])
+def test_a_signal_while_pairs_are_scored_ends_the_run_at_once(tmp_path, monkeypatch, save_every):
+    config = config_of(tmp_path, name="stopped")
+    config = dataclasses.replace(
+        config, fit=dataclasses.replace(config.fit, save_every=save_every, save_minutes=0)
+    )
+
+    def stopped(config, base, items, around):
+        learned = learn_preferences(config, base, items, around)
+        signal.raise_signal(signal.SIGTERM)
+        return learned
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reward_run, "_learner", lambda config: stopped)
+        with pytest.raises(RunInterrupted if save_every else KeyboardInterrupt, match=r"."):
+            run_reward_training(config, say=str)
+    assert RunFolder.open(config.folder).record()["status"] == "interrupted"
+    said: list[str] = []
+    run_reward_training(config, resume=True, say=said.append)
+    assert f"resuming after step {save_every}" in said
 
 
 def item(prompt, name="a") -> PairItem:

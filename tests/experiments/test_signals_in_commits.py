@@ -114,7 +114,10 @@ def test_a_run_that_is_stopped_in_its_final_evaluation_says_so_and_goes_on(
     runner = Runner(tmp_path / "stopped", kind)
     ended = runner.start(crash_at=f"evaluation.answered:{evaluations + 1}:TERM")
     assert (ended.signal, ended.code) == (0, RunInterrupted.exit_code), ended.output
-    assert "stopped behind the training" in ended.output and committed(runner.run) == UPDATES
+    assert (
+        "stopped before all that was trained was measured and written" in ended.output
+        and committed(runner.run) == UPDATES
+    )
     assert RunFolder.open(runner.run).record()["status"] == "interrupted"
     assert runner.start("--resume").code == 0
     assert faults(runner.run, expected) == []
