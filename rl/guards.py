@@ -8,7 +8,8 @@ does not hold is halved.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -188,3 +189,24 @@ class MemoryGuard:
             self.most = self.most.halved()
             message = f"out of memory in the {name}: {self.size} episodes at a time from now on"
             note(Fault("memory", "out_of_memory", name, message))
+
+
+@contextmanager
+def room_for_state() -> Iterator[None]:
+    """Around a step of the optimizer, the first of which makes its state.
+
+    Nothing can be halved there, and weights may have moved in part: the run ends.
+
+    Raises:
+        PolicyError: The memory does not hold it.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise PolicyError(
+            "out of memory in the optimizer, which keeps two numbers for each trained weight. "
+            "Train fewer weights (policy.train = 'lora' or 'last_layers'), or use a smaller model "
+            "or a larger machine; a checkpoint from before can be resumed."
+        ) from error

@@ -241,6 +241,17 @@ def test_one_episode_beyond_the_memory_is_an_error_that_says_what_helps(toy):
         learner.update(rollout(toy, policy))
 
 
+def test_an_optimizer_beyond_the_memory_is_an_error_that_says_what_helps(toy):
+    def full(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    policy = toy.policy()
+    learner = PPOLearner(policy, toy.fast)
+    learner.optimizer.step = full
+    with pytest.raises(PolicyError, match=r"in the optimizer.*fewer weights"):
+        learner.update(rollout(toy, policy))
+
+
 def test_another_error_of_the_device_is_no_lack_of_memory(toy):
     class Broken(PPOLearner):
         def micro_batch_loss(self, rows):
