@@ -325,9 +325,12 @@ class InstructionVectorEnv(VectorEnv[tuple[str, ...], Sequence[str], np.ndarray]
             return [None] * self.num_envs
         if isinstance(seed, int | np.integer):
             return [int(seed) + i for i in range(self.num_envs)]
+        shape = np.shape(np.asarray(seed, dtype=object))
+        if isinstance(seed, str) or not shape:
+            raise ConfigError(f"seed = {seed!r}: expected an integer, or {self.num_envs} of them.")
         if len(seed) != self.num_envs:
             raise ConfigError(f"got {len(seed)} seeds for {self.num_envs} copies")
-        return seed
+        return [int(one) if isinstance(one, np.integer) else one for one in seed]
 
     def _parse_indices(self, index: Any, mask: np.ndarray) -> list[int | None]:
         if index is None:

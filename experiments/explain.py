@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.envs.tasks.base import Instruction, default_rewards, make_task
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, InstructRecError
 from instructrec.experiments import evaluate_policy, explain_text, setup_run, telling
 from instructrec.experiments.before_after import parents
 from instructrec.experiments.config import EvaluateConfig
@@ -268,10 +268,10 @@ def _start(
         model = setup_run.model_folder(name)
         known = replace(plan.policy, model=model)
         start = writer(setup_run.load(known, 0, policy.sampling), "a comparison of tokens")
-    except Exception as error:
+    except (InstructRecError, OSError) as error:
         if config.reference is not None:
             raise
-        return None, [f"what the run started from is not here any more ({name}): {error}"]
+        return None, [f"what the run started from ({name}) cannot be loaded: {error}"]
     start.name = name
     return start, []
 

@@ -118,7 +118,7 @@ class ScoreCache:
         keys = []
         for i, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
             row = [prompt, completion, {name: columns[name][i] for name in used}]
-            content = json.dumps(row, sort_keys=True, default=_plain)
+            content = _text(row)
             keys.append(hashlib.sha256(self._identity + content.encode()).digest())
         return keys
 
@@ -176,6 +176,13 @@ class ScoreCache:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ScoreCache, (self.path, self.reward)
+
+
+def _text(row: Any) -> str:
+    try:
+        return json.dumps(row, sort_keys=True, default=_plain)
+    except TypeError:  # a mapping with keys of several types cannot be sorted, or written as JSON
+        return repr(row)
 
 
 def _plain(value: Any) -> Any:

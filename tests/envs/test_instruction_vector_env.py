@@ -266,6 +266,9 @@ def test_wrong_arguments_are_refused(options, error, message):
     ("arguments", "message"),
     [
         ({"seed": [1, 2]}, "2 seeds for 3"),
+        ({"seed": 1.5}, "seed = 1.5: expected an integer, or 3 of them"),
+        ({"seed": "abc"}, "seed = 'abc': expected an integer"),
+        ({"seed": np.array(1)}, "expected an integer, or 3 of them"),
         ({"options": {"index": [1, 2]}}, "one for each of the 3"),
         ({"options": {"index": "123"}}, "one for each of the 3"),
         ({"options": {"index": [0, 1, 10_000]}}, "integer from 0 to 4095"),
@@ -278,6 +281,11 @@ def test_wrong_arguments_are_refused(options, error, message):
 def test_wrong_resets_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         make_vector(3).reset(**arguments)
+
+
+def test_seeds_may_be_an_array():
+    shown = [make_vector(3).reset(seed=seed)[0] for seed in (np.array([5, 1, 3]), [5, 1, 3])]
+    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,12 @@ def test_large_arrays_are_told_apart(cached):
         assert score(cached(), ["1"], columns={"reference": [column]}).cached["r"] == [False]
 
 
+def test_mappings_whose_keys_cannot_be_sorted_are_told_apart(cached):
+    for known, value in ((False, 1), (True, 1), (False, 2)):
+        column = [{1: value, "a": 2}]
+        assert score(cached(), ["1"], columns={"reference": column}).cached["r"] == [known]
+
+
 def test_token_ids_count_only_for_rewards_that_name_them(cached):
     score(cached(), ["1"], extras={"completion_ids": [[1]]})
     assert score(cached(), ["1"], extras={"completion_ids": [[2]]}).cached["r"] == [True]
