@@ -51,7 +51,7 @@ gpu-check: setup ## Try out a GPU within some ten minutes; writes gpu-check.json
 benchmark: setup ## Compare the speed of PPO with TRL's trainers (half an hour on an idle machine)
 	@$(BIN)/python -m benchmarks.ppo
 
-kill-test: setup ## Kill short runs wherever they can die and compare what they end with (half an hour)
+kill-test: setup ## Kill short runs wherever they can die and compare what they end with (some ten minutes)
 	@$(BIN)/python -m benchmarks.kills
 
 soak: setup ## Load checks L1 to L12, hours of them; make soak ARGS='--only L5 L10 --share 0.1' for less
