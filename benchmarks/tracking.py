@@ -11,7 +11,6 @@ The same PPO run, once tracked by W&B (offline) and once not, several times in t
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
 import os
 import sys
@@ -24,6 +23,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+_PROCESS, _THREAD = 2, 6
+"""CPUCLOCK_SCHED of Linux, and the same with CPUCLOCK_PERTHREAD."""
 LIMIT = 0.02
 """Share of an update's time that tracking may cost."""
 
@@ -66,33 +67,24 @@ class Watch:
 def tracking_cpu_s() -> float:
     """CPU seconds so far of all Python threads but the main one, and of W&B's processes (Linux)."""
     threads = [
-        _seconds(time.pthread_getcpuclockid, thread.ident)
+        _seconds(thread.native_id, _THREAD)
         for thread in threading.enumerate()
-        if thread is not threading.main_thread() and thread.ident is not None
+        if thread is not threading.main_thread() and thread.native_id is not None
     ]
     processes = [
-        _seconds(_clock_of_process, int(stat.parent.name))
+        _seconds(int(stat.parent.name), _PROCESS)
         for stat in Path("/proc").glob("[0-9]*/stat")
         if _is_of_wandb(stat)
     ]
     return sum(threads) + sum(processes)
 
 
-def _seconds(clock_of: Callable[[int], int], identity: int) -> float:
-    """What a CPU clock shows, in nanosecond steps; /proc counts in hundredths of a second."""
+def _seconds(number: int, kind: int) -> float:
+    """What the CPU clock of a thread or process shows; /proc counts in hundredths of a second."""
     try:
-        return time.clock_gettime(clock_of(identity))
+        return time.clock_gettime(~number << 3 | kind)  # how Linux numbers such clocks
     except OSError:  # it has ended
         return 0.0
-
-
-def _clock_of_process(pid: int) -> int:
-    """The CPU clock of another process, by POSIX's ``clock_getcpuclockid``."""
-    clock = ctypes.c_int()
-    error = ctypes.CDLL(None).clock_getcpuclockid(pid, ctypes.byref(clock))
-    if error:
-        raise OSError(error, os.strerror(error))
-    return clock.value
 
 
 def _is_of_wandb(stat: Path) -> bool:

@@ -160,12 +160,19 @@ def score(
     extras: Mapping[str, Sequence[Any]] | None = None,
 ) -> RewardBatch:
     """Scores B responses to B instructions with one call."""
+    prompts, columns = asked(task, instructions)
+    return reward.score(prompts, texts, columns, extras)
+
+
+def asked(
+    task: Task, instructions: Sequence[Instruction]
+) -> tuple[list[Any], dict[str, list[Any]]]:
+    """Returns B prompts and the B values of each column, as rewards get them."""
     prompts = [
         i.prompt if isinstance(i.prompt, str) else [dict(message) for message in i.prompt]
         for i in instructions
     ]
-    columns = {name: [i.columns.get(name) for i in instructions] for name in task.columns}
-    return reward.score(prompts, texts, columns, extras)
+    return prompts, {name: [i.columns.get(name) for i in instructions] for name in task.columns}
 
 
 def reset_info(index: int, instruction: Instruction) -> dict[str, Any]:

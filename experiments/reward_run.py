@@ -80,7 +80,8 @@ def run_reward_training(
 ) -> RewardOutcome:
     """Trains a reward model, measures it on held-out pairs, and writes everything to a run folder.
 
-    SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends it behind a checkpoint.
+    A first SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends training behind a checkpoint, and the measuring
+    behind it at once; any other ends the run at once.
 
     Args:
         config: The run.
@@ -92,7 +93,8 @@ def run_reward_training(
 
     Raises:
         InstructRecError: Settings, data or model cannot be used.
-        RunInterrupted: It was stopped behind a checkpoint; ``resume`` continues it.
+        RunInterrupted: It was stopped, and there is a checkpoint; ``resume`` continues it.
+        KeyboardInterrupt: It was stopped, and there is none.
     """
     processes.refuse_several("the training of a reward model")
     continuing.check_flags(resume, overwrite, allow_change)

@@ -212,17 +212,8 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         _measure_start(run)
         with progress:
             if run.config.supervised is not None:
-                trained = train_supervised(
-                    run.config,
-                    run.materials,
-                    run.policy,
-                    run.folder,
-                    recorder,
-                    lambda step: _evaluate(run, "validation", step)[0],
-                    checkpoint=checkpoint,
-                    stop=run.stop,
-                    allow_change=run.allow_change,
-                )
+                with continuing.behind_training(run.folder, is_saved=False):
+                    trained = _supervised(run, checkpoint, recorder)
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
@@ -232,6 +223,21 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
             recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
+
+
+def _supervised(run: _Run, checkpoint: Path | None, recorder: Recorder) -> dict[str, Any]:
+    """Trains on what is given."""
+    return train_supervised(
+        run.config,
+        run.materials,
+        run.policy,
+        run.folder,
+        recorder,
+        lambda step: _evaluate(run, "validation", step)[0],
+        checkpoint=checkpoint,
+        stop=run.stop,
+        allow_change=run.allow_change,
+    )
 
 
 def _measure_start(run: _Run) -> None:

@@ -103,6 +103,8 @@ def check_reward(
     ]
     points += [_compared(label, point, probe) for label, point in check_points.COMPARISONS.items()]
     points += [_guarded(label, point, probe) for label, point in check_points.OTHERS.items()]
+    if getattr(made.function, "deceptions", ()):
+        points.append(_guarded("deceptions", check_points.deceptions, probe))
     points += [effects, check_points.arguments(given, samples), check_points.speed(probe, seconds)]
     return Report(name, tuple(points))
 

@@ -17,7 +17,7 @@ import numpy as np
 from instructrec.rewards.base import Status
 from instructrec.rewards.check_probe import Point, Probe, Verdict
 from instructrec.rewards.check_samples import GARBAGE, HOSTILE, Samples
-from instructrec.rewards.deceptions import deceptions_of
+from instructrec.rewards.deceptions import middle_of, try_to_deceive
 from instructrec.rewards.scoring import PartScores
 
 SLOW_SECONDS = 0.1
@@ -181,8 +181,7 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
     if not rows:
         return "skip", "no expected answers to compare with"
     golden = probe.score(rows, completions=[samples.gold[i] for i in rows]).scores
-    worthless = (*GARBAGE, *deceptions_of(probe.reward.function))
-    for text in worthless:
+    for text in GARBAGE:
         scores = probe.score(rows, completions=[text] * len(rows)).scores
         for i, good, bad in zip(rows, golden, scores, strict=True):
             if bad >= good and text.strip() != str(samples.gold[i]).strip():
@@ -190,7 +189,20 @@ def _garbage(probe: Probe) -> tuple[Verdict, str]:
                     f"{text!r} scores {bad:g} where the expected answer {_short(samples.gold[i])} "
                     f"scores {good:g}: a policy would learn to say it"
                 )
-    return "ok", f"{len(worthless)} worthless answers score less than the expected ones"
+    return "ok", f"{len(GARBAGE)} worthless answers score less than the expected ones"
+
+
+def deceptions(probe: Probe) -> tuple[Verdict, str]:
+    """Whether a judge likes responses that deserve nothing; for rewards that name some."""
+    if middle_of(probe.reward) is None:
+        return "warn", "not tried: without a range with two ends nobody knows which scores are good"
+    trial = try_to_deceive(
+        probe.reward.__name__,
+        probe.reward,
+        len(probe.samples),
+        lambda row, texts: probe.score([row] * len(texts), completions=texts),
+    )
+    return ("fail", trial.warning) if trial.warning else ("ok", str(trial))
 
 
 @contextmanager

@@ -88,8 +88,6 @@ class LLMJudge:
         max_bytes: Longest answer of the server; a longer one is a failure.
         max_tokens: Longest answer that the judge is asked for.
         allow_http: Whether http may leave this machine.
-        trial: Whether a training begins by asking the judge about some 100 worthless responses, and
-            warns when it likes more than one in a hundred of them.
 
     Raises:
         ConfigError: When httpx is not installed, the address is not allowed, or a number is wrong.
@@ -113,7 +111,6 @@ class LLMJudge:
         max_bytes: int = 1_000_000,
         max_tokens: int = 512,
         allow_http: bool = False,
-        trial: bool = True,
     ) -> None:
         if not lowest < highest:
             raise ConfigError(
@@ -140,9 +137,7 @@ class LLMJudge:
         self.lowest, self.highest = lowest, highest
         self.max_concurrency, self.deadline_s = max_concurrency, deadline_s
         self.max_tokens = max_tokens
-        self.deceptions = (
-            tuple(text.format(highest=highest) for text in _DECEPTIONS) if trial else ()
-        )
+        self.deceptions = tuple(text.format(highest=highest) for text in _DECEPTIONS)
         """Responses that deserve nothing, by which it is tried before a training."""
         self._secret = secrets.token_bytes(16)
 

@@ -55,6 +55,8 @@ class RewardSpec:
     """Environment variables that a worker gets beside the usual ones, e.g. [MY_API_KEY]."""
     cache: str | None = None
     """SQLite file in which scores are kept and looked up; None keeps none."""
+    trial: bool = True
+    """Whether a training first tries a judge with responses that deserve nothing."""
 
 
 class Part:
@@ -245,6 +247,8 @@ def _checked(name: str, spec: RewardSpec) -> RewardSpec:
         )
     _check_choice(name, "isolation", spec.isolation, ("none", "worker"))
     _check_worker(name, spec)
+    if not isinstance(spec.trial, bool):
+        raise ConfigError(f"rewards.{name}.trial = {spec.trial!r}: expected true or false.")
     if isinstance(spec.environment, str):
         raise ConfigError(f"rewards.{name}.environment = {spec.environment!r}: expected a list.")
     clip = None if spec.clip is None else _bounds(name, spec.clip)

@@ -28,6 +28,7 @@ from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.fit_speed import FitSpeedometer, FitWork
 from instructrec.rl.fit_state import capture, load, restore
 from instructrec.rl.global_generators import set_global_states
+from instructrec.rl.guards import enough_memory
 from instructrec.rl.optim import learning_rate_factor
 from instructrec.rl.reward_config import FitConfig
 from instructrec.rl.supervised_config import SupervisedConfig
@@ -174,6 +175,9 @@ class Fit(TrainerCallback):
         """
         with self.around.attended():
             self._learn(rows, make_trainer)
+            if not self.interrupted and self.around.should_stop():  # it came with the last step
+                self.interrupted = True
+                self._save()
         if self.best_weights and not self.interrupted:
             load(self.weights, self.best_weights)
         best_step = self.best_step if self.best_weights else self.step
@@ -202,7 +206,12 @@ class Fit(TrainerCallback):
                 trainer.remove_callback(PrinterCallback)
                 trainer.remove_callback(ProgressCallback)
                 trainer.add_callback(self)
-                trainer.train()
+                with enough_memory(
+                    "a training step",
+                    f"Lower {self.naming.section}.micro_batch_size (or batch_size), train fewer "
+                    "weights (policy.train = 'lora' or 'last_layers')",
+                ):
+                    trainer.train()
 
     # What the trainer calls ----------------------------------------------------------------------
 

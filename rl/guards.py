@@ -192,10 +192,15 @@ class MemoryGuard:
 
 
 @contextmanager
-def room_for_state() -> Iterator[None]:
-    """Around a step of the optimizer, the first of which makes its state.
+def enough_memory(
+    what: str = "the optimizer, which keeps two numbers for each trained weight",
+    advice: str = "Train fewer weights (policy.train = 'lora' or 'last_layers', critic = 'shared')",
+) -> Iterator[None]:
+    """Around what cannot be done in halves, as a step of the optimizer.
 
-    Nothing can be halved there, and weights may have moved in part: the run ends.
+    Args:
+        what: Names it.
+        advice: What lowers its need, without a full stop.
 
     Raises:
         PolicyError: The memory does not hold it.
@@ -206,7 +211,6 @@ def room_for_state() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise PolicyError(
-            "out of memory in the optimizer, which keeps two numbers for each trained weight. "
-            "Train fewer weights (policy.train = 'lora' or 'last_layers'), or use a smaller model "
-            "or a larger machine; a checkpoint from before can be resumed."
+            f"out of memory in {what}. {advice}, or use a smaller model or a larger machine, on "
+            "which --resume goes on from the newest checkpoint, if there is one."
         ) from error

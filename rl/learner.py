@@ -28,7 +28,7 @@ from instructrec.rl.config import PPOConfig
 from instructrec.rl.drift_gate import DriftGate
 from instructrec.rl.estimation import estimate_advantages
 from instructrec.rl.experience import minibatches, tensors_of, trainer_pass
-from instructrec.rl.guards import MemoryGuard, StepGuard, room_for_state
+from instructrec.rl.guards import MemoryGuard, StepGuard, enough_memory
 from instructrec.rl.losses import LossSettings, ppo_loss
 from instructrec.rl.micro_batches import MicroBatch, with_micro_batch
 from instructrec.rl.optim import clip_gradients, go_to_step, make_optimizer, make_scheduler
@@ -234,7 +234,7 @@ class PPOLearner:
         norm = self.clip()
         self.minibatch = self.minibatch.over_processes()
         if self._is_finite(norm) and self.may_step():
-            with phase("optimizer"), room_for_state():
+            with phase("optimizer"), enough_memory():
                 self.optimizer.step()
             crash_point("update.stepped")
             self.scheduler.step()

@@ -50,10 +50,12 @@ def training(arm: str, seeds: Sequence[int], start: str, more: Sequence[str] = (
     return [*ARMS[arm], *common, *more, "--seeds", *map(str, seeds)]
 
 
-def comparison(arms: Sequence[str], seeds: Sequence[int], folder: Path) -> list[str]:
-    """The comparison of all arms, as arguments of ``instructrec``."""
-    runs = [str(folder / f"algorithms-{arm}-s{seed}") for arm in arms for seed in seeds]
-    return ["compare", *runs, "--out", str(folder / "compare-algorithms")]
+def comparison(arms: Sequence[str], seeds: Sequence[int], start: str, folder: Path) -> list[str]:
+    """The comparison of all arms and their starts, as arguments of ``instructrec``."""
+    runs = {arm: [str(folder / f"algorithms-{arm}-s{seed}") for seed in seeds] for arm in arms}
+    runs["start"] = [start.replace("{seed}", str(seed)) for seed in seeds]
+    named = [f"{arm}={','.join(paths)}" for arm, paths in runs.items()]
+    return ["compare", *named, "--out", str(folder / "compare-algorithms")]
 
 
 def main(arguments: Sequence[str] | None = None, *, run: Run = run_in_a_process) -> int:
@@ -71,7 +73,7 @@ def main(arguments: Sequence[str] | None = None, *, run: Run = run_in_a_process)
         if code := run(training(arm, given.seeds, given.start, more)):
             return code
     if len(given.arms) > 1:
-        return run(comparison(given.arms, given.seeds, given.dir))
+        return run(comparison(given.arms, given.seeds, given.start, given.dir))
     return 0
 
 

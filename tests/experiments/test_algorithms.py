@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -53,10 +52,11 @@ def test_arms_are_trained_one_after_the_other_and_compared(script: ModuleType) -
     assert script.main(["--seeds", "0", "1", *more], run=run) == 0
     assert [words[0] for words in ran] == ["train", "sft", "compare"]
     assert "--policy.device" in ran[0] and ran[0][-3:] == ["--seeds", "0", "1"]
-    runs = [
-        str(Path("out") / f"algorithms-{arm}-s{seed}") for arm in ("gae", "sft") for seed in (0, 1)
+    assert ran[2][1:4] == [
+        "gae=out/algorithms-gae-s0,out/algorithms-gae-s1",
+        "sft=out/algorithms-sft-s0,out/algorithms-sft-s1",
+        "start=runs/short-answers-sft-s0,runs/short-answers-sft-s1",
     ]
-    assert ran[2][1:5] == runs
 
 
 def test_a_failed_arm_ends_the_comparison(script: ModuleType) -> None:

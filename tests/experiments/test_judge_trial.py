@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from instructrec.envs.tasks.base import Instruction
 from instructrec.experiments.cli import main
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.jsonl import read_rows
@@ -36,6 +38,12 @@ class JudgeOfTurns:
         return [0.0] * len(completions)
 
 
+class Rows(list[Instruction]):
+    """A task of instructions that do not have all columns."""
+
+    name, split, columns, fingerprint = "rows", "train", ("reference", "level"), ""
+
+
 def told(config: TrainConfig) -> tuple[list[str], list[str]]:
     said: list[str] = []
     warned: list[str] = []
@@ -53,6 +61,26 @@ def test_a_judge_is_asked_about_instructions_of_the_training(tmp_path: Path) -> 
     rewards["judge"] = {"use": rewards["judge"], "weight": 0}
     assert told(config) == ([], [])
     assert told(TrainConfig(task=TaskConfig(name="parity"), rewards={"exact_match": 1})) == ([], [])
+
+
+def test_a_column_that_some_rows_lack_is_none_there(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(JUDGE)
+    rewards = {"judge": f"{tmp_path}/mine.py:judge"}
+    config = TrainConfig(task=TaskConfig(name="parity"), rewards=rewards)
+    materials = make_materials(config)
+    chat = [{"role": "user", "content": "Is 2 even?"}]
+    rows = [Instruction("a", "Is 1 even?", {"reference": "no"}), Instruction("b", chat, {})]
+    said: list[str] = []
+    gaps = dataclasses.replace(materials, train=Rows(rows))
+    try_judges(config, gaps, said.append, said.append)
+    assert said[-1].startswith("judge: 100 of 100")
+
+
+def test_a_judge_without_a_middle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(JUDGE.replace(", range=(0.0, 1.0)", ""))
+    rewards = {"judge": f"{tmp_path}/mine.py:judge"}
+    said, (warning,) = told(TrainConfig(task=TaskConfig(name="parity"), rewards=rewards))
+    assert not said and "no range with two ends" in warning
 
 
 def test_what_only_an_episode_knows_is_no_reason_to_end(tmp_path: Path) -> None:

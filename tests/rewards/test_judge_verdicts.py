@@ -112,4 +112,3 @@ def test_what_a_judge_is_tried_with_would_reach_it():
     assert len(set(judge.deceptions)) == 8
     assert not any(says_nothing(text) for text in judge.deceptions)
     assert parse_verdict(judge.deceptions[-1], 1, 5) == 5
-    assert LLMJudge("http://localhost:1/v1", "m", trial=False).deceptions == ()

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from instructrec.errors import ConfigError, DataError
+from instructrec.errors import ConfigError, DataError, PolicyError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig, Sampling
 from instructrec.rl.config import SFTConfig
@@ -97,6 +97,18 @@ def test_weights_on_one_of_several_gpus_are_refused(monkeypatch):
     around = Surroundings(on_step=lambda metrics: None)
     with pytest.raises(ConfigError, match="2 GPUs and one process"):
         Fit({"weight": weight}, None, FAST, 0, around, None)
+
+
+def test_a_supervised_step_beyond_the_memory_says_what_helps():
+    def full(gradient):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    policy = make_policy()
+    for weights in policy.model.parameters():
+        if weights.requires_grad:
+            weights.register_hook(full)
+    with pytest.raises(PolicyError, match=r"in a training step.*sft\.micro_batch_size"):
+        run(policy)
 
 
 def test_only_the_chosen_layers_train():

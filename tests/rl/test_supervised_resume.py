@@ -141,6 +141,22 @@ def test_a_run_that_is_asked_to_stop_leaves_a_checkpoint_and_goes_on(tmp_path: P
         assert policy.weights_hash() == whole.weights_hash()
 
 
+def test_a_signal_that_comes_with_the_last_step_is_heard(tmp_path: Path) -> None:
+    asked = []
+
+    def should_stop() -> bool:  # too late for the step itself
+        asked.append(True)
+        return len(asked) > STEPS
+
+    policy = make_policy("sft")
+    stopped = train("sft", policy, [], checkpoint_dir=tmp_path, should_stop=should_stop)
+    assert (stopped.stopped, stopped.steps) == ("interrupted", STEPS)
+    policy = make_policy("sft")
+    done = train("sft", policy, [], resume_from=tmp_path / f"update-{STEPS:06d}")
+    whole = make_policy("sft")
+    assert done == train("sft", whole, []) and policy.weights_hash() == whole.weights_hash()
+
+
 def test_patience_that_was_over_stays_over(tmp_path: Path) -> None:
     config = dataclasses.replace(
         CONFIGS["sft"], eval_every=1, early_stopping_patience=1, best_by="loss", learning_rate=1.0
