@@ -103,6 +103,8 @@ def run_evaluation(
         own, file = processes.from_main(
             lambda: place(policy, plan, config, run, overwrite, command, hold)
         )
+        if own is not None and processes.is_main():
+            hold(own)  # which records how it ends
         measure = _measurement(plan, config.batch_size, reward, answering)
         evaluation, others = measure(task, file), []
         if robust:

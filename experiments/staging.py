@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ def staged(folder: Path) -> Iterator[Path]:
 
     Args:
         folder: Where it shall be; what lies there is replaced. Behind a link it is its target.
+
+    Raises:
+        OSError: The disk is full, or the like.
     """
     folder = folder.resolve()
     staging = folder.with_name(f".{folder.name}.staging")
@@ -24,8 +28,13 @@ def staged(folder: Path) -> Iterator[Path]:
     staging.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield staging
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(staging, ignore_errors=True)
+        # A class of its own that stands for an error of the system, whose number it ends with.
+        number = re.search(r"\(os error (\d+)\)$", str(error))
+        if type(error).__name__ == "SafetensorError" and number:
+            code = int(number.group(1))
+            raise OSError(code, os.strerror(code), str(folder)) from error
         raise
     crash_point("export.half")
     for path in [*staging.rglob("*"), staging]:  # under its name it shall be whole

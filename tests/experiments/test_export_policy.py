@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Callable
@@ -185,3 +186,18 @@ def test_labels_are_not_quantised(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="answers labels"):
         export_policy(str(tmp_path / "labels"), config)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_is_full_under_the_weights_is_an_error_of_the_system(tmp_path: Path) -> None:
+    from safetensors import SafetensorError
+
+    told = "Error while serializing: I/O error: No space left on device (os error 28)"
+    with (
+        pytest.raises(OSError, match="No space left") as caught,
+        staged(tmp_path / "out") as folder,
+    ):
+        folder.mkdir()
+        raise SafetensorError(told)
+    assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+    with pytest.raises(SafetensorError, match="another"), staged(out):
+        raise SafetensorError("another fault")

@@ -1,0 +1,44 @@
+"""What the record of an evaluation says when it did not come to its end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from instructrec.errors import ConfigError
+from instructrec.experiments.config import EvaluateConfig, OutputConfig
+from instructrec.experiments.evaluate_policy import run_evaluation
+from instructrec.experiments.runfolder import RunFolder
+from instructrec.rewards import register_reward
+
+ENDS: list[type[BaseException]] = []
+
+
+@register_reward("ending_reward", range=(0.0, 1.0))
+def ending_reward(completions: list[str], **columns: object) -> list[float]:
+    if ENDS:
+        raise ENDS[0]("the end")
+    return [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(KeyboardInterrupt, "interrupted"), (ConfigError, "failed")]
+)
+def test_it_says_how_it_ended_and_the_same_command_goes_on(
+    tmp_path: Path, error: type[BaseException], status: str
+) -> None:
+    output = OutputConfig(dir=str(tmp_path))
+    config = EvaluateConfig(
+        limit=6, name="mine", rewards={"ending_reward": 1.0}, output=output, bounds=False
+    )
+    ENDS.append(error)
+    try:
+        with pytest.raises(error):
+            run_evaluation("random", config, say=str)
+    finally:
+        ENDS.clear()
+    record = RunFolder.open(tmp_path / "mine").record()
+    assert record["status"] == status and record["finished"] is not None
+    run_evaluation("random", config, say=str)
+    assert RunFolder.open(tmp_path / "mine").record()["status"] == "finished"
