@@ -191,10 +191,11 @@ def test_labels_are_not_quantised(tmp_path: Path) -> None:
 def test_a_disk_that_is_full_under_the_weights_is_an_error_of_the_system(tmp_path: Path) -> None:
     from safetensors import SafetensorError
 
+    out = tmp_path / "out"
     told = "Error while serializing: I/O error: No space left on device (os error 28)"
     with (
         pytest.raises(OSError, match="No space left") as caught,
-        staged(tmp_path / "out") as folder,
+        staged(out) as folder,
     ):
         folder.mkdir()
         raise SafetensorError(told)
