@@ -47,9 +47,13 @@ def _entropy_collapse(seen: Seen) -> str | None:
     )
 
 
+_SURE = 0.1
+"""Entropy, in nats per token, below which a policy knows what to write, however it has risen."""
+
+
 def _entropy_explosion(seen: Seen) -> str | None:
     first, now = seen.memory.first_entropy or 0.0, seen.metrics["ppo/entropy"]
-    if first <= 0 or now <= seen.threshold * first:
+    if first <= 0 or now <= max(seen.threshold * first, _SURE):
         return None
     return (
         f"the entropy rose from {first:.3f} to {now:.3f} nats per token: the policy is falling "

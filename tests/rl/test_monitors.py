@@ -69,6 +69,14 @@ def test_a_monitor_speaks_once_until_its_trouble_is_over(trouble, name, remedy):
     assert names(monitors.check(HEALTHY | trouble)) == [name]
 
 
+@pytest.mark.parametrize(("first", "now", "rings"), [(0.002, 0.09, False), (0.02, 0.11, True)])
+def test_a_policy_that_is_sure_of_its_answers_does_not_fall_apart(first, now, rings):
+    monitors = Monitors(PPOConfig())
+    monitors.check(HEALTHY | {"ppo/entropy": first})
+    rung = names(monitors.check(HEALTHY | {"ppo/entropy": now}))
+    assert rung == (["entropy_explosion"] if rings else [])
+
+
 def test_a_budget_of_kl_is_over_the_whole_response():
     monitors = Monitors(PPOConfig(response_length=200))
     monitors.check(HEALTHY | {"rollout/response_len": 200.0})
