@@ -8,6 +8,7 @@ are resampled, and the spread of the runs says what others would give. It writes
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -266,3 +267,9 @@ def _of_a_pair(
             better, worse = (pair["a"], pair["b"])[:: 1 if pair["mean"] > 0 else -1]
             found.append(f"{better} is better than {worse} in {metric}, but worse in {name}.")
     return found
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["compare", *sys.argv[1:]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -343,3 +344,9 @@ def load(policy: str, plan: Plan, config: EvaluateConfig) -> Policy:
     if policy.endswith(".jsonl"):
         return scripted.ReplayPolicy(policy)
     return setup_run.load(plan.policy, config.seed, plan.sampling)
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

@@ -7,6 +7,7 @@ true reward. Each stage is a run folder inside the pipeline's own.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -184,3 +185,9 @@ def run(values: Namespace, command: list[str]) -> None:
     """Runs a pipeline."""
     config = command_line.as_dataclass(PipelineConfig, values)
     run_pipeline(config, resume=values.resume, overwrite=values.overwrite, command=command)
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["pipeline", *sys.argv[1:]]))

@@ -6,6 +6,7 @@ Reads run folders alone, those of unfinished and failed runs too. It writes ``re
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -232,3 +233,9 @@ def _verdicts(reading: Reading) -> list[str]:
         found.append(telling.UNKNOWN_BEFORE)
     kept = reading.summary.get("kept") or {}
     return found + [kept_in_words(name, of_it) for name, of_it in kept.items()]
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["report", *sys.argv[1:]]))

@@ -32,4 +32,6 @@ def in_words(speeds: Mapping[str, Any]) -> str:
             f"; optimizer steps at {speeds['speed/update_flops_per_s'] / 1e9:,.0f} GFLOP/s, "
             f"{speeds['speed/update_limit_frac']:.0%} of its matrix rate"
         )
+    if max(speeds.get(f"speed/{name}") or 0 for name in ("limit_frac", "update_limit_frac")) > 1:
+        text += " (more than all of it: the machine was busy when its rates were measured)"
     return text

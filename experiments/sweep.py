@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import itertools
 import shutil
+import sys
 import time
 from pathlib import Path
 from statistics import mean
@@ -262,3 +263,9 @@ def _make_folder(spec: SweepSpec, folder: Path, *, resume: bool, overwrite: bool
                 "when it is continued. Choose another name."
             )
     folder.mkdir(parents=True, exist_ok=True)
+
+
+if __name__ == "__main__":
+    from instructrec.experiments.cli import main
+
+    sys.exit(main(["sweep", *sys.argv[1:]]))

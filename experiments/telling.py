@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from instructrec.policies.model_policy import ModelPolicy
 
 UNKNOWN_BEFORE = (
-    "better than before? Not known: no evaluation of the start on the same instructions. "
-    "--eval.before true measures it, too."
+    "better than before? Not known: no evaluation of the start with the same instructions, rewards "
+    "and way to answer. --eval.before true makes one; `instructrec compare --metric` compares two "
+    "that have a reward in common."
 )
 Say = Callable[[str], None]
 """Receives one line or paragraph for people."""

@@ -26,3 +26,9 @@ def test_what_is_not_known_is_not_said() -> None:
         "40% of its matrix rate"
     )
     assert in_words({"speed/episodes_per_s": 0.25} | found).startswith("0.25 episodes/s, 1,234 tok")
+    assert "busy" not in in_words(found)
+    told = in_words(found | {"speed/update_limit_frac": 1.2})
+    assert told.endswith(
+        "120% of its matrix rate (more than all of it: the machine was busy when its "
+        "rates were measured)"
+    )
