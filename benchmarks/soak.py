@@ -196,12 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.to.write_text(json.dumps(told), encoding="utf-8")
         return 0
     file, failed = given.out / "soak.json", False
-    rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     given.out.mkdir(parents=True, exist_ok=True)
     for name in given.only:
         print(f"{name}: {LOADS[name].what} ...", flush=True)
-        row = rows[name] = run_apart(name, given.share)
+        row = run_apart(name, given.share)
         failed |= bool(row["faults"])
+        # Read anew: another call may have written its rows meanwhile.
+        rows = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        rows[name] = row
         print(f"{name}: {'; '.join(row['faults']) or 'as it should be'}", flush=True)
         file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         (given.out / "soak.md").write_text(markdown(rows), encoding="utf-8")
