@@ -33,6 +33,11 @@ _INTERVALS = (
     "p and both intervals say so; with fewer than three runs of either, for these runs alone."
 )
 _ENDS = ("low", "high")
+_OF_RUNS = {
+    "of other runs": "95 % interval of other runs on other instructions, from three runs on",
+    "by seed": "the mean of each run, in the order of the table of runs",
+    "IQM of tasks": "mean of the middle half of the means of all runs on all tasks",
+}
 _TITLES = {
     "share of wins": "wins among the instructions that differ, with its 95 % interval by item",
     "wins of a run": "probability that a run of the first beats one of the second on a task, "
@@ -68,26 +73,44 @@ def page(results: dict[str, Any], comparison: Comparison) -> str:
 
 def _means(results: dict[str, Any]) -> str:
     """A bar with its interval for each policy, and the numbers of all rewards."""
-    main = results["parts"][results["metric"]]["policies"]
-    parts = shown_parts(results)
-    rows = [
-        [
-            key(i) + text(name),
-            *(_interval(results["parts"][part]["policies"][name]) for part in parts),
-            "-" if about["response_len"] is None else f"{about['response_len']:.1f}",
-            str(len(about["runs"])),
-        ]
-        for i, (name, about) in enumerate(results["policies"].items())
-    ]
+    metric = results["metric"]
+    main = results["parts"][metric]["policies"]
+    others = [part for part in shown_parts(results) if part != metric]
+    rows = []
+    for i, (name, about) in enumerate(results["policies"].items()):
+        found, length = main[name], about["response_len"]
+        seeds = ", ".join(f"{mean:.3f}" for mean in found["seed_means"])
+        rows.append(
+            [
+                key(i) + text(name),
+                _interval(found),
+                "-" if found["runs"] is None else between(*found["runs"]),
+                f"<div class=seeds>{seeds}</div>",
+                f"{found['iqm']:.3f}",
+                "-" if length is None else f"{length:.1f}",
+                str(len(about["runs"])),
+                *(_with_other_runs(results["parts"][part]["policies"][name]) for part in others),
+            ]
+        )
     drawn = [(name, found["mean"], found["low"], found["high"]) for name, found in main.items()]
-    return bars(drawn, "means with 95 % intervals") + table(
-        ["policy", *parts, "tokens", "runs"], rows
-    )
+    head = ["policy", metric, *_OF_RUNS, "tokens", "runs", *others]
+    return bars(drawn, "means with 95 % intervals") + table(head, rows, titles=_OF_RUNS)
 
 
-def _interval(found: dict[str, Any]) -> str:
-    ends = between(found["low"], found["high"])
-    return f"{found['mean']:.3f} <small>{ends}</small>{_of_other_runs(found['runs'], '.3f')}"
+def _interval(found: dict[str, Any], form: str = ".3f", gap: str = " ") -> str:
+    """A number and its interval.
+
+    Args:
+        found: mean, low and high.
+        form: How numbers are written.
+        gap: What stands between; with a line break, tables of many policies stay narrow.
+    """
+    ends = between(found["low"], found["high"], form)
+    return f"{found['mean']:{form}}{gap}<small>{ends}</small>"
+
+
+def _with_other_runs(found: dict[str, Any]) -> str:
+    return _interval(found) + _of_other_runs(found["runs"], ".3f")
 
 
 def _of_other_runs(ends: Sequence[float | None] | None, form: str) -> str:
@@ -102,8 +125,7 @@ def _pairs(results: dict[str, Any]) -> str:
         [
             f"{text(pair['a'])} - {text(pair['b'])}",
             text(part),
-            f"{pair['mean']:+.3f} <small>{between(pair['low'], pair['high'], '+.3f')}</small>"
-            + _of_other_runs((pair["runs_low"], pair["runs_high"]), "+.3f"),
+            _interval(pair, "+.3f") + _of_other_runs((pair["runs_low"], pair["runs_high"]), "+.3f"),
             f"{pair['p_holm']:.3g}",
             pair["decided"],
             str(pair["wins"]),
@@ -134,8 +156,18 @@ def _tasks(results: dict[str, Any]) -> str:
         ]
         chart = bars(drawn, f"means of {label} with 95 % intervals", reach=reach)
         figures.append(f"<div><h3>{text(label)} ({found['n']} instructions)</h3>{chart}</div>")
-    head, *lines = task_rows(results)
-    numbers = table(head, [[text(cell) for cell in line] for line in lines])
+    numbers = table(
+        task_rows(results)[0],
+        [
+            [
+                text(label),
+                str(found["n"]),
+                *(_interval(of, gap=" <br>") for of in found["policies"].values()),
+                *(_interval(of, "+.3f", " <br>") for of in found["differences"].values()),
+            ]
+            for label, found in tasks.items()
+        ],
+    )
     told = "<p>Intervals of a task are of these runs, not corrected for the number of tasks.</p>"
     return f"<div class=grid>{''.join(figures)}</div>{numbers}{told}"
 
@@ -203,4 +235,4 @@ def _runs(results: dict[str, Any]) -> str:
         ]
         for name, about in results["policies"].items()
     ]
-    return table(["policy", "algorithm", "runs"], rows)
+    return table(["policy", "algorithm", "runs"], rows, "paths")

@@ -80,9 +80,13 @@ def summary_of(mean: float) -> dict[str, Any]:
 def write_evaluation() -> Callable[..., Path]:
     """Writes the evaluation of 40 instructions, of which those below ``right`` score 1."""
 
-    def write(path: Path, right: int, *, response: str = "no", **header: Any) -> Path:
+    def write(
+        path: Path, right: int, *, response: str = "no", tokens: int = 3, **header: Any
+    ) -> Path:
         rows = [
-            report_row(i, "yes" if i < right else response, float(i < right)) for i in range(40)
+            report_row(i, "yes" if i < right else response, float(i < right))
+            | {"response_len": tokens}
+            for i in range(40)
         ]
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -210,13 +214,15 @@ class Browser:
         found: dict[str, Any] = json.loads(message)
         return found
 
-    def open(self, page: Path, width: int = 1280, dark: bool = False) -> None:
+    def open(
+        self, page: Path, width: int = 1280, dark: bool = False, media: str = "screen"
+    ) -> None:
         """Opens a file and waits until it is loaded."""
         self.events.clear()
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
         self.send("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.send("Emulation.setEmulatedMedia", features=[scheme])
+        self.send("Emulation.setEmulatedMedia", media=media, features=[scheme])
         self.send("Page.navigate", url=page.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ EXPLAINED = {
 """An explained episode whose every text is hostile."""
 VISIBLE = "[...document.querySelectorAll('table.samples')].map((t) => "
 VISIBLE += "[...t.tBodies[0].rows].filter((r) => !r.hidden).length)"
+WIDE = "[...document.querySelectorAll('.wide')]"
+PAPER = 700
+"""Width of a sheet of A4 within its margins."""
+ESSENTIAL = "h1, h2, h3, ul, p, svg, table, thead, tbody tr, td, th, output, .key, mark"
+ABSENT = f"[...document.querySelectorAll('{ESSENTIAL}')].filter((e) => !e.getClientRects().length)"
 
 
 @pytest.fixture
@@ -108,3 +114,81 @@ def test_rows_are_filtered_by_words_and_by_menus(browser: Any, pages: dict[str, 
     browser.open(pages["compare"])
     assert choose(0, "select", "even") == [20]
     assert browser.complaints == []
+
+
+@pytest.fixture
+def four(tmp_path: Path, write_run: Callable[..., Path]) -> Path:
+    """The page of four policies with three runs each, on two tasks."""
+    runs = [
+        write_run(tmp_path / f"{name}-s{seed}", right=right + seed, seed=seed, variant=name)
+        for name, right in (("a", 20), ("best", 36), ("poor", 5), ("fair", 12))
+        for seed in range(3)
+    ]
+    compare(list(map(str, runs)), CompareConfig(out=str(tmp_path / "c")), say=lambda text: None)
+    return tmp_path / "c" / "compare.html"
+
+
+def test_the_policies_of_a_comparison_sort_by_any_column(browser: Any, four: Path) -> None:
+    table = "document.querySelector('table.sortable')"
+    names = f"[...{table}.tBodies[0].rows].map((r) => r.cells[0].textContent)"
+    browser.open(four)
+    heads = browser.run(f"[...{table}.tHead.rows[0].cells].map((c) => c.textContent)")
+    assert browser.run(names) == ["a", "best", "poor", "fair"]
+    rising = ["poor", "fair", "a", "best"]
+    for head in ("total", "of other runs", "by seed", "IQM of tasks"):
+        click = f"{table}.tHead.rows[0].cells[{heads.index(head)}].querySelector('button').click()"
+        browser.run(click)
+        assert browser.run(names) == rising, head
+        browser.run(click)
+        assert browser.run(names) == rising[::-1], head
+    assert browser.complaints == []
+
+
+def test_responses_of_a_comparison_sort_and_are_filtered_together(browser: Any, four: Path) -> None:
+    rows = "[...document.querySelector('table.samples').tBodies[0].rows].filter((r) => !r.hidden)"
+    differences = f"{rows}.map((r) => parseFloat(r.cells[0].textContent))"
+    browser.open(four)
+    falling = browser.run(differences)
+    assert falling == sorted(falling, reverse=True) and len(set(falling)) > 2
+    browser.run("document.querySelector('table.samples th button').click()")
+    assert browser.run(differences) == sorted(falling)
+    field = "document.querySelector('.filters input')"
+    browser.run(f"{field}.value = 'QUESTION 1'; {field}.dispatchEvent(new Event('input'))")
+    some = browser.run(differences)
+    assert len(some) == 11 and some == sorted(some)  # 1 and 10 to 19, in the order of before
+    menu = "document.querySelector('.filters select')"
+    browser.run(f"{menu}.value = 'even'; {menu}.dispatchEvent(new Event('input'))")
+    asked = browser.run(f"{rows}.map((r) => r.cells[1].textContent)")
+    assert sorted(asked) == [f"question {i}" for i in (10, 12, 14, 16, 18)]
+    assert browser.complaints == []
+
+
+def test_all_columns_of_a_comparison_can_be_reached(browser: Any, four: Path) -> None:
+    ends = "{d.scrollLeft = 1e6; return d.querySelector('tr').lastChild.getBoundingClientRect()}"
+    for width in (390, 1280):
+        browser.open(four, width)
+        assert browser.run("document.documentElement.scrollWidth") <= width
+        assert browser.run("document.querySelectorAll('table:not(.wide > table)').length") == 0
+        rights = browser.run(f"{WIDE}.map((d) => {ends}).map((r) => r.right)")
+        assert len(rights) == 5 and max(rights) <= width
+    browser.open(four, 1280)
+    by_task = f"{WIDE}.filter((d) => d.closest('section').textContent.startsWith('By task'))"
+    assert browser.run(f"{by_task}.map((d) => d.scrollWidth <= d.clientWidth)") == [True]
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_a_comparison_is_whole_on_paper(browser: Any, four: Path, dark: bool) -> None:
+    browser.open(four, PAPER, dark, media="print")
+    assert browser.run(f"{ABSENT}.map((e) => e.outerHTML)") == []
+    assert browser.run("getComputedStyle(document.querySelector('.filters input')).display") == (
+        "none"
+    )
+    assert browser.run("document.documentElement.scrollWidth") <= PAPER
+    rights = f"{WIDE}.map((d) => d.firstChild.getBoundingClientRect().right)"
+    assert max(browser.run(rights)) <= PAPER
+    assert browser.run("getComputedStyle(document.querySelector('.key')).printColorAdjust") == (
+        "exact"
+    )
+    assert browser.run("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    pdf = base64.b64decode(browser.send("Page.printToPDF")["data"])
+    assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
