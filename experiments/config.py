@@ -351,6 +351,8 @@ class EvaluateConfig:
     """Metrics over all responses: bleu, chrf, exact_match, rouge; None takes those of the run."""
     corpus_references: str | None = None
     """Column with their expected answers; None takes that of the run, else reference."""
+    robustness_kinds: tuple[str, ...] | None = None
+    """Wordings of --robustness: built in, module:attr or file.py:attr; None takes the former."""
     seed: int = 0
     """Seed of the sampling."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from instructrec import processes
+from instructrec.envs.tasks.augmented import KINDS
 from instructrec.envs.tasks.base import Task, default_rewards, make_task
 from instructrec.errors import ConfigError
 from instructrec.experiments import robustness, setup_run, telling, verification
@@ -86,8 +87,7 @@ def run_evaluation(
         InstructRecError: Policy, data or rewards cannot be used, or not by several processes.
         SystemExit: The same, in another process than the main one of several.
     """
-    if robust:
-        robustness.refuse_replay(policy)
+    kinds = _kinds(policy, config, robust)
     if config.endpoint != EndpointConfig() and not is_endpoint(policy):
         raise ConfigError(
             f"endpoint.* given, but {policy!r} is no server: expected an address such as "
@@ -110,7 +110,7 @@ def run_evaluation(
         evaluation, others = measure(task, file), []
         if robust:
             others = robustness.measure_robustness(
-                task, evaluation, measure, file, seed=config.seed, overwrite=overwrite
+                task, evaluation, measure, file, seed=config.seed, overwrite=overwrite, kinds=kinds
             )
         bounds = _bounds(policy, plan, task, reward, config, file)
         if own is not None:
@@ -121,6 +121,21 @@ def run_evaluation(
     tables = [report(policy, evaluation, bounds), *([robustness.report(others)] if others else [])]
     say(shown("\n\n".join([*tables, f"responses    {file}"])))
     return evaluation
+
+
+def _kinds(policy: str, config: EvaluateConfig, robust: bool) -> Sequence[str]:
+    """The other wordings, checked before anything is measured."""
+    if not robust:
+        if config.robustness_kinds is not None:
+            raise ConfigError(
+                "robustness_kinds given, but other wordings are not measured: add --robustness "
+                "(robust=True in Python)."
+            )
+        return ()
+    robustness.refuse_replay(policy)
+    kinds = KINDS if config.robustness_kinds is None else config.robustness_kinds
+    robustness.check_kinds(kinds)
+    return kinds
 
 
 def _bounds(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from instructrec import processes
-from instructrec.envs.tasks.augmented import KINDS, AugmentedTask
+from instructrec.envs.tasks.augmented import KINDS, AugmentedTask, KindLike, find_kind
 from instructrec.envs.tasks.base import Task
 from instructrec.errors import ConfigError, DataError
 from instructrec.experiments.evaluation import Evaluation
@@ -17,6 +17,7 @@ from instructrec.experiments.jsonl import Row, write_json
 from instructrec.experiments.listing import table
 from instructrec.experiments.stats import Difference, paired_difference
 
+_OTHER_FILES = ("bounds", "robustness")  # what is written beside the rows under these names
 Measure = Callable[[Task, Path], Evaluation]
 """Evaluates the policy on a task and writes the rows to a file."""
 
@@ -41,7 +42,7 @@ def measure_robustness(
     *,
     seed: int = 0,
     overwrite: bool = False,
-    kinds: Sequence[str] = KINDS,
+    kinds: Sequence[KindLike] = KINDS,
 ) -> list[Robustness]:
     """Evaluates the policy again on its instructions in other words, one kind after the other.
 
@@ -55,21 +56,42 @@ def measure_robustness(
         file: File of the plain rows.
         seed: Chooses the wordings.
         overwrite: Delete the rows of an earlier measurement.
-        kinds: Kinds of rewording.
+        kinds: Kinds of rewording, built in or of one's own.
 
     Raises:
-        InstructRecError: As ``evaluate``.
+        InstructRecError: As ``evaluate``, and as `check_kinds`.
     """
     found = []
-    for kind in kinds:
+    for kind, label in zip(kinds, check_kinds(kinds), strict=True):
         reworded = AugmentedTask(task, kinds={kind: 1.0}, seed=seed)
-        own = beside(file, kind)
+        own = beside(file, label)
         if overwrite:
             processes.on_main(partial(_remove, own))
-        found.append(compare(kind, measure(reworded, own), plain))
+        found.append(compare(label, measure(reworded, own), plain))
     numbers = metrics(found)
     processes.on_main(lambda: write_json(beside(file, "robustness").with_suffix(".json"), numbers))
     return found
+
+
+def check_kinds(kinds: Sequence[KindLike]) -> list[str]:
+    """Returns what kinds of rewording are called, each a row of the table and a file of rows.
+
+    Raises:
+        ConfigError: There is none, one is unknown, or two are called the same.
+    """
+    if not kinds:
+        raise ConfigError(f"robustness_kinds is empty: expected one or more, e.g. {KINDS[0]}.")
+    labels: list[str] = []
+    for kind in kinds:
+        made = find_kind(kind)
+        label = made if isinstance(made, str) else made.name
+        if label in (*labels, *_OTHER_FILES):
+            raise ConfigError(
+                f"robustness_kinds: {kind!r} is called {label!r}, which is the name of another "
+                "file beside the rows; give each kind once, and rename a function of yours."
+            )
+        labels.append(label)
+    return labels
 
 
 def beside(file: Path, label: str) -> Path:

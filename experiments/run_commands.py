@@ -114,7 +114,7 @@ def build_evaluate(parser: ArgumentParser) -> None:
         "--robustness",
         action="store_true",
         help="Measure the policy on the same instructions in other words, too: typos, casing, "
-        "paraphrase, distractor, conflict, vague.",
+        "paraphrase, distractor, conflict, vague, or robustness_kinds.",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="Delete an existing run folder of this name."
