@@ -156,7 +156,6 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> json
 
 _OTHER_WORDS = {
     "decoding": ("temperature", "--temperature 0 for greedy decoding, above 0 for sampling"),
-    "n": ("samples", "--samples for the number of responses to an instruction"),
 }
 """What people call a setting -> its key, and what to say instead."""
 

@@ -12,6 +12,7 @@ from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments import command_line
 from instructrec.experiments.config import EvaluateConfig, TrainConfig
+from instructrec.experiments.decoding_words import add_decoding, evaluate_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -110,6 +111,7 @@ def build_evaluate(parser: ArgumentParser) -> None:
         "empty, or the .jsonl of an earlier evaluation to score it anew.",
     )
     parser.add_class_arguments(EvaluateConfig)
+    add_decoding(parser)
     parser.add_argument(
         "--robustness",
         action="store_true",
@@ -125,7 +127,7 @@ def run_evaluate(values: Namespace, command: list[str]) -> None:
     """Evaluates a policy."""
     from instructrec.experiments.evaluate_policy import run_evaluation
 
-    config = command_line.as_dataclass(EvaluateConfig, values)
+    config = evaluate_config(values, command)
     run_evaluation(
         values.policy,
         config,

@@ -120,8 +120,7 @@ def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train", "short_answer"], "Did you mean 'short_answers'?"),
-        (["evaluate", "oracle", "--decoding", "sample"], "Say --temperature 0 for greedy"),
-        (["evaluate", "oracle", "--n", "8"], "Say --samples for the number of responses"),
+        (["explain", "runs/x", "--decoding", "sample"], "Say --temperature 0 for greedy"),
         (["train", "missing.yaml"], "unknown recipe 'missing.yaml'"),
         (["train", "--ppo.learing_rate", "1"], "Did you mean 'ppo.learning_rate'?"),
         (["train", "--learning_rate", "1"], "'ppo.learning_rate' or 'sft.learning_rate'"),
