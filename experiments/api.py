@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from instructrec.experiments import command_line, telling
 from instructrec.experiments.cli import command_parser
-from instructrec.experiments.config import EvaluateConfig, TrainConfig
+from instructrec.experiments.config import TrainConfig
+from instructrec.experiments.decoding_words import evaluate_config
 
 if TYPE_CHECKING:
     from instructrec.experiments.compare import CompareConfig
@@ -99,7 +100,9 @@ def train_config(*recipes: str | Path, settings: Mapping[str, Any] | None = None
     Raises:
         ConfigError: A key or a value is of no use.
     """
-    config: TrainConfig = _config("train", TrainConfig, recipes, settings)
+    arguments = command_line.recipes_to_config([str(recipe) for recipe in recipes])
+    values = command_line.parse(command_parser("train"), [*arguments, *as_options(settings)])
+    config: TrainConfig = command_line.as_dataclass(TrainConfig, values)
     return config
 
 
@@ -125,7 +128,8 @@ def evaluate(
     """
     from instructrec.experiments.evaluate_policy import run_evaluation
 
-    config = _config("evaluate", EvaluateConfig, (), settings, str(policy))
+    arguments = [*as_options(settings), str(policy)]
+    config = evaluate_config(command_line.parse(command_parser("evaluate"), arguments), arguments)
     command = _as_command("evaluate", [policy], settings)
     return run_evaluation(
         str(policy), config, robust=robust, overwrite=overwrite, command=command, say=say
@@ -139,19 +143,6 @@ def compare(
     from instructrec.experiments.compare import compare as compare_named
 
     return compare_named([str(policy) for policy in policies], config, say=say)
-
-
-def _config(
-    command: str,
-    kind: type[Any],
-    recipes: tuple[str | Path, ...],
-    settings: Mapping[str, Any] | None,
-    *positional: str,
-) -> Any:
-    arguments = command_line.recipes_to_config([str(recipe) for recipe in recipes])
-    arguments += [*as_options(settings), *positional]
-    values = command_line.parse(command_parser(command), arguments)
-    return command_line.as_dataclass(kind, values)
 
 
 def as_options(settings: Mapping[str, Any] | None) -> list[str]:

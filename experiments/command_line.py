@@ -28,6 +28,11 @@ _UNKNOWN = (
     re.compile(r"Group '(?P<group>[^']+)' does not accept option '(?P<key>[^']+)'"),
     re.compile(r"Option '(?P<key>[^']+)' is not accepted"),
 )
+_WRONG_VALUE = re.compile(
+    r'Parser key "(?P<key>[^"]+)"(?P<element> element \d+)?: '
+    r"Expected a (?P<kind>int|tuple|Literal\[.*\])\. Got value: (?P<given>.*)",
+    re.DOTALL,
+)
 _REPLACED = {
     "ppo.stop_on": "each monitor has a rule of its own: ppo.monitors.NAME.action = 'stop'",
     "ppo.stop_after": "each monitor has a rule of its own: ppo.monitors.NAME.patience",
@@ -46,14 +51,21 @@ def make_parser(prog: str, description: str) -> jsonargparse.ArgumentParser:
     )
 
 
-def add_config_file(parser: jsonargparse.ArgumentParser) -> None:
-    """Adds ``--config FILE`` (repeatable, later files win); recipes given first become that."""
+def add_config_file(parser: jsonargparse.ArgumentParser, *, recipes: bool = True) -> None:
+    """Adds ``--config FILE`` (repeatable, later files win).
+
+    Args:
+        parser: The command's.
+        recipes: Whether the command takes recipes, which may stand first instead.
+    """
     parser.add_argument(
         "--config",
         action="config",
-        metavar="RECIPE",
-        help="YAML file with settings; may be given several times, later ones win. A recipe "
-        "(path or shipped name) given as the first argument means the same.",
+        metavar="RECIPE" if recipes else "FILE",
+        help="YAML file with settings; may be given several times, later ones win."
+        + (
+            " A recipe (path or shipped name) given as the first argument means the same." * recipes
+        ),
     )
 
 
@@ -134,12 +146,59 @@ def _check_yaml(path: Path) -> None:
 
 
 def recipes_to_config(arguments: Sequence[str]) -> list[str]:
-    """Rewrites leading recipes: ``["a.yaml", "--seed", "2"]`` -> ``["--config", "<a>", ...]``."""
+    """Rewrites leading recipes: ``["a.yaml", "--seed", "2"]`` -> ``["--config", "<a>", ...]``.
+
+    What ``--config`` names is looked up in the same way.
+    """
     rewritten: list[str] = []
     rest = list(arguments)
     while rest and not rest[0].startswith("-"):
         rewritten += ["--config", str(find_recipe(rest.pop(0)))]
-    return rewritten + rest
+    for word in rest:
+        if rewritten and rewritten[-1] == "--config":
+            word = _as_file(word)
+        elif word.startswith("--config="):
+            word = f"--config={_as_file(word.removeprefix('--config='))}"
+        rewritten.append(word)
+    return rewritten
+
+
+def _as_file(given: str) -> str:
+    """The file of a recipe; settings written out in place, which the parser reads, stay."""
+    return given if not given or set(given) & set(":{\n") else str(find_recipe(given))
+
+
+def refuse_bare(name: str, arguments: Sequence[str]) -> None:
+    """Refuses a command that says nothing of what to train: it would do so for a long time.
+
+    Args:
+        name: The command.
+        arguments: The words after it.
+
+    Raises:
+        ConfigError: There is no recipe, and no setting but such as seed and folder.
+    """
+    options = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    is_said = any(o not in _SAY_NOTHING and not o.startswith(_ABOUT_THE_RECORD) for o in options)
+    if is_said or (arguments and not arguments[0].startswith("-")):
+        return
+    recipes = [r for r in recipe_names() if command_of(read_yaml(RECIPES / f"{r}.yaml")) == name]
+    example = next((r for r in _FIRST_RECIPES if r in recipes), recipes[0])
+    raise ConfigError(
+        f"`{' '.join(['instructrec', name, *arguments])}` says nothing of what to train: expected "
+        f"a recipe, e.g. `instructrec {name} {example}`, or settings such as --task.name. "
+        f"Recipes: {', '.join(recipes)}."
+    )
+
+
+_SAY_NOTHING = (
+    *("--resume", "--overwrite", "--allow_change", "--seed", "--seeds", "--keep_going"),
+    *("--sanity", "--name", "--variant"),
+)
+"""Options that leave open what is trained, as do those of the groups below."""
+_ABOUT_THE_RECORD = ("--output.", "--tracking.")
+_FIRST_RECIPES = ("tiny_smoke", "short_answers_sft", "short_answers_dpo")
+"""What a first run would take: quick, or small."""
 
 
 def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> jsonargparse.Namespace:
@@ -156,7 +215,6 @@ def parse(parser: jsonargparse.ArgumentParser, arguments: Sequence[str]) -> json
 
 _OTHER_WORDS = {
     "decoding": ("temperature", "--temperature 0 for greedy decoding, above 0 for sampling"),
-    "n": ("samples", "--samples for the number of responses to an instruction"),
 }
 """What people call a setting -> its key, and what to say instead."""
 
@@ -184,7 +242,9 @@ def explain(message: str, keys: Sequence[str]) -> str:
         hint = "; recipes come before the options" if match[1].endswith((".yaml", ".yml")) else ""
         return f"unexpected argument {match[1]!r}{hint}. `--help` lists the options."
     message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "")
-    return " ".join(message.replace('Parser key "config": ', "").split())
+    message = " ".join(message.replace('Parser key "config": ', "").split())
+    value = _WRONG_VALUE.fullmatch(message)
+    return (value and _explain_value(**value.groupdict())) or message
 
 
 def _explain_unknown(key: str, keys: Sequence[str]) -> str:
@@ -202,6 +262,24 @@ def _explain_unknown(key: str, keys: Sequence[str]) -> str:
     if (not found or key.startswith("ppo.")) and (known := explain_trl_name(leaf)):
         guess = f" {known[0].upper()}{known[1:]}."
     return f"unknown key {key!r}.{guess} `--help` lists the options."
+
+
+def _explain_value(key: str, element: str | None, kind: str, given: str) -> str | None:
+    """Words for a value of the wrong type; None where the parser's own say enough."""
+    if kind == "tuple":
+        inner = given if re.fullmatch(r"[^\[\]{}:]+", given) else "a, b"
+        return f"{key} = {given}: expected a list in brackets, such as --{key} '[{inner}]'."
+    if kind.startswith("Literal"):
+        known = re.findall(r"'([^']*)'", kind)
+        return f"{key}: {unknown_name('value', given, known)}" if known else None
+    if element:
+        numbers = re.findall(r"-?\d+", given)
+        example = " ".join(numbers if len(numbers) > 1 else "123")
+        return (
+            f"{key}: {given} is no whole number. Several are separated by spaces, such as "
+            f"--{key} {example}."
+        )
+    return None
 
 
 def _explain_reward(key: str, message: str) -> str:

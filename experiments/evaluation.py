@@ -185,7 +185,24 @@ class Evaluation:
             return {}
         return {"eval/entropy": -sum(row["logprob"] for row in measured) / tokens}
 
-    def _pass_at_k(self) -> dict[str, float]:
+    def pass_at(self, k: int) -> Interval:
+        """Chance that one of k responses at least gets full marks, with its 95 % interval.
+
+        Clustered by item, like `best_of`.
+
+        Args:
+            k: Responses that one may try, at most ``samples_scored``.
+        """
+        clusters = [cluster for _, cluster in self._totals().values()]
+        return mean_interval(self._chances(k), clusters)
+
+    def _chances(self, k: int) -> np.ndarray:
+        """``pass_at_k`` of each instruction that has a total, in the order of `_totals`."""
+        passes = self._passes().values()
+        return pass_at_k([sum(p) for p in passes], [len(p) for p in passes], k)
+
+    def _passes(self) -> dict[str, list[bool]]:
+        """Instruction -> which of its scored responses got full marks."""
         weights = self.header.get("weights", {})
         passes: dict[str, list[bool]] = {}
         for row in self.rows:
@@ -197,14 +214,13 @@ class Evaluation:
                 if score is not None and weights.get(name, 0.0 if "." in name else 1.0) > 0
             ]
             passes.setdefault(row["id"], []).append(min(counted, default=0.0) >= _FULL_MARKS)
-        samples = min((len(p) for p in passes.values()), default=0)
-        if samples < 2:
+        return passes
+
+    def _pass_at_k(self) -> dict[str, float]:
+        if self.samples_scored < 2:
             return {}
-        correct, tries = zip(*((sum(p), len(p)) for p in passes.values()), strict=True)
-        return {
-            f"eval/pass_at_{k}": float(pass_at_k(correct, tries, k).mean())
-            for k in [1, *sizes_up_to(samples)]
-        }
+        sizes = [1, *sizes_up_to(self.samples_scored)]
+        return {f"eval/pass_at_{k}": float(self._chances(k).mean()) for k in sizes}
 
 
 def evaluate(

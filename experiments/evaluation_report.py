@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from instructrec.experiments.best_of import sizes_up_to
 from instructrec.experiments.bounds import Bounds
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.groups import by_level, by_task
@@ -19,11 +20,16 @@ _SAMPLES = 200
 """Most responses that a tracker is told of; the file of the evaluation has all."""
 
 
+_AS_ROWS = ("eval/pass_at_", "eval/best_of_")
+"""Metrics that have rows with an interval of their own."""
+
+
 def report(policy: str, evaluation: Evaluation, bounds: Bounds | None = None) -> str:
     """The result as a table: rewards, corpus metrics, families of instructions, then the rest.
 
-    With several responses to an instruction there is a row for the best of them. It needs the
-    reward at test time: a bound for what reranking could reach, not what the policy gets.
+    With several responses to an instruction there are rows for the chance that one of k gets full
+    marks, and for the best of k. The latter needs the reward at test time: a bound for what
+    reranking could reach, not what the policy gets.
 
     Args:
         policy: As on the command line.
@@ -47,10 +53,10 @@ def report(policy: str, evaluation: Evaluation, bounds: Bounds | None = None) ->
     unscored = [row[0] for row in rows[1:] if row[-1] == "0"]
     rows = [row for row in rows if row[0] not in unscored]
     rows += [_row(f"corpus {name}", value) for name, value in evaluation.corpus.items()]
-    most = evaluation.samples_scored
-    if most > 1:
-        rows.append(_row(f"best of {most}", evaluation.best_of(most)))
-        metrics.pop(f"eval/best_of_{most}")
+    sizes = sizes_up_to(evaluation.samples_scored)
+    rows += [_row(f"pass@{k}", evaluation.pass_at(k)) for k in ([1, *sizes] if sizes else [])]
+    rows += [_row(f"best of {k}", evaluation.best_of(k)) for k in sizes]
+    metrics = {key: value for key, value in metrics.items() if not key.startswith(_AS_ROWS)}
     for family, intervals in evaluation.families().items():
         if intervals["total"].n:
             rows.append(_row(f"  {family}", intervals["total"]))

@@ -282,7 +282,7 @@ def _told(evaluation: Evaluation, pairs: list[Pair], config: PairsConfig) -> str
 
 def build(parser: ArgumentParser) -> None:
     """Arguments of ``pairs``."""
-    command_line.add_config_file(parser)
+    command_line.add_config_file(parser, recipes=False)
     parser.add_argument(
         "policy",
         help="Who answers: as for `instructrec evaluate` (a run folder, a model, or the .jsonl of "

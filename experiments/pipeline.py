@@ -183,6 +183,7 @@ def build(parser: ArgumentParser) -> None:
 
 def run(values: Namespace, command: list[str]) -> None:
     """Runs a pipeline."""
+    command_line.refuse_bare(command[0], command[1:])
     config = command_line.as_dataclass(PipelineConfig, values)
     run_pipeline(config, resume=values.resume, overwrite=values.overwrite, command=command)
 

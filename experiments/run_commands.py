@@ -12,6 +12,7 @@ from instructrec import processes
 from instructrec.errors import ConfigError
 from instructrec.experiments import command_line
 from instructrec.experiments.config import EvaluateConfig, TrainConfig
+from instructrec.experiments.decoding_words import add_decoding, evaluate_config
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -68,6 +69,7 @@ def build_dpo(parser: ArgumentParser) -> None:
 
 def run_train(values: Namespace, command: list[str]) -> None:
     """Trains; ``--sanity`` only overfits a few instructions."""
+    command_line.refuse_bare(command[0], command[1:])
     config = command_line.as_dataclass(TrainConfig, values)
     if command[0] in ("sft", "dpo") and config.algorithm != command[0]:
         raise ConfigError(
@@ -90,6 +92,8 @@ def run_train(values: Namespace, command: list[str]) -> None:
     folders = {"resume": values.resume, "overwrite": values.overwrite, "command": command}
     if values.seeds and values.allow_change:
         raise ConfigError("--allow_change is about one run: give --seed instead of --seeds.")
+    if values.seeds and values.seed not in values.seeds:
+        _refuse_seed(values, command)
     if values.seeds:
         from instructrec.experiments.seeds import run_seeds
 
@@ -100,9 +104,19 @@ def run_train(values: Namespace, command: list[str]) -> None:
     run_training(config, allow_change=values.allow_change, **folders)
 
 
+def _refuse_seed(values: Namespace, command: list[str]) -> None:
+    """A seed of the recipe gives way to ``--seeds``; one of the command line contradicts them."""
+    if any(word.partition("=")[0] == "--seed" for word in command):
+        seeds = " ".join(map(str, values.seeds))
+        raise ConfigError(
+            f"--seed {values.seed} with --seeds {seeds}: --seeds names every seed that is trained. "
+            f"Add {values.seed} to it, or leave --seed out."
+        )
+
+
 def build_evaluate(parser: ArgumentParser) -> None:
     """Arguments of ``evaluate``."""
-    command_line.add_config_file(parser)
+    command_line.add_config_file(parser, recipes=False)
     parser.add_argument(
         "policy",
         help="A run folder, a Hugging Face folder or hub id, a model name (smollm2-135m, tiny), "
@@ -110,6 +124,7 @@ def build_evaluate(parser: ArgumentParser) -> None:
         "empty, or the .jsonl of an earlier evaluation to score it anew.",
     )
     parser.add_class_arguments(EvaluateConfig)
+    add_decoding(parser)
     parser.add_argument(
         "--robustness",
         action="store_true",
@@ -125,7 +140,7 @@ def run_evaluate(values: Namespace, command: list[str]) -> None:
     """Evaluates a policy."""
     from instructrec.experiments.evaluate_policy import run_evaluation
 
-    config = command_line.as_dataclass(EvaluateConfig, values)
+    config = evaluate_config(values, command)
     run_evaluation(
         values.policy,
         config,

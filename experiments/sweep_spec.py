@@ -27,6 +27,7 @@ from instructrec import metrics
 from instructrec.choices import check_choices
 from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments.api import train_config
+from instructrec.experiments.command_line import recipe_names
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.folder_names import FOLDER_NAME
 from instructrec.experiments.yaml_files import read_yaml
@@ -100,6 +101,8 @@ def read_spec(path: Path) -> SweepSpec:
         ConfigError: The file is missing or no YAML mapping, a key is unknown, or a value is of no
             use; the message says which, and names the closest key.
     """
+    if not path.exists():
+        raise ConfigError(_missing(path))
     try:
         given = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -111,6 +114,19 @@ def read_spec(path: Path) -> SweepSpec:
     if not isinstance(given, dict):
         raise ConfigError(f"{path} holds a {type(given).__name__}: expected `key: value` settings.")
     return parse_spec(given, name=path.stem)
+
+
+def _missing(path: Path) -> str:
+    recipe = path.stem.replace("-", "_")
+    is_recipe = path.parent == Path() and recipe in recipe_names()
+    what = (
+        f"{path} is a recipe, and no file of that name is here" if is_recipe else f"no file {path}"
+    )
+    return (
+        f"sweep: {what}: expected a YAML file that says which recipe is searched and what varies, "
+        f"e.g. with the two lines `recipe: {recipe if is_recipe else 'short_answers'}` and "
+        "`space: {ppo.learning_rate: {log_uniform: [3.0e-5, 5.0e-4]}}`."
+    )
 
 
 def parse_spec(given: Mapping[str, Any], *, name: str = "sweep") -> SweepSpec:

@@ -74,8 +74,26 @@ def test_the_table_shows_the_best_of_n_beside_the_mean():
     text = report("fake", measure(2))
     mean, best = (next(li for li in text.splitlines() if name in li) for name in ("exact", "best"))
     assert "0.500" in mean and "best of 2" in best and "1.000" in best
-    assert "best_of" not in text
+    chances = [line for line in text.splitlines() if line.startswith("pass@")]
+    assert [line.split()[:2] for line in chances] == [["pass@1", "0.500"], ["pass@2", "1.000"]]
+    assert all(" to " in line for line in chances)
+    assert "best_of" not in text and "pass_at" not in text
     assert "best of" not in report("fake", measure(1))
+
+
+def test_pass_at_k_has_rows_like_the_best_of_k():
+    rows = [
+        {"id": str(i), "total": float(right), "parts": {"a": float(right)}, "item": i // 2}
+        for i in range(8)
+        for right in (True, i % 2 == 0, False)
+    ]
+    evaluation = Evaluation([{**row, "family": None} for row in rows], {"weights": {"a": 1.0}})
+    assert evaluation.samples_scored == 3
+    for k in (1, 2, 3):  # full marks or nothing
+        passed, best = evaluation.pass_at(k), evaluation.best_of(k)
+        assert passed.mean == pytest.approx(best.mean)
+        assert (passed.n, passed.n_clusters) == (best.n, best.n_clusters) == (8, 4)
+        assert (passed.low, passed.high) == pytest.approx((best.low, best.high))
 
 
 def test_pass_at_k_equals_counting_all_draws():

@@ -59,6 +59,13 @@ def test_later_files_and_then_the_command_line_win(tmp_path: Path) -> None:
     assert train_config(first, second).ppo.learning_rate == 1e-4
 
 
+def test_a_shipped_name_after_the_config_option_is_that_recipe(tmp_path: Path) -> None:
+    mine = write(tmp_path / "mine.yaml", {"seed": 3})
+    expected = train_config("tiny_smoke", mine)
+    assert train_config("--config", "tiny_smoke", f"--config={mine}") == expected
+    assert train_config("--config=tiny-smoke", "--config", "seed: 3") == expected
+
+
 def test_a_file_replaces_the_rewards_and_the_command_line_adds_to_them(tmp_path: Path) -> None:
     first = write(tmp_path / "a.yaml", {"rewards": {"exact_match": 1.0, "bleu": 0.5}})
     second = write(tmp_path / "b.yaml", {"rewards": {"bleu": 2.0}})
@@ -120,8 +127,7 @@ def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
     [
         (["trian"], "unknown command 'trian'. Did you mean 'train'?"),
         (["train", "short_answer"], "Did you mean 'short_answers'?"),
-        (["evaluate", "oracle", "--decoding", "sample"], "Say --temperature 0 for greedy"),
-        (["evaluate", "oracle", "--n", "8"], "Say --samples for the number of responses"),
+        (["explain", "runs/x", "--decoding", "sample"], "Say --temperature 0 for greedy"),
         (["train", "missing.yaml"], "unknown recipe 'missing.yaml'"),
         (["train", "--ppo.learing_rate", "1"], "Did you mean 'ppo.learning_rate'?"),
         (["train", "--learning_rate", "1"], "'ppo.learning_rate' or 'sft.learning_rate'"),
@@ -129,7 +135,7 @@ def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
         (["train", "--seed", "2", "a.yaml"], "recipes come before the options"),
         (["train", "--seed", "two"], '"seed": Expected a int'),
         (["train", "--ppo.gamma", "3"], "ppo.gamma = 3.0: expected a number in (0, 1]"),
-        (["train", "--policy.train", "half"], "Got value: half"),
+        (["train", "--policy.train", "half"], "policy.train: unknown value 'half'. Known: full"),
         (["train", "--rewards", "bleu"], "rewards is a mapping"),
         (["train", "--rewards.bleu.weigth", "1"], "Did you mean 'weight'?"),
         (
@@ -144,7 +150,19 @@ def test_sft_is_a_command_of_its_own(capsys: pytest.CaptureFixture[str]) -> None
         ),
         (["train", "--rewards.blue", "1"], "unknown reward 'blue'. Did you mean 'bleu'?"),
         (["train", "--task.name", "paritty"], "Did you mean 'parity'?"),
-        (["train", "--resume", "--overwrite"], "exclude each other"),
+        (["train", "tiny_smoke", "--resume", "--overwrite"], "exclude each other"),
+        (
+            ["train", "tiny_smoke", "--seeds", "1,2,3"],
+            "separated by spaces, such as --seeds 1 2 3.",
+        ),
+        (["train", "tiny_smoke", "--seeds", "1", "two"], "such as --seeds 1 2 3."),
+        (["train", "tiny_smoke", "--seeds", "8", "--seed", "4"], "leave --seed out"),
+        (["train", "--tracking.report_to", "wandb"], "such as --tracking.report_to '[wandb]'."),
+        (["train", "--tracking.report_to", "[wandb, mlflow]"], "Known: trackio, wandb."),
+        (["train", "--config", "tiny_smok"], "Did you mean 'tiny_smoke'?"),
+        (["train", "--config=missing.yaml"], "unknown recipe 'missing.yaml'"),
+        (["sweep", "short_answers"], "is a recipe, and no file of that name is here"),
+        (["sweep", "missing.yaml"], "no file missing.yaml: expected a YAML file"),
         (["rewards", "lst"], "invalid choice: 'lst'"),
         (["evaluate"], "required: policy"),
         (["evaluate", "tiny", "--samples", "2"], "same response every time"),
@@ -155,6 +173,29 @@ def test_a_mistake_is_one_line_that_helps(
     arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert expected in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recipe"),
+    [
+        (["train"], "tiny_smoke"),
+        (["train", "--seed", "3", "--output.dir=elsewhere"], "short_answers_raft"),
+        (["train", "--sanity"], "tiny_smoke"),
+        (["sft", "--seeds", "1", "2"], "short_answers_sft"),
+        (["dpo"], "short_answers_dpo"),
+        (["pipeline", "--resume"], "rlhf_simulated"),
+    ],
+)
+def test_training_asks_what_to_train(
+    arguments: list[str], recipe: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = complaint(capsys, *arguments)
+    assert "says nothing of what to train" in line and recipe in line
+
+
+@pytest.mark.parametrize("given", ["--task.name=arithmetic", "--config=x.yaml", "x.yaml"])
+def test_a_recipe_or_a_setting_says_what_to_train(given: str) -> None:
+    command_line.refuse_bare("train", [given, "--seed", "3"])
 
 
 @pytest.mark.parametrize(
