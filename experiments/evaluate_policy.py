@@ -88,13 +88,7 @@ def run_evaluation(
         SystemExit: The same, in another process than the main one of several.
     """
     kinds = _kinds(policy, config, robust)
-    if config.endpoint != EndpointConfig() and not is_endpoint(policy):
-        raise ConfigError(
-            f"endpoint.* given, but {policy!r} is no server: expected an address such as "
-            "http://localhost:8000/v1."
-        )
-    if is_without_weights(policy):
-        processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
+    _check_policy(policy, config)
     with processes.joined(config.device), ExitStack() as stack:
         say = say if processes.is_main() else telling.say_nothing
         run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
@@ -121,6 +115,16 @@ def run_evaluation(
     tables = [report(policy, evaluation, bounds), *([robustness.report(others)] if others else [])]
     say(shown("\n\n".join([*tables, f"responses    {file}"])))
     return evaluation
+
+
+def _check_policy(policy: str, config: EvaluateConfig) -> None:
+    if config.endpoint != EndpointConfig() and not is_endpoint(policy):
+        raise ConfigError(
+            f"endpoint.* given, but {policy!r} is no server: expected an address such as "
+            "http://localhost:8000/v1."
+        )
+    if is_without_weights(policy):
+        processes.refuse_several(f"an evaluation of {policy!r}, which has no model to wait for,")
 
 
 def _kinds(policy: str, config: EvaluateConfig, robust: bool) -> Sequence[str]:
