@@ -33,5 +33,5 @@ def in_words(speeds: Mapping[str, Any]) -> str:
             f"{speeds['speed/update_limit_frac']:.0%} of its matrix rate"
         )
     if max(speeds.get(f"speed/{name}") or 0 for name in ("limit_frac", "update_limit_frac")) > 1:
-        text += " (more than all of it: its rates were measured too low, most likely as it was busy then)"
+        text += " (more than all of it: its rates were measured too low, as when it was busy)"
     return text

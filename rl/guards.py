@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from instructrec.devices import is_out_of_memory, release_memory
-from instructrec.errors import NumericsError, PolicyError
+from instructrec.errors import InstructRecError, NumericsError, PolicyError
 from instructrec.faults import Fault, note
 from instructrec.rl.checkpoint import is_finite
 from instructrec.rl.micro_batches import MicroBatch
@@ -194,7 +194,7 @@ class MemoryGuard:
 @contextmanager
 def enough_memory(
     what: str = "the optimizer, which keeps two numbers for each trained weight",
-    advice: str = "Train fewer weights (policy.train = 'lora' or 'last_layers', critic = 'shared')",
+    advice: str = "Train fewer weights (policy.train = 'lora' or 'last_layers', a shared ppo.critic)",
 ) -> Iterator[None]:
     """Around what cannot be done in halves, as a step of the optimizer.
 
@@ -208,7 +208,8 @@ def enough_memory(
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
+        # What a validation inside of it lacks has its own words already.
+        if isinstance(error, InstructRecError) or not is_out_of_memory(error):
             raise
         raise PolicyError(
             f"out of memory in {what}. {advice}, or use a smaller model or a larger machine, on "

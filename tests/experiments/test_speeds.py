@@ -29,6 +29,6 @@ def test_what_is_not_known_is_not_said() -> None:
     assert "busy" not in in_words(found)
     told = in_words(found | {"speed/update_limit_frac": 1.2})
     assert told.endswith(
-        "120% of its matrix rate (more than all of it: its rates were measured too low, most likely "
-        "as it was busy then)"
+        "120% of its matrix rate (more than all of it: its rates were measured too low, as when it "
+        "was busy)"
     )
