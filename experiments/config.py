@@ -352,7 +352,7 @@ class EvaluateConfig:
     corpus_references: str | None = None
     """Column with their expected answers; None takes that of the run, else reference."""
     robustness_kinds: tuple[str, ...] | None = None
-    """Wordings of --robustness: built in, module:attr, file.py:attr; None: all that are built in."""
+    """Wordings of --robustness: built in, module:attr, file.py:attr; None: all built-in ones."""
     seed: int = 0
     """Seed of the sampling."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"

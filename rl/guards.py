@@ -194,7 +194,7 @@ class MemoryGuard:
 @contextmanager
 def enough_memory(
     what: str = "the optimizer, which keeps two numbers for each trained weight",
-    advice: str = "Train fewer weights (policy.train = 'lora' or 'last_layers', a shared ppo.critic)",
+    advice: str = "Train fewer weights (policy.train: lora or last_layers; ppo.critic: shared)",
 ) -> Iterator[None]:
     """Around what cannot be done in halves, as a step of the optimizer.
 
