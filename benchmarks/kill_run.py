@@ -199,22 +199,35 @@ class Runner:
         finally:
             os._exit(code)
 
-    def _wait(self, pid: int, kill_after_s: float | None) -> Ended:
-        """Waits for the end; kills the session where it was asked to, or where it has hung."""
-        begin = time.monotonic()
-        deadline = begin + (self.timeout_s if kill_after_s is None else kill_after_s)
+    def _wait(
+        self,
+        pid: int,
+        kill_after_s: float | None,
+        since: Callable[[], bool] = lambda: True,
+    ) -> Ended:
+        """Waits for the end; kills the session where it was asked to, or where it has hung.
+
+        Args:
+            pid: Of the process, which leads the session.
+            kill_after_s: Seconds after which it is killed; None: it is left alone.
+            since: From when on they count: the first time that this is true.
+        """
+        begin, planned = time.monotonic(), float("inf")
         while True:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 break
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if kill_after_s is not None and planned == float("inf") and since():
+                planned = now + kill_after_s
+            if now > min(planned, begin + self.timeout_s):
                 with suppress(ProcessLookupError):
                     os.killpg(pid, signal.SIGKILL)
                 _, status, usage = os.wait4(pid, 0)
                 break
             time.sleep(0.005)
         seconds = time.monotonic() - begin
-        if kill_after_s is None and seconds > self.timeout_s:
+        if seconds > self.timeout_s:
             raise AssertionError(f"a run in {self.folder} has not ended in {self.timeout_s:.0f} s")
         orphans = _alive(pid)
         if orphans:

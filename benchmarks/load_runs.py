@@ -12,6 +12,7 @@ import os
 import random
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,35 +88,34 @@ def soak(share: float) -> Found:
             ended = whole.start()
             if ended.code:
                 return Found({"updates": updates}, [f"the whole run: {ended.output[-800:]}"])
-            first = LongRunner(Path(folder) / "first", updates, server.port)
-            start_s = first.start(crash_at="rollout.scored").seconds
-            # By the clock, and the machine may be half as fast again by then: within two thirds.
-            step_s, draws = (ended.seconds - start_s) / (1.5 * len(plan)), random.Random(0)
-            planned = [(how, start_s + step_s * draws.uniform(0.7, 1.3)) for how in plan]
             disturbed = LongRunner(Path(folder) / "disturbed", updates, server.port)
-            found = _disturb(disturbed, planned, server)
+            found = _disturb(disturbed, plan, ended.seconds / updates, server)
             _compare(whole, disturbed, found)
             return found
     finally:
         server.stop()
 
 
-def _disturb(runner: LongRunner, planned: list[tuple[str, float]], server: Server) -> Found:
+def _disturb(runner: LongRunner, plan: Sequence[str], update_s: float, server: Server) -> Found:
     """Disturbs a run as planned, then lets it end.
 
     Args:
         runner: The run.
-        planned: What is done to it, and after how many seconds.
+        plan: What is done to it, one after the other.
+        update_s: Seconds that an update takes, more or less.
         server: What its reward asks.
     """
     found, done, most, peak = Found({"updates": runner.updates}), Counter[str](), 0, 0.0
-    for how, after_s in planned:
+    draws = random.Random(0)
+    for nth, how in enumerate(plan, 1):
         before = committed(runner.run)
-        last = runner.disturbed(how, after_s, server)
+        # The last one with a third of the updates to come: none may find the run at its end.
+        at = round(nth / len(plan) * runner.updates * 2 / 3)
+        last = runner.disturbed(how, at, update_s * draws.random(), server)
         done[how] += _was_disturbed(how, last, found)
         peak, most = max(peak, last.peak_mib), max(most, _size(runner.run / "checkpoints"))
         found.expect(committed(runner.run) >= before, f"a checkpoint was lost by: {how}")
-    counts = Counter(how for how, _ in planned)
+    counts = Counter(plan)
     found.numbers |= {f"disturbed by {how}": done[how] for how in counts}
     found.expect(done == counts, f"disturbed {dict(done)}, planned {dict(counts)}")
     found.numbers["newest checkpoint behind the last disturbance"] = committed(runner.run)

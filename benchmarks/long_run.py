@@ -97,31 +97,33 @@ class LongRunner(Runner):
         config["ppo"] = {**RUNS[kind]["ppo"], **ppo}
         (folder / "run.yaml").write_text(json.dumps(config))
 
-    def disturbed(self, how: str, after_s: float, server: Server) -> Ended:
+    def disturbed(self, how: str, at: int, after_s: float, server: Server) -> Ended:
         """Goes on with the run and disturbs it.
 
         Args:
             how: One of ``PLAN``.
-            after_s: Seconds until then.
+            at: The update whose checkpoint is waited for. By the clock, a disturbance would come
+                too late wherever the machine becomes faster meanwhile.
+            after_s: Seconds from then on.
             server: What the reward asks.
         """
         resume = ["--resume"] if self.run.exists() else []
         if how == "disk":
             return self._wait(self._fork(resume, "", small_files), None)
         if how == "tracker":
-            return self._without_tracker([*resume, "--tracking.mode", "offline"], after_s)
-        if how == "kill":
-            return self.start_and_kill(after_s, *resume)
+            return self._without_tracker([*resume, "--tracking.mode", "offline"], at, after_s)
         pid = self._fork(resume, "")
-        deadline = time.monotonic() + after_s
-        while time.monotonic() < deadline and os.waitid(os.P_PID, pid, _LOOK) is None:
-            time.sleep(0.05)
+        if how == "kill":
+            return self._wait(pid, after_s, lambda: committed(self.run) >= at)
+        while committed(self.run) < at and os.waitid(os.P_PID, pid, _LOOK) is None:
+            time.sleep(0.005)
+        time.sleep(after_s)
         server.stop()
         ended = self._wait(pid, None)
         server.start()
         return ended
 
-    def _without_tracker(self, arguments: list[str], after_s: float) -> Ended:
+    def _without_tracker(self, arguments: list[str], at: int, after_s: float) -> Ended:
         """Kills what tracks the run as soon as it is there, and later the run."""
         import psutil
 
@@ -134,8 +136,8 @@ class LongRunner(Runner):
                     if child.name().startswith("wandb") and committed(self.run):
                         child.kill()
                         killed = True
-            time.sleep(0.1)
-        ended = self._wait(pid, max(after_s - (time.monotonic() - begin), 1.0))
+            time.sleep(0.02)
+        ended = self._wait(pid, after_s, lambda: committed(self.run) >= at)
         if not killed:
             raise AssertionError(f"no tracker was found: {ended.output[-500:]}")
         return ended
