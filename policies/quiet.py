@@ -11,7 +11,7 @@ _WANDB_NOTE = "[INFO] Running in WANDB offline mode\n"
 
 # Optional libraries that PEFT, TRL or transformers import in every command wherever they are
 # installed, and what they then say of kernels that we never use: bitsandbytes asks for a package
-# (see policies.quantized), torchao tells which of its CUDA libraries do not load on this machine and
+# (see policies.quantized), torchao tells which of its CUDA libraries do not load here and
 # calls a function of torch that is on its way out.
 _CHATTER = {
     "bitsandbytes.backends.cpu.ops": "kernels-community",
