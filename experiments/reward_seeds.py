@@ -16,6 +16,7 @@ from instructrec.experiments.reward_run import run_reward_training
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.seeds import (
     Job,
+    Scores,
     SeedRun,
     SeedsOutcome,
     in_a_table,
@@ -51,7 +52,7 @@ def outcome_of(runs: list[SeedRun]) -> SeedsOutcome:
     if note := _differ(runs, rows):
         return SeedsOutcome(runs, {}, note)
     clusters = [canonical(row["prompt"]) for row in rows[0]]
-    found = {}
+    found: Scores = {}
     for name in _HEADS:
         scores_SN = np.array([_scores(each, name) for each in rows])
         known = np.isfinite(scores_SN).all(0)

@@ -16,7 +16,13 @@ from instructrec.experiments import telling
 from instructrec.experiments.compare_stats import FEWEST_RUNS
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder
-from instructrec.experiments.stats import Interval, SeedInterval, mean_interval, seeds_interval
+from instructrec.experiments.stats import (
+    Difference,
+    Interval,
+    SeedInterval,
+    mean_interval,
+    seeds_interval,
+)
 
 
 class Setting(Protocol):
@@ -45,6 +51,8 @@ class Setting(Protocol):
 
 
 S = TypeVar("S", bound=Setting)
+Scores = dict[str, Interval | SeedInterval | Difference]
+"""Score -> held-out mean of all seeds, with its interval."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +73,7 @@ class SeedsOutcome:
 
     runs: list[SeedRun]
     """The runs in the order of the seeds given."""
-    scores: dict[str, Interval | SeedInterval]
+    scores: Scores
     """Score -> held-out mean with its interval: from three seeds on that of other seeds on other
     items, else of other items alone. Of a training run ``total`` comes first."""
     note: str = ""

@@ -13,6 +13,7 @@ from instructrec.experiments.contenders import read_policy
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.seeds import (
     Job,
+    Scores,
     SeedRun,
     SeedsOutcome,
     in_a_table,
@@ -20,7 +21,6 @@ from instructrec.experiments.seeds import (
     run_each,
     with_interval,
 )
-from instructrec.experiments.stats import Interval, SeedInterval
 from instructrec.experiments.yaml_files import read_config
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def _outcome(runs: list[SeedRun]) -> SeedsOutcome:
     return SeedsOutcome(runs, scores_of([run.folder.path for run in runs]))
 
 
-def scores_of(folders: Sequence[Path]) -> dict[str, Interval | SeedInterval]:
+def scores_of(folders: Sequence[Path]) -> Scores:
     """Reward -> held-out mean of the runs with its interval, where more than one item has a score.
 
     Args:
@@ -125,7 +125,7 @@ def scores_of(folders: Sequence[Path]) -> dict[str, Interval | SeedInterval]:
     """
     policy = read_policy(folders)
     (contender,) = policy.contenders
-    found = {}
+    found: Scores = {}
     for part in policy.parts:
         places = policy.kept(part)
         clusters = policy.clusters(places)
