@@ -83,6 +83,7 @@ def learn_alignment(
         **report.to_dict(),
         **{"slope": slope, "intercept": intercept},
         **{"cut_texts": sum(match.cut for match in every), "texts": 2 * len(every)},
+        "train_rows": len(train),
         "best_validation": {VAL_LOSS: result.best_score},
         **items.facts(config.fit.eval_every),
     }
