@@ -42,6 +42,8 @@ def check(values: Namespace, command: list[str]) -> None:
         if values.keep_going:
             raise ConfigError("--keep_going is about several seeds: give --seeds, or leave it out.")
         return
+    if values.resume and values.overwrite:
+        raise ConfigError("--resume and --overwrite exclude each other: choose one.")
     if values.get("allow_change"):
         raise ConfigError("--allow_change is about one run: give --seed instead of --seeds.")
     is_given = any(word.partition("=")[0] == "--seed" for word in command)

@@ -119,6 +119,7 @@ def test_alignment_models_have_recall_beside_accuracy(tmp_path: Path) -> None:
         (["--seeds", "1", "1"], "different seeds"),
         (["--seeds", "1", "2", "--seed", "3"], "Add 3 to it, or leave --seed out"),
         (["--seeds", "1", "--resume", "--allow_change", "data"], "--allow_change is about one run"),
+        (["--seeds", "1", "2", "--resume", "--overwrite"], "exclude each other"),
         (["--seeds", "1", "2", "--name", "mine"], "Give variant instead"),
     ],
 )
