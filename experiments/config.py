@@ -335,12 +335,12 @@ class EvaluateConfig:
     """Most instructions; None takes the whole split, or those that a file of responses has."""
     samples: int | None = None
     """Responses per instruction; None takes 1, or all that a file of responses has."""
-    temperature: float = 0.0
-    """Softmax temperature; 0 is greedy decoding."""
-    top_p: float = 1.0
-    """Nucleus: smallest set of tokens with this much probability."""
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
+    temperature: float | None = None
+    """Softmax temperature; 0 is greedy. None: as a file's responses were drawn, else 0."""
+    top_p: float | None = None
+    """Nucleus: smallest set of tokens with this probability; None: as in a file, else 1 (all)."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens; 0 keeps all. None: as in a file of responses, else 0."""
     max_new_tokens: int | None = None
     """Most tokens in one response; None takes that of the policy's run folder, else 64."""
     batch_size: int = 64

@@ -282,13 +282,14 @@ def _sampling(
     """How responses are drawn: as asked for, the budget else as in the run; or as they were."""
     if recorded is not None:
         return recorded.sampling(config)
+    config = replace(config, temperature=config.temperature or 0.0)  # refuses several greedy ones
     tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
     tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
     return Sampling(
         max_new_tokens=tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
+        temperature=config.temperature or 0.0,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=config.top_k or 0,
         stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
     )
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
-from instructrec.errors import ConfigError
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments.config import EvaluateConfig, OutputConfig
 from instructrec.experiments.evaluate_policy import run_evaluation
 from instructrec.experiments.runfolder import RunFolder
@@ -42,3 +43,16 @@ def test_it_says_how_it_ended_and_the_same_command_goes_on(
     assert record["status"] == status and record["finished"] is not None
     run_evaluation("random", config, say=str)
     assert RunFolder.open(tmp_path / "mine").record()["status"] == "finished"
+
+
+def test_what_is_there_already_is_told_in_the_words_of_this_command(tmp_path: Path) -> None:
+    output = OutputConfig(dir=str(tmp_path))
+    config = EvaluateConfig(task="parity", limit=4, name="mine", output=output, bounds=False)
+    run_evaluation("random", config, say=str)
+    with pytest.raises(CheckpointError, match="holds this evaluation, finished") as found:
+        run_evaluation("random", config, say=str)
+    assert "--overwrite" in str(found.value) and "--resume" not in str(found.value)
+    other = dataclasses.replace(config, temperature=1.0)
+    with pytest.raises(CheckpointError, match="another run, or other settings"):
+        run_evaluation("random", other, say=str)
+    run_evaluation("random", other, overwrite=True, say=str)
