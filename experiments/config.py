@@ -45,11 +45,17 @@ _SECTIONS = ("ppo", "sft", "dpo")
 
 
 @dataclass(frozen=True)
-class OutputConfig:
-    """Where the run is written and how much of it."""
+class PlaceConfig:
+    """Where the run is written."""
 
     dir: str = "runs"
     """Folder of the run folders."""
+
+
+@dataclass(frozen=True)
+class OutputConfig(PlaceConfig):
+    """Where the run is written and how much of it."""
+
     samples_per_update: int = 8
     """Responses of each update that samples.jsonl keeps; 0 keeps none."""
     export_policy: bool = True
@@ -363,7 +369,7 @@ class EvaluateConfig:
     """System message; None takes that of the policy's run folder, else none."""
     endpoint: EndpointConfig = EndpointConfig()
     """The model, where the policy is the address of a server."""
-    output: OutputConfig = OutputConfig()
+    output: PlaceConfig = PlaceConfig()
     """Where the run folder goes."""
     tracking: TrackingConfig = TrackingConfig(mode="disabled")
     """Where it is mirrored to; nowhere unless tracking.mode is given."""

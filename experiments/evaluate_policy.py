@@ -24,6 +24,7 @@ from instructrec.experiments.evaluation_report import report, track
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.recorded import Recorded, read_recorded
 from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.tracking import note_unused
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
 from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConfig, Sampling
@@ -91,6 +92,7 @@ def run_evaluation(
     _check_policy(policy, config)
     with processes.joined(config.device), ExitStack() as stack:
         say = say if processes.is_main() else telling.say_nothing
+        note_unused(config.tracking, say)
         run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
         plan, task, reward, answering = processes.together(lambda: _prepare(policy, config, run))
         _share(answering, task, reward, config.seed)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import telling
-from instructrec.experiments.config import EvaluateConfig
+from instructrec.experiments.config import EvaluateConfig, PlaceConfig
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.locks import held
 from instructrec.experiments.runfolder import RunFolder, RunInfo
@@ -49,12 +49,18 @@ def place(
 
     Raises:
         CheckpointError: Another process writes there, or it holds this one or something else.
-        ConfigError: No folder name can be made of the policy's.
+        ConfigError: No folder name can be made of the policy's, or a place was given that is none.
     """
     decoding = telling.decoding(plan.sampling, plan.samples, plan.limit, config.seed, plan.episodes)
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command, hold)
         return folder, folder.eval_path(plan.task, plan.split, decoding, 0)
+    asked = config.output.dir
+    if asked != PlaceConfig.dir and Path(asked).resolve() != run.path.resolve().parent:
+        raise ConfigError(
+            f"output.dir = {asked!r} given, but the evaluation of a run goes into its "
+            f"own folder, {run.path}: leave it out, or give --name as well for a folder there."
+        )
     update = int(run.summary().get("best_update", 0))
     file = run.eval_path(plan.task, plan.split, decoding, update)
     hold(held(run.path, "evaluate", shared=True))  # others may measure it otherwise meanwhile

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from instructrec.errors import CheckpointError, ConfigError
-from instructrec.experiments.config import EvaluateConfig, OutputConfig
-from instructrec.experiments.evaluate_policy import run_evaluation
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.config import EvaluateConfig, OutputConfig, PlaceConfig
+from instructrec.experiments.cli import main
+from instructrec.experiments.evaluate_policy import make_plan, run_evaluation
+from instructrec.experiments.evaluation_place import place
+from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.rewards import register_reward
 
 ENDS: list[type[BaseException]] = []
@@ -56,3 +60,27 @@ def test_what_is_there_already_is_told_in_the_words_of_this_command(tmp_path: Pa
     with pytest.raises(CheckpointError, match="another run, or other settings"):
         run_evaluation("random", other, say=str)
     run_evaluation("random", other, overwrite=True, say=str)
+
+
+def test_a_place_that_the_rows_of_a_run_do_not_go_to_is_refused(tmp_path: Path) -> None:
+    info = RunInfo("train", "ppo", "v", 0, "tiny", "parity")
+    run = RunFolder.create(tmp_path / "runs" / "mine", info, {"task": {"name": "parity"}})
+    run.policy.mkdir()
+
+    def file(**given: Any) -> Path:
+        config = EvaluateConfig(**given)
+        plan = make_plan(str(run.path), config, run)
+        with ExitStack() as stack:
+            return place(str(run.path), plan, config, run, False, None, stack.enter_context)[1]
+
+    elsewhere = PlaceConfig(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"goes into its own folder, .*mine.* give --name"):
+        file(output=elsewhere)
+    assert file(output=PlaceConfig(str(tmp_path / "runs"))).parent == run.path / "eval"
+    assert file().parent == run.path / "eval"
+    assert file(output=elsewhere, name="apart").is_relative_to(tmp_path / "elsewhere" / "apart")
+
+
+def test_settings_of_training_are_none_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "oracle", "--output.samples_per_update", "3"]) == 2
+    assert "unknown key 'output.samples_per_update'" in capsys.readouterr().err
