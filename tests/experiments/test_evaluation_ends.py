@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from instructrec.errors import CheckpointError, ConfigError
-from instructrec.experiments.config import EvaluateConfig, OutputConfig, PlaceConfig
 from instructrec.experiments.cli import main
+from instructrec.experiments.config import EvaluateConfig, OutputConfig, PlaceConfig
 from instructrec.experiments.evaluate_policy import make_plan, run_evaluation
 from instructrec.experiments.evaluation_place import place
 from instructrec.experiments.runfolder import RunFolder, RunInfo
