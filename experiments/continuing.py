@@ -124,20 +124,20 @@ def finished(
 
 
 @contextmanager
-def behind_training(folder: RunFolder, *, is_saved: bool) -> Iterator[None]:
-    """Measures what was trained: whoever stops that is told how it goes on, where it can.
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Trains and measures: whoever stops that at once is told how it goes on, where it can.
 
     Args:
         folder: The run folder.
-        is_saved: Whether there is a checkpoint for certain; else the folder says it.
 
     Raises:
+        KeyboardInterrupt: It was stopped inside of the block, and there is no checkpoint.
         RunInterrupted: It was stopped inside of the block, and there is a checkpoint.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        if not is_saved and not list_checkpoints(folder.checkpoints):
+        if not list_checkpoints(folder.checkpoints):
             raise
         raise RunInterrupted(
             "stopped before all that was trained was measured and written. The same "

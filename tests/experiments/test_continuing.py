@@ -51,20 +51,18 @@ def test_what_was_allowed_stands_in_the_record(tmp_path: Path) -> None:
     assert goes_on and said == ["allowed to differ from here on: data"]
 
 
-def test_a_stop_behind_the_training_says_how_it_goes_on_where_it_can(tmp_path: Path) -> None:
+def test_a_stop_at_once_says_how_it_goes_on_where_it_can(tmp_path: Path) -> None:
     _, run, _ = begun(tmp_path)
 
-    def stop(is_saved: bool) -> None:
-        with continuing.behind_training(run, is_saved=is_saved):
+    def stop() -> None:
+        with continuing.resumable(run):
             raise KeyboardInterrupt
 
-    with pytest.raises(RunInterrupted, match=r"before all that was trained.*--resume goes on"):
-        stop(is_saved=True)
     with pytest.raises(KeyboardInterrupt):  # its training took no time, and left nothing
-        stop(is_saved=False)
+        stop()
     write_checkpoint(checkpoint_path(run.checkpoints, 3), Snapshot({}, {}))
-    with pytest.raises(RunInterrupted):
-        stop(is_saved=False)
+    with pytest.raises(RunInterrupted, match=r"before all that was trained.*--resume goes on"):
+        stop()
 
 
 def test_a_finished_run_without_checkpoints_is_not_trained_again(tmp_path: Path) -> None:
