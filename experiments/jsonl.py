@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.redaction import known_secrets, without
 
 Row = dict[str, Any]
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def plain(value: Any) -> Any:
@@ -86,6 +88,14 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def drop_leftovers(*folders: Path) -> None:
+    """Deletes the new files that a killed process had begun in folders nobody else writes to."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def output_file(named: str | Path) -> Path:
