@@ -289,7 +289,7 @@ def test_an_evaluation_outside_the_folder_is_not_read(tmp_path, named):
         run.summary()
 
 
-def test_what_a_killed_writer_had_begun_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_what_a_killed_writer_had_begun_is_gone_when_the_run_goes_on(tmp_path):
     run = RunFolder.create(tmp_path / "run", INFO, {"seed": 1})
     (run.path / "eval").mkdir()
     begun = [run.path / ".run.json.0123abcd.tmp", run.path / "eval" / ".a.json.0123abcd.tmp"]
