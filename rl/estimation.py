@@ -76,7 +76,8 @@ def _advantages(
     if config.advantage == "rloo":
         return estimators.rloo_advantages(returns_BT, mask_BT, group_B)
     if config.advantage == "group":
-        return estimators.group_advantages(returns_BT, mask_BT, group_B)
+        floor = config.advantage_std_floor
+        return estimators.group_advantages(returns_BT, mask_BT, group_B, std_floor=floor)
     if not critic_used:
         return estimators.batch_mean_advantages(returns_BT, mask_BT)
     values_BT = experience.values_BT

@@ -183,6 +183,14 @@ def test_group_advantages_by_hand():
     assert group_advantages(RETURNS, MEMBERS, GROUPS)[3:].tolist() == [[0.0, 0.0]] * 3
 
 
+def test_a_group_with_hardly_any_spread_is_divided_by_the_floor():
+    returns = torch.tensor([[1.01], [0.99], [1.0], [0.0]])
+    mask, groups = torch.ones(4, 1, dtype=torch.bool), torch.tensor([0, 0, 1, 1])
+    advantages = group_advantages(returns, mask, groups, eps=0.0, std_floor=0.2)
+    half = math.sqrt(0.5)  # 0.5 by the spread of 1 and 0, which is above the floor
+    torch.testing.assert_close(advantages, torch.tensor([[0.05], [-0.05], [half], [-half]]))
+
+
 def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
     generator = torch.Generator().manual_seed(1)
     returns = torch.randn(8, 1, generator=generator)
