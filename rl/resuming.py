@@ -113,7 +113,7 @@ def _check_processes(before: int) -> None:
 def check_start(
     state: Mapping[str, Any], weights_hash: str, allow_change: Collection[str] = ()
 ) -> None:
-    """Refuses to continue a run from another start: it holds what does not train, and the reference.
+    """Refuses to continue a run from another start, whose frozen weights and reference differ.
 
     Args:
         state: What the checkpoint says; an older one says nothing of the start, and passes.
@@ -127,10 +127,10 @@ def check_start(
     if before != weights_hash and "weights" not in allow_change:
         raise CheckpointError(
             f"the policy starts from different weights (hash {weights_hash[:12]}) than the run did "
-            f"({before[:12]}): the checkpoint holds only what trains, so its other weights, and the "
-            "reference of the KL, would be those of another model. Was the model replaced, or "
-            "policy.train changed? Put it back, start a new run, or go on all the same with "
-            "--allow_change weights."
+            f"({before[:12]}): a checkpoint holds only what trains, so all other weights, and a "
+            "reference, would be those of another model. Was the model replaced, or policy.train "
+            "changed? Put it back, start a new run, or go on all the same with --allow_change "
+            "weights."
         )
 
 
