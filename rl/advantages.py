@@ -215,6 +215,20 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, action_mask_BT: Te
     return float(1 - (returns - values).var() / variance)
 
 
+def is_nearer_than_mean(values_BT: Tensor, returns_BT: Tensor, action_mask_BT: Tensor) -> bool:
+    """Whether ``E (G - V)² < Var(G)`` over the action tokens: V beats every constant baseline.
+
+    What a baseline leaves of the returns decides the noise of the gradient. ``explained_variance``
+    forgives values that are off by a constant, as those of a head that starts at zero are while the
+    returns are not around zero. Never where all returns are equal.
+    """
+    values, returns = values_BT[action_mask_BT].double(), returns_BT[action_mask_BT].double()
+    if returns.numel() < 2:
+        return False
+    variance = returns.var(correction=0)
+    return bool(variance >= 1e-12 and (returns - values).square().mean() < variance)
+
+
 def _episode_returns(returns_BT: Tensor, action_mask_BT: Tensor) -> tuple[Tensor, Tensor]:
     """Return from the first action token on, and 1.0 for episodes that have one (else 0.0)."""
     member_B = action_mask_BT.any(1).to(returns_BT.dtype)

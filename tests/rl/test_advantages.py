@@ -11,6 +11,7 @@ from instructrec.rl.advantages import (
     explained_variance,
     gae,
     group_advantages,
+    is_nearer_than_mean,
     rloo_advantages,
     turn_gae,
     whiten,
@@ -201,3 +202,15 @@ def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
     assert difference[2].item() == pytest.approx(5.0)
     torch.testing.assert_close(difference[[0, 1, 3]], torch.full((3, 1), -5 / 3))
     assert not difference[4:].any()
+
+
+def test_values_that_are_off_by_a_constant_are_no_baseline_whatever_they_explain():
+    returns = torch.tensor([[4.0, 5.0, 6.0, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    for off, is_nearer in ((0.0, True), (0.5, True), (1.0, False), (-5.0, False)):
+        values = returns + off
+        assert explained_variance(values, returns, mask) == pytest.approx(1.0)
+        assert is_nearer_than_mean(values, returns, mask) == is_nearer
+    assert not is_nearer_than_mean(torch.full_like(returns, 5.0), returns, mask)
+    assert not is_nearer_than_mean(returns, torch.ones_like(returns), mask)
+    assert not is_nearer_than_mean(returns, returns, torch.zeros_like(mask))
