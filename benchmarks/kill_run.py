@@ -268,6 +268,7 @@ def outcome(run: Path, updates: int = UPDATES) -> dict[str, Any]:
     """
     from instructrec.experiments.jsonl import read_rows
     from instructrec.metrics import is_wall_clock
+    from instructrec.rl.monitor_config import OF_THE_CLOCK
 
     last = run / "checkpoints" / f"update-{updates:06d}" / "MANIFEST.json"
     found: dict[str, Any] = {}
@@ -280,8 +281,9 @@ def outcome(run: Path, updates: int = UPDATES) -> dict[str, Any]:
     rows = read_rows(run / "metrics.jsonl")
     for number, row in enumerate(rows, start=1):
         found[f"metrics {number}"] = {k: v for k, v in row.items() if not is_wall_clock(k)}
-    for name in ("samples.jsonl", "warnings.jsonl"):
-        found[name] = read_rows(run / name)
+    found["samples.jsonl"] = read_rows(run / "samples.jsonl")
+    warned = read_rows(run / "warnings.jsonl")
+    found["warnings.jsonl"] = [row for row in warned if row.get("monitor") not in OF_THE_CLOCK]
     for path in sorted((run / "eval").glob("*.jsonl")):
         found[path.name] = read_rows(path)
     summary = json.loads((run / "summary.json").read_text())

@@ -87,19 +87,17 @@ def alignment_report(
         slope: Factor of the cosine.
         intercept: What is added to it.
     """
-    own_N = cosine_NN.diagonal()
-    above_NN = (own_N[:, None] > cosine_NN) + 0.5 * (own_N[:, None] == cosine_NN)
-    counted_N = (~same_NN).sum(1)
-    known = counted_N > 0
-    won_N = (above_NN * ~same_NN).sum(1)[known] / counted_N[known]
-    best_N = own_N > np.where(same_NN, -np.inf, cosine_NN).max(1)
+    above_N, best_N = against_others(cosine_NN, same_NN)
+    known = np.isfinite(above_N)
     cosines, targets, weights = _labelled(cosine_NN, same_NN)
     scores = 1 / (1 + np.exp(-np.clip(slope * cosines + intercept, -700, 700)))
     curve = _curve(scores, targets, weights)
     match = targets == 1
     return AlignmentReport(
-        pairs=len(own_N),
-        accuracy=mean_interval(won_N, [c for c, k in zip(clusters, known, strict=True) if k]),
+        pairs=len(cosine_NN),
+        accuracy=mean_interval(
+            above_N[known], [c for c, k in zip(clusters, known, strict=True) if k]
+        ),
         recall_at_1=mean_interval(best_N.astype(float), clusters),
         calibration=curve,
         calibration_error=sum(share * abs(score - right) for share, score, right in curve),
@@ -107,6 +105,27 @@ def alignment_report(
         mismatch_score=float(scores[~match].mean()) if (~match).any() else float("nan"),
         score_std=float(scores[match].std()),
     )
+
+
+def against_others(
+    cosine_NN: Floats, same_NN: NDArray[np.bool_]
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """How the own output of each instruction does against those of others.
+
+    Args:
+        cosine_NN: As for `calibrate`.
+        same_NN: As for `calibrate`.
+
+    Returns:
+        Share of the others' outputs that it is above, (N,) float64, a tie one half, NaN where there
+        is no other; and whether it is above all of them, (N,) bool.
+    """
+    own_N = cosine_NN.diagonal()
+    above_NN = (own_N[:, None] > cosine_NN) + 0.5 * (own_N[:, None] == cosine_NN)
+    counted_N = (~same_NN).sum(1)
+    won_N = np.where(counted_N > 0, (above_NN * ~same_NN).sum(1), np.nan)
+    best_N = own_N > np.where(same_NN, -np.inf, cosine_NN).max(1)
+    return won_N / np.maximum(counted_N, 1), best_N
 
 
 def _labelled(cosine_NN: Floats, same_NN: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:

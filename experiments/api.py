@@ -77,7 +77,7 @@ def train(
     """
     config = train_config(*recipes, settings=settings)
     if seeds is not None:
-        from instructrec.experiments.seeds import run_seeds
+        from instructrec.experiments.train_seeds import run_seeds
 
         given = ["--seeds", *map(str, seeds)]
         command = [*_as_command("train", recipes, settings), *given]

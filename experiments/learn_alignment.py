@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from instructrec.envs.tasks.base import render_prompt
 from instructrec.envs.tasks.partition import stable_hash
 from instructrec.errors import DataError
-from instructrec.experiments.alignment_stats import AlignmentReport, alignment_report, calibrate
+from instructrec.experiments.alignment_stats import (
+    AlignmentReport,
+    against_others,
+    alignment_report,
+    calibrate,
+)
 from instructrec.experiments.learn_preferences import interval_metrics
 from instructrec.experiments.preference_data import DemonstrationItem, Parts
 from instructrec.experiments.reward_model_config import RewardModelConfig
@@ -65,8 +70,8 @@ def learn_alignment(
         slope=slope,
         intercept=intercept,
         max_length=limit,
-        scale=float(dual.scale),
-        bias=float(dual.bias),
+        scale=float(dual.scale.detach()),
+        bias=float(dual.bias.detach()),
     )
 
     def save(folder: Path) -> None:
@@ -78,10 +83,11 @@ def learn_alignment(
         **report.to_dict(),
         **{"slope": slope, "intercept": intercept},
         **{"cut_texts": sum(match.cut for match in every), "texts": 2 * len(every)},
+        "train_rows": len(train),
         "best_validation": {VAL_LOSS: result.best_score},
         **items.facts(config.fit.eval_every),
     }
-    rows = _rows(measured, cosine_NN, settings)
+    rows = _rows(measured, cosine_NN, same_NN, settings)
     return Learned(result, _metrics(report), save, rows, told)
 
 
@@ -119,17 +125,22 @@ def _similarities(
 def _rows(
     items: Sequence[DemonstrationItem],
     cosine_NN: NDArray[np.float64],
+    same_NN: NDArray[np.bool_],
     settings: AlignmentSettings,
 ) -> list[dict[str, Any]]:
+    above_N, best_N = against_others(cosine_NN, same_NN)
+    own = zip(cosine_NN.diagonal().tolist(), above_N.tolist(), best_N.tolist(), strict=True)
     return [
         {
             "id": item.id,
             "prompt": item.prompt,
             "output": item.output,
-            "cosine": value,
-            "score": settings.score(value),
+            "cosine": cosine,
+            "score": settings.score(cosine),
+            "above_others": above,
+            "is_best": best,
         }
-        for item, value in zip(items, cosine_NN.diagonal().tolist(), strict=True)
+        for item, (cosine, above, best) in zip(items, own, strict=True)
     ]
 
 

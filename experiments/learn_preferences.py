@@ -59,7 +59,7 @@ def learn_preferences(
         save,
         _rows(measured, scores),
         report.to_dict()
-        | {"cut_texts": cut, "texts": 2 * len(pairs)}
+        | {"cut_texts": cut, "texts": 2 * len(pairs), "train_rows": len(train)}
         | items.facts(config.fit.eval_every),
     )
 

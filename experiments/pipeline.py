@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from instructrec import processes
 from instructrec.errors import ConfigError, RunInterrupted
-from instructrec.experiments import command_line, pipeline_tracking, setup_run, telling
+from instructrec.experiments import command_line, pipeline_tracking, seed_flags, setup_run, telling
 from instructrec.experiments import pipeline_stages as stages
 from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.locks import held
@@ -60,6 +60,7 @@ def run_pipeline(
     processes.refuse_several("a pipeline")
     if resume and overwrite:
         raise ConfigError("--resume and --overwrite exclude each other: choose one.")
+    config = config.resolved()
     run = Pipeline(config, list(command or ["pipeline"]), load_policy, say)
     with held(config.folder, "pipeline"):
         _run_all(run, resume and config.folder.exists(), overwrite)
@@ -179,12 +180,20 @@ def build(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="Delete the pipeline of this name with its stages."
     )
+    seed_flags.add(parser)
 
 
 def run(values: Namespace, command: list[str]) -> None:
-    """Runs a pipeline."""
+    """Runs a pipeline, or one with each of several seeds."""
     command_line.refuse_bare(command[0], command[1:])
     config = command_line.as_dataclass(PipelineConfig, values)
+    seed_flags.check(values, command)
+    if values.seeds:
+        from instructrec.experiments.pipeline_seeds import JOB
+        from instructrec.experiments.seeds import run_each
+
+        run_each(JOB, config, values.seeds, **seed_flags.options(values, command))
+        return
     run_pipeline(config, resume=values.resume, overwrite=values.overwrite, command=command)
 
 

@@ -237,6 +237,11 @@ class PipelineConfig:
         """The pipeline's own folder, in which the stages have theirs."""
         return Path(self.output.dir) / (self.name or f"{self.resolved_variant}-s{self.seed}")
 
+    def resolved(self) -> PipelineConfig:
+        """The same pipeline with the seed in the model written out."""
+        model = self.policy.model.replace("{seed}", str(self.seed))
+        return replace(self, policy=replace(self.policy, model=model))
+
     @property
     def gold_reward(self) -> dict[str, Any]:
         """The true reward under its one name, as ``rewards`` of a run."""

@@ -100,7 +100,7 @@ def pair_report(
     """
     chosen_N, rejected_N = _floats(chosen), _floats(rejected)
     difference_N = chosen_N - rejected_N
-    right_N = _won(difference_N)
+    right_N = won(difference_N)
     sure_N = 1.0 / (1.0 + np.exp(-np.abs(difference_N)))
     curve = _calibration(sure_N, right_N)
     gap = sum(b.n * abs(b.predicted - b.accuracy) for b in curve) / len(right_N)
@@ -123,8 +123,8 @@ def _floats(values: ArrayLike) -> Floats:
     return np.asarray(values, dtype=np.float64)
 
 
-def _won(difference_N: Floats) -> Floats:
-    """1 where the difference is above 0, 0.5 where it is 0."""
+def won(difference_N: Floats) -> Floats:
+    """1 where the difference is above 0, 0.5 where it is 0, and 0 below."""
     return np.where(difference_N == 0, 0.5, (difference_N > 0).astype(np.float64))
 
 
@@ -166,12 +166,12 @@ def _length_bias(
     clusters: Sequence[Hashable],
 ) -> LengthBias:
     longer_N = chosen_length_N - rejected_length_N
-    right_N = _won(difference_N)
+    right_N = won(difference_N)
     lengths = np.concatenate([chosen_length_N, rejected_length_N])
     known = len(scores) > 1 and np.ptp(scores) > 0 and np.ptp(lengths) > 0
     return LengthBias(
-        longer_wins=mean_interval(_won(longer_N), clusters),
-        model_prefers_longer=mean_interval(_won(difference_N * longer_N), clusters),
+        longer_wins=mean_interval(won(longer_N), clusters),
+        model_prefers_longer=mean_interval(won(difference_N * longer_N), clusters),
         accuracy_when_longer_wins=_mean(right_N[longer_N > 0]),
         accuracy_when_shorter_wins=_mean(right_N[longer_N < 0]),
         correlation=float(stats.pearsonr(scores, lengths).statistic) if known else None,

@@ -153,6 +153,12 @@ def _settings(reading: Reading) -> dict[str, Any]:
             found |= {f"{section}.{key}": values[key] for key in keys if values.get(key)}
     if found.get("policy.train") not in ("last_layers", "lora"):
         found.pop("policy.num_layers", None)
+    for key, needed in (
+        ("fit.best_by", "fit.eval_every"),
+        ("preference.margin_scale", "preference.margins"),
+    ):
+        if needed not in found:  # then it had no effect
+            found.pop(key, None)
     return found
 
 

@@ -115,11 +115,14 @@ def _result(results: dict[str, Any], scores: Sequence[tuple[str, ...]]) -> str:
 def _learned(results: dict[str, Any]) -> str:
     """The tables of a reward model."""
     tables = report_text.learned_tables(results)
-    titled = ((f"<h3>{text(t.title)}</h3>" if t.title else "", t) for t in tables)
+    shown = [
+        f"<h3>{text(t.title)}</h3>{_plain_table(t.rows)}"
+        if t.title
+        else facts([(name, value) for name, value in t.rows])
+        for t in tables
+    ]
     note = reward_report.of_the_choice(results["learned"])
-    return "".join(title + _plain_table(t.rows) for title, t in titled) + (
-        f"<p>{text(note)}</p>" if note else ""
-    )
+    return "".join(shown) + (f"<p>{text(note)}</p>" if note else "")
 
 
 def _scored(reading: Reading) -> str:
@@ -138,10 +141,13 @@ def _scored(reading: Reading) -> str:
             for row in rows
         ]
     else:
-        rows = sorted(rows, key=lambda row: float(row["score"]))[:SAMPLES]
-        head = ["score", "instruction", "output", "cosine"]
+        rows = sorted(rows, key=_beaten)[:SAMPLES]
+        head = ["above others", "score", "instruction", "output", "cosine"]
         lines = [
-            [_score(row["score"]), _asked(row), long(row["output"]), _score(row["cosine"])]
+            [
+                *(_score(row.get("above_others")), _score(row["score"]), _asked(row)),
+                *(long(row["output"]), _score(row["cosine"])),
+            ]
             for row in rows
         ]
     told = f"<p>{len(lines)} of {len(reading.scored)} rows, what it got most wrong first.</p>"
@@ -155,6 +161,12 @@ def _asked(row: Row) -> str:
 def _ahead(row: Row) -> float:
     """How far the preferred response is ahead of the other one."""
     return float(row["chosen_score"] - row["rejected_score"])
+
+
+def _beaten(row: Row) -> tuple[float, float]:
+    """Share of mismatched outputs that the own one is above, where it is known; then its score."""
+    above = row.get("above_others")
+    return (1.0 if above is None else float(above)), float(row["score"])
 
 
 def _time(results: dict[str, Any]) -> str:

@@ -107,7 +107,7 @@ def read_run(path: Path, before: str | None = None) -> Reading:
         after,
         start,
         before_after.changes(start, after) if start is not None and after is not None else [],
-        _learned(path),
+        read_learned(path),
         _rows(path / summary["scores_file"]) if "scores_file" in summary else [],
     )
 
@@ -123,7 +123,8 @@ def _several(path: Path) -> str:
     )
 
 
-def _learned(path: Path) -> Row:
+def read_learned(path: Path) -> Row:
+    """What a reward model has learned, from its run folder; empty where it is not there."""
     file = path / "reward_model" / "reward_report.json"
     return read_json(file) if file.is_file() else {}
 

@@ -81,6 +81,7 @@ def _of_preferences(report: Mapping[str, Any]) -> list[Table]:
     accuracy, length = report["accuracy"], report["length"]
     ranks = _share(length["rank_correlation"])
     rows = [
+        *_learned_from(report, "pairs"),
         ("measured on", measured_on(report)),
         ("accuracy", f"{_told(accuracy)} of {accuracy['n']} pairs"),
         ("loss", f"{report['loss']:.3f} nats (0.693 knows nothing)"),
@@ -111,6 +112,7 @@ def _of_preferences(report: Mapping[str, Any]) -> list[Table]:
 
 def _of_alignment(report: Mapping[str, Any]) -> list[Table]:
     rows = [
+        *_learned_from(report, "instructions with outputs"),
         ("measured on", measured_on(report)),
         ("pairs", str(report["pairs"])),
         ("own output above a mismatched one", _told(report["accuracy"])),
@@ -125,6 +127,12 @@ def _of_alignment(report: Mapping[str, Any]) -> list[Table]:
     curve = [tuple(f"{value:.3f}" for value in row) for row in report["calibration"]]
     head = ("share", "score", "matches")
     return [Table("", [*rows, *_cut(report)]), Table("Calibration by score.", [head, *curve])]
+
+
+def _learned_from(report: Mapping[str, Any], rows: str) -> list[tuple[str, str]]:
+    """How many rows trained the weights, where that was recorded."""
+    found = report.get("train_rows")
+    return [] if found is None else [("learned from", f"{found} {rows}")]
 
 
 def _cut(report: Mapping[str, Any]) -> list[tuple[str, str]]:

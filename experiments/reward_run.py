@@ -17,6 +17,7 @@ from instructrec.experiments import (
     data_lock,
     preference_data,
     reward_report,
+    seed_flags,
     setup_run,
     speeds,
     telling,
@@ -285,11 +286,19 @@ def build(parser: ArgumentParser) -> None:
         "--overwrite", action="store_true", help="Delete an existing run folder of this name."
     )
     command_line.add_allow_change(parser, "fit.learning_rate", "the preferences")
+    seed_flags.add(parser)
 
 
 def run(values: Namespace, command: list[str]) -> None:
-    """Trains a reward model."""
+    """Trains a reward model, or one with each of several seeds."""
     config = command_line.as_dataclass(RewardModelConfig, values)
+    seed_flags.check(values, command)
+    if values.seeds:
+        from instructrec.experiments.reward_seeds import JOB
+        from instructrec.experiments.seeds import run_each
+
+        run_each(JOB, config, values.seeds, **seed_flags.options(values, command))
+        return
     run_reward_training(
         config,
         resume=values.resume,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from instructrec import processes
 from instructrec.errors import ConfigError
-from instructrec.experiments import command_line
+from instructrec.experiments import command_line, seed_flags
 from instructrec.experiments.config import EvaluateConfig, TrainConfig
 from instructrec.experiments.decoding_words import add_decoding, evaluate_config
 
@@ -37,18 +37,7 @@ def build_train(parser: ArgumentParser) -> None:
     _add_folder_flags(parser)
     more = "weights (of the start), "
     command_line.add_allow_change(parser, "ppo.learning_rate", "the instructions", more)
-    parser.add_argument(
-        "--seeds",
-        type=int,
-        nargs="+",
-        help="Train once with each of these seeds, one run after the other (instead of --seed); "
-        "--resume skips those that are finished.",
-    )
-    parser.add_argument(
-        "--keep_going",
-        action="store_true",
-        help="With --seeds: go on with the next seed when one fails.",
-    )
+    seed_flags.add(parser)
     parser.add_argument(
         "--sanity",
         action="store_true",
@@ -77,8 +66,7 @@ def run_train(values: Namespace, command: list[str]) -> None:
             f"algorithm = {config.algorithm!r}: `instructrec {command[0]}` trains with algorithm "
             f"{command[0]}; use `instructrec train` for this recipe."
         )
-    if values.keep_going and not values.seeds:
-        raise ConfigError("--keep_going is about several seeds: give --seeds, or leave it out.")
+    seed_flags.check(values, command)
     if values.sanity:
         from instructrec.experiments.sanity import run_sanity
 
@@ -90,29 +78,20 @@ def run_train(values: Namespace, command: list[str]) -> None:
             )
         run_sanity(config.resolved())
         return
-    folders = {"resume": values.resume, "overwrite": values.overwrite, "command": command}
-    if values.seeds and values.allow_change:
-        raise ConfigError("--allow_change is about one run: give --seed instead of --seeds.")
-    if values.seeds and values.seed not in values.seeds:
-        _refuse_seed(values, command)
     if values.seeds:
-        from instructrec.experiments.seeds import run_seeds
+        from instructrec.experiments.train_seeds import run_seeds
 
-        run_seeds(config, values.seeds, keep_going=values.keep_going, **folders)
+        run_seeds(config, values.seeds, **seed_flags.options(values, command))
         return
     from instructrec.experiments.train import run_training
 
-    run_training(config, allow_change=values.allow_change, **folders)
-
-
-def _refuse_seed(values: Namespace, command: list[str]) -> None:
-    """A seed of the recipe gives way to ``--seeds``; one of the command line contradicts them."""
-    if any(word.partition("=")[0] == "--seed" for word in command):
-        seeds = " ".join(map(str, values.seeds))
-        raise ConfigError(
-            f"--seed {values.seed} with --seeds {seeds}: --seeds names every seed that is trained. "
-            f"Add {values.seed} to it, or leave --seed out."
-        )
+    run_training(
+        config,
+        resume=values.resume,
+        overwrite=values.overwrite,
+        allow_change=values.allow_change,
+        command=command,
+    )
 
 
 def build_evaluate(parser: ArgumentParser) -> None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -15,18 +14,45 @@ from instructrec import processes
 from instructrec.errors import CheckpointError, ConfigError, InstructRecError, RunInterrupted
 from instructrec.experiments import telling
 from instructrec.experiments.compare_stats import FEWEST_RUNS
-from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
-from instructrec.experiments.contenders import read_policy
 from instructrec.experiments.listing import table
 from instructrec.experiments.runfolder import RunFolder
-from instructrec.experiments.stats import Interval, SeedInterval, mean_interval, seeds_interval
-from instructrec.experiments.yaml_files import read_config
+from instructrec.experiments.stats import (
+    Difference,
+    Interval,
+    SeedInterval,
+    mean_interval,
+    seeds_interval,
+)
 
-if TYPE_CHECKING:
-    from instructrec.experiments.train import Outcome
 
-Train = Callable[..., "Outcome"]
-"""``instructrec.experiments.train.run_training``, or something with its signature."""
+class Setting(Protocol):
+    """A dataclass that describes a run: of training, of a reward model, or a pipeline."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def name(self) -> str | None:
+        """Name of the folder, where one was given."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything that is drawn."""
+        ...
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        ...
+
+    def resolved(self) -> Self:
+        """The same run with what follows from the seed written out."""
+        ...
+
+
+S = TypeVar("S", bound=Setting)
+Scores = dict[str, Interval | SeedInterval | Difference]
+"""Score -> held-out mean of all seeds, with its interval."""
 
 
 @dataclass(frozen=True)
@@ -47,80 +73,92 @@ class SeedsOutcome:
 
     runs: list[SeedRun]
     """The runs in the order of the seeds given."""
-    scores: dict[str, Interval | SeedInterval]
-    """Reward -> held-out mean with its interval: from three seeds on that of other seeds on other
-    items, else of other items alone; ``total`` comes first."""
+    scores: Scores
+    """Score -> held-out mean with its interval: from three seeds on that of other seeds on other
+    items, else of other items alone. Of a training run ``total`` comes first."""
+    note: str = ""
+    """Why there are no scores of all seeds together, where that is so."""
 
 
-def run_seeds(
-    config: TrainConfig,
+@dataclass(frozen=True)
+class Job(Generic[S]):
+    """What is done once with every seed, and how it is told at the end."""
+
+    run: Callable[..., Any]
+    """Makes one run; takes the setting and ``resume``, ``overwrite``, ``command`` and ``say``."""
+    is_done: Callable[[S], bool]
+    """Whether a run came to its end; raises ConfigError where it did under other settings."""
+    outcome: Callable[[list[SeedRun]], SeedsOutcome]
+    """What the finished runs say together."""
+    report: Callable[[SeedsOutcome], str]
+    """The same as a table for people."""
+    what: str = "training several seeds"
+    """What it is called where it is refused."""
+
+
+def run_each(
+    job: Job[S],
+    setting: S,
     seeds: Sequence[int],
     *,
     resume: bool = False,
     overwrite: bool = False,
     keep_going: bool = False,
     command: Sequence[str] | None = None,
-    train: Train | None = None,
     say: telling.Say = telling.say,
 ) -> SeedsOutcome:
-    """Trains a setting once with each seed; every run is what a single one would be.
+    """Runs a setting once with each seed; every run is what a single one would be.
 
     Args:
-        config: The setting; its own seed does not count.
+        job: What is done.
+        setting: The setting; its own seed does not count.
         seeds: Different seeds, in the order of the runs.
         resume: Skip seeds that are finished and continue the others.
         overwrite: Delete existing runs of these seeds.
         keep_going: Go on with the next seed when one fails; its error is raised at the end.
         command: The command line after the program's name, for the record of each run.
-        train: Trains one run; None takes ``run_training``.
         say: Receives lines for people.
 
     Raises:
         ConfigError: The seeds cannot be told apart, or several processes were started.
-        CheckpointError: A run folder is there already; nothing was trained.
+        CheckpointError: A run folder is there already; nothing was run.
         InstructRecError: What the first seed that failed raised.
     """
-    configs = of_seeds(config, seeds)
-    processes.refuse_several("training several seeds")
+    settings = of_seeds(setting, seeds)
+    processes.refuse_several(job.what)
     if not (resume or overwrite):
-        _refuse_existing(configs)
-    train = train or run_training()
+        _refuse_existing(settings)
+    finished = [each.seed for each in settings if resume and job.is_done(each)]
     failed: dict[int, BaseException] = {}
-    done: list[TrainConfig] = []
-    for each in configs:
-        if resume and is_done(each):
+    done: list[S] = []
+    for each in settings:
+        if each.seed in finished:
             say(f"seed {each.seed}: {each.folder} is finished already")
             done.append(each)
             continue
-        say(f"\nseed {each.seed}, number {configs.index(each) + 1} of {len(configs)}")
+        say(f"\nseed {each.seed}, number {settings.index(each) + 1} of {len(settings)}")
         record = None if command is None else for_one_seed(command, each.seed)
         try:
-            train(each, resume=resume, overwrite=overwrite, command=record, say=say)
+            job.run(each, resume=resume, overwrite=overwrite, command=record, say=say)
         except BaseException as error:
             own = isinstance(error, InstructRecError) and not isinstance(error, RunInterrupted)
             if keep_going and own:
                 failed[each.seed] = error
                 say(f"seed {each.seed} failed: {error}")
                 continue
-            _tell_stopped(configs, each, done, say)
+            _tell_stopped(settings, each, done, say)
             raise
         done.append(each)
-    outcome = _outcome(done)
+    outcome = _outcome(job, done)
     if done:
-        say(report(outcome, failed))
+        told = "\n".join(f"seed {seed} failed: {error}" for seed, error in failed.items())
+        say("\n\n".join(filter(None, (job.report(outcome), told))))
     for cause in failed.values():
         raise cause
     return outcome
 
 
-def run_training() -> Train:
-    """The function of that name (imports torch)."""
-    from instructrec.experiments.train import run_training
-
-    return run_training
-
-
-def of_seeds(config: TrainConfig, seeds: Sequence[int]) -> list[TrainConfig]:
+def of_seeds(setting: S, seeds: Sequence[int]) -> list[S]:
     """The runs of a setting, one for each seed.
 
     Raises:
@@ -128,27 +166,12 @@ def of_seeds(config: TrainConfig, seeds: Sequence[int]) -> list[TrainConfig]:
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ConfigError(f"seeds = {list(seeds)}: expected different seeds, one at least.")
-    if config.name is not None:
+    if setting.name is not None:
         raise ConfigError(
-            f"name = {config.name!r} with several seeds: each needs a folder of its own. Give "
+            f"name = {setting.name!r} with several seeds: each needs a folder of its own. Give "
             "variant instead; the folders are then <variant>-s<seed>."
         )
-    return [dataclasses.replace(config, seed=seed).resolved() for seed in seeds]
-
-
-def is_done(config: TrainConfig) -> bool:
-    """Whether the run was trained and measured to its end, under these settings.
-
-    Raises:
-        ConfigError: It was, under other ones.
-    """
-    folder = config.folder
-    if not folder.exists() or RunFolder.open(folder).record()["status"] != "finished":
-        return False
-    config = keep_chosen(config, folder)
-    refuse_changed(config, folder)
-    updates = (read_config(folder).get("ppo") or {}).get("num_updates")
-    return config.supervised is not None or updates == config.ppo.num_updates
+    return [dataclasses.replace(setting, seed=seed).resolved() for seed in seeds]
 
 
 def for_one_seed(command: Sequence[str], seed: int) -> list[str]:
@@ -168,78 +191,79 @@ def for_one_seed(command: Sequence[str], seed: int) -> list[str]:
     return rewritten
 
 
-def report(outcome: SeedsOutcome, failed: Mapping[int, BaseException] | None = None) -> str:
-    """The seeds as a table, their mean, and how to compare them with other policies."""
-    parts = list(outcome.scores)
-    shown = ["total"] if len(parts) == 2 and "total" in parts else parts  # one reward is the total
-    rows = [("seed", *shown, "folder")]
-    for run in outcome.runs:
-        scores = (_score(run.summary, part) for part in shown)
-        rows.append((str(run.seed), *scores, str(run.folder.path)))
-    if len(outcome.runs) > 1:
-        rows.append(("all", *(_interval(outcome.scores[part]) for part in shown), ""))
-    for name, bound in _bounds(outcome).items():
-        cells = (f"{bound['mean']:.3f}" if part == "total" else "-" for part in shown)
-        rows.append((f"bound {name}", *cells, ""))
-    lines = [f"\nheld-out scores, 95 % intervals for {_speaks_of(outcome)}", "", table(rows)]
-    lines += [f"seed {seed} failed: {error}" for seed, error in (failed or {}).items()]
-    folders = [str(run.folder.path) for run in outcome.runs]
-    lines += ["", f"compare  {shlex.join(['instructrec', 'compare', *folders])} OTHER_RUNS..."]
-    return "\n".join(lines)
-
-
-def _bounds(outcome: SeedsOutcome) -> Mapping[str, Any]:
-    """What scripted policies got on the same instructions; the same beside every seed."""
-    measured = (run.summary.get("bounds") for run in outcome.runs)
-    return next((found["totals"] for found in measured if found), {})
-
-
-def _speaks_of(outcome: SeedsOutcome) -> str:
-    """What the intervals are about."""
-    if len(outcome.runs) < 2:
-        return "other items"
-    if len(outcome.runs) < FEWEST_RUNS:
-        return f"other items (other seeds: from {FEWEST_RUNS} on)"
-    return "other items; of all: other seeds on other items"
-
-
-def _outcome(configs: Sequence[TrainConfig]) -> SeedsOutcome:
-    folders = [RunFolder(config.folder) for config in configs]
-    runs = [
-        SeedRun(config.seed, folder, folder.summary())
-        for config, folder in zip(configs, folders, strict=True)
-    ]
-    return SeedsOutcome(runs, scores_of([folder.path for folder in folders]) if folders else {})
-
-
-def scores_of(folders: Sequence[Path]) -> dict[str, Interval | SeedInterval]:
-    """Reward -> held-out mean of the runs with its interval, where more than one item has a score.
+def mean_of(scores_SN: np.ndarray, clusters: Sequence[str]) -> Interval | SeedInterval:
+    """With an interval of other seeds on other items; of these seeds, where they are too few.
 
     Args:
-        folders: Run folders of the seeds of one setting.
+        scores_SN: One row for each seed, one column for each item.
+        clusters: N labels; items of one label belong together.
     """
-    policy = read_policy(folders)
-    (contender,) = policy.contenders
-    found = {}
-    for part in policy.parts:
-        places = policy.kept(part)
-        clusters = policy.clusters(places)
-        if len(set(clusters)) > 1:
-            scores = contender.scores([policy.ids[i] for i in places], part)
-            found[part] = _mean_of(scores, clusters)
-    return found
-
-
-def _mean_of(scores_SN: np.ndarray, clusters: Sequence[str]) -> Interval | SeedInterval:
-    """With an interval of other seeds on other items; of these seeds, where they are too few."""
     if len(scores_SN) < FEWEST_RUNS:
         return mean_interval(scores_SN.mean(0), clusters)
     return seeds_interval(scores_SN, clusters)
 
 
-def _refuse_existing(configs: Sequence[TrainConfig]) -> None:
+def in_a_table(
+    outcome: SeedsOutcome,
+    heads: Mapping[str, str],
+    cell: Callable[[SeedRun, str], str],
+    *,
+    title: str,
+    items: str = "items",
+    below: Sequence[tuple[str, ...]] = (),
+) -> str:
+    """The seeds as a table with their mean, under a line that says what it is of.
+
+    Args:
+        outcome: What they left behind.
+        heads: Score -> head of its column.
+        cell: A score of one seed, as text.
+        title: What the scores are.
+        items: What was scored.
+        below: More rows, of a name and a cell for each score.
+    """
+    rows = [("seed", *heads.values(), "folder")]
+    for run in outcome.runs:
+        cells = (cell(run, score) for score in heads)
+        rows.append((str(run.seed), *cells, str(run.folder.path)))
+    if len(outcome.runs) > 1 and not outcome.note:
+        found = (outcome.scores.get(score) for score in heads)
+        cells = ("-" if f is None else with_interval(f.mean, f.low, f.high) for f in found)
+        rows.append(("all", *cells, ""))
+    rows += [(*row, "") for row in below]
+    of_what = _speaks_of(len(outcome.runs), items, bool(outcome.note))
+    lines = [f"\n{title}, 95 % intervals for {of_what}", "", table(rows)]
+    return "\n".join([*lines, "", outcome.note] if outcome.note else lines)
+
+
+def with_interval(mean: float | None, low: float | None, high: float | None) -> str:
+    """A mean and its ends, where they are known."""
+    if mean is None:
+        return "-"
+    return f"{mean:.3f}" if low is None or high is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _speaks_of(runs: int, items: str, is_apart: bool) -> str:
+    """What the intervals are about; apart, there is none of all runs."""
+    if runs < 2 or is_apart:
+        return f"other {items}"
+    if runs < FEWEST_RUNS:
+        return f"other {items} (other seeds: from {FEWEST_RUNS} on)"
+    return f"other {items}; of all: other seeds on other {items}"
+
+
+def _outcome(job: Job[S], done: Sequence[S]) -> SeedsOutcome:
+    folders = [RunFolder(setting.folder) for setting in done]
+    runs = [
+        SeedRun(setting.seed, folder, folder.summary())
+        for setting, folder in zip(done, folders, strict=True)
+    ]
+    return job.outcome(runs) if runs else SeedsOutcome([], {})
+
+
+def _refuse_existing(settings: Sequence[Setting]) -> None:
     """Before anything is trained: a later seed should not fail for this after hours."""
-    there = [str(c.folder) for c in configs if c.folder.exists() and any(c.folder.iterdir())]
+    there = [str(s.folder) for s in settings if s.folder.exists() and any(s.folder.iterdir())]
     if there:
         raise CheckpointError(
             f"{', '.join(there)} exists already: pass --resume to continue what is unfinished and "
@@ -248,26 +272,12 @@ def _refuse_existing(configs: Sequence[TrainConfig]) -> None:
 
 
 def _tell_stopped(
-    configs: Sequence[TrainConfig],
-    at: TrainConfig,
-    done: Sequence[TrainConfig],
-    say: telling.Say,
+    settings: Sequence[Setting], at: Setting, done: Sequence[Setting], say: telling.Say
 ) -> None:
     """Says which seeds are done, where it stopped, and how to go on."""
-    rest = [config.seed for config in configs[configs.index(at) + 1 :]]
-    finished = ", ".join(f"{config.seed} ({config.folder})" for config in done) or "none"
+    rest = [each.seed for each in settings[settings.index(at) + 1 :]]
+    finished = ", ".join(f"{each.seed} ({each.folder})" for each in done) or "none"
     say(
         f"\nstopped at seed {at.seed}; finished: {finished}; not begun: "
         f"{', '.join(map(str, rest)) or 'none'}. The same command with --resume goes on."
     )
-
-
-def _score(summary: Mapping[str, Any], part: str) -> str:
-    mean, low, high = (summary.get(f"eval/{part}/{key}") for key in ("mean", "ci_low", "ci_high"))
-    if mean is None:
-        return "-"
-    return f"{mean:.3f}" if low is None else f"{mean:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _interval(found: Interval | SeedInterval) -> str:
-    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"

@@ -23,7 +23,6 @@ from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import sweep_report, telling
 from instructrec.experiments.jsonl import write_atomic
 from instructrec.experiments.locks import held
-from instructrec.experiments.seeds import Train, run_training
 from instructrec.experiments.sweep_spec import SweepSpec, check_runs
 from instructrec.experiments.sweep_trials import (
     CONTINUES,
@@ -33,6 +32,7 @@ from instructrec.experiments.sweep_trials import (
     scores_of,
     suggest,
 )
+from instructrec.experiments.train_seeds import Train, run_training
 from instructrec.experiments.yaml_files import read_yaml
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def run_sweep(
     """
     _require_optuna()
     check_runs(spec)
-    train = train or run_training()
+    train = train or run_training
     _make_folder(spec, folder, resume=resume, overwrite=overwrite)
     with held(folder, "sweep"):
         write_atomic(folder / "sweep.yaml", yaml.safe_dump(spec.to_dict(), sort_keys=False))

@@ -14,8 +14,8 @@ from instructrec.experiments import telling
 from instructrec.experiments.api import as_options
 from instructrec.experiments.config import TrainConfig
 from instructrec.experiments.runfolder import RunFolder, read_metrics
-from instructrec.experiments.seeds import Train, is_done
 from instructrec.experiments.sweep_spec import Dimension, SweepSpec
+from instructrec.experiments.train_seeds import Train, is_done
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -9,11 +9,19 @@ from contextlib import contextmanager, redirect_stdout
 
 _WANDB_NOTE = "[INFO] Running in WANDB offline mode\n"
 
-# Where bitsandbytes is installed, PEFT and TRL import it in every command, and on CPUs with
-# AVX512-BF16 it then asks for a package whose kernels we never use (see policies.quantized).
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(
-    lambda record: "kernels-community" not in record.getMessage()
-)
+# Optional libraries that PEFT, TRL or transformers import in every command wherever they are
+# installed, and what they then say of kernels that we never use: bitsandbytes asks for a package
+# (see policies.quantized), torchao tells which of its CUDA libraries do not load here and
+# calls a function of torch that is on its way out.
+_CHATTER = {
+    "bitsandbytes.backends.cpu.ops": "kernels-community",
+    "torchao": "Failed to load",
+    "torch.utils._pytree": "register_constant",
+}
+for _name, _words in _CHATTER.items():
+    logging.getLogger(_name).addFilter(
+        lambda record, words=_words: words not in record.getMessage()  # type: ignore[misc]
+    )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ start from a policy's own trunk, from another decoder, or from an encoder.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,7 +93,7 @@ def load_scorer(
             trained on), or an encoder; what trains; the system message of decoders.
         head: What stands on the trunk. A new score layer is drawn as its architecture draws it.
         seed: Seed of a new score layer and of new adapters; torch's own random state stays.
-        markers: Special tokens that the vocabulary is to have; new ones are drawn as others were.
+        markers: Special tokens that the vocabulary is to have; new ones start as their names read.
 
     Raises:
         PolicyError: There is no such model, or it cannot be trained.
@@ -115,16 +116,28 @@ def load_scorer(
 
 
 def _add_markers(loaded: Loaded, markers: tuple[str, ...], seed: int) -> None:
+    """Adds special tokens; each starts as the mean of the tokens that spell its name.
+
+    What a drawn vector says to the layers above it would be left to the seed, and where embeddings
+    do not train it would stay so.
+    """
     tokenizer, model = loaded.tokenizer, loaded.model
-    new = [AddedToken(m, normalized=False) for m in markers if m not in tokenizer.get_vocab()]
+    new = [marker for marker in markers if marker not in tokenizer.get_vocab()]
     if not new:
         return
-    tokenizer.add_tokens(new, special_tokens=True)
+    names = [re.sub(r"\W+", " ", marker).strip() for marker in new]
+    spelled = [tokenizer(name, add_special_tokens=False)["input_ids"] for name in names]
+    tokenizer.add_tokens([AddedToken(m, normalized=False) for m in new], special_tokens=True)
     size = max(tokenizer.get_vocab().values()) + 1
     if size > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             model.resize_token_embeddings(size, mean_resizing=False)
+    weight = model.get_input_embeddings().weight
+    with torch.no_grad():
+        for marker, ids in zip(tokenizer.convert_tokens_to_ids(new), spelled, strict=True):
+            if ids:
+                weight[marker] = weight[ids].mean(0)
 
 
 def _is_head(name: str) -> bool:

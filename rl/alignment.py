@@ -64,7 +64,8 @@ class DualEncoder(nn.Module):
         super().__init__()
         self.scorer = scorer
         self.trunk = scorer.model
-        bias = -math.log(max(batch_size - 1, 1)) if config.bias is None else config.bias
+        self._mismatches = max(batch_size - 1, 1)
+        bias = -math.log(self._mismatches) if config.bias is None else config.bias
         self.log_scale = nn.Parameter(torch.tensor(math.log(config.scale), device=scorer.device))
         self.bias = nn.Parameter(torch.tensor(float(bias), device=scorer.device))
 
@@ -72,6 +73,22 @@ class DualEncoder(nn.Module):
     def scale(self) -> Tensor:
         """Factor of the cosine, above 0."""
         return self.log_scale.exp()
+
+    @torch.no_grad()
+    def start_at_odds_of(self, cosine_NN: Tensor, same_NN: Tensor) -> None:
+        """Sets the bias so that the mean mismatch has the odds of a match among a batch.
+
+        Vectors of a causal model all point the same way before training: without this the loss
+        begins tens of nats too high, and what the first steps do to the trunk is left to the seed.
+
+        Args:
+            cosine_NN: Cosine of instruction (row) and output (column).
+            same_NN: True where two rows have the same instruction or the same output.
+        """
+        mismatched = cosine_NN[~same_NN]
+        if len(mismatched):
+            start = -math.log(self._mismatches) - float(self.scale) * float(mismatched.mean())
+            self.bias.fill_(start)
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Returns (b, H) vectors of length 1 of a padded batch of texts."""
@@ -186,6 +203,10 @@ def train_alignment(
     def measure(step: int) -> dict[str, float]:
         return _measure(dual, validation, config)
 
+    if alignment.bias is None:
+        few = train[: config.batch_size]
+        sides = embed_matches(dual.scorer, few, config.eval_batch_size)
+        dual.start_at_odds_of(torch.tensor(sides[0] @ sides[1].T), same_matches(few))
     weights = trained_of(dual)
     own = [dual.log_scale, dual.bias]
     trunk = [p for p in weights.values() if not any(p is mine for mine in own)]

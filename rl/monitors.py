@@ -15,7 +15,7 @@ from typing import Any
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.hacking_monitors import HACKING
 from instructrec.rl.health_monitors import HEALTH
-from instructrec.rl.monitor_config import STEERS, Action, MonitorRule
+from instructrec.rl.monitor_config import OF_THE_CLOCK, STEERS, Action, MonitorRule
 from instructrec.rl.monitor_memory import Memory, Seen, Watch
 
 MONITORS: dict[str, Watch] = {**HEALTH, **HACKING}
@@ -61,8 +61,8 @@ class Monitors:
 
     @property
     def ringing(self) -> list[str]:
-        """Monitors whose trouble is not over."""
-        return list(self.memory.lasting)
+        """Monitors whose trouble is not over, without those of a clock: two equal runs agree."""
+        return list(self._of_no_clock())
 
     def check(self, metrics: Mapping[str, float]) -> list[Alarm]:
         """Looks at the metrics of an update; returns the alarms that are new."""
@@ -90,7 +90,11 @@ class Monitors:
         """What a checkpoint has to carry."""
         state = dataclasses.asdict(self.memory)
         del state["waiting"]  # times: a run that goes on may do so on another machine
-        return state
+        return state | {"lasting": self._of_no_clock()}
+
+    def _of_no_clock(self) -> dict[str, int]:
+        lasting = self.memory.lasting.items()
+        return {name: updates for name, updates in lasting if name not in OF_THE_CLOCK}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Puts back what a checkpoint carried."""

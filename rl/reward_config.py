@@ -107,7 +107,8 @@ class AlignmentConfig:
     scale: float = 10.0
     """Where the factor of the cosine starts; it is learned."""
     bias: float | None = None
-    """Where the bias starts; None for the log-odds of a match among a batch. It is learned."""
+    """Where the bias starts; None gives mismatches the odds of a match among a batch, by their
+    cosine before training. It is learned."""
     learning_rate: float = 1e-2
     """Peak learning rate of the two."""
 

@@ -209,7 +209,12 @@ METRICS: tuple[Metric, ...] = (
         "steps",
         "Optimizer steps left out because loss or gradient was not finite.",
     ),
-    Metric("monitors/ringing", "monitors", "Monitors that see trouble in this update."),
+    Metric(
+        "monitors/ringing",
+        "monitors",
+        "Monitors that see trouble in this update; slow_reward, which goes by a clock, is not "
+        "counted.",
+    ),
     Metric("faults/memory", "faults", "Times that work was halved because the memory was full."),
     Metric(
         "raft/loss",

@@ -11,7 +11,7 @@ import pytest
 
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import DataError
-from instructrec.experiments.alignment_stats import alignment_report, calibrate
+from instructrec.experiments.alignment_stats import against_others, alignment_report, calibrate
 from instructrec.experiments.jsonl import read_rows
 from instructrec.experiments.preference_data import PreferenceTask
 from instructrec.experiments.reward_model_config import RewardModelConfig, RewardOutputConfig
@@ -50,6 +50,10 @@ def test_accuracy_and_recall_by_hand():
     found = alignment_report(cosine, EYE, ["a", "b", "c"], 1.0, 0.0)
     assert found.accuracy.mean == pytest.approx((1.0 + 0.5 + 0.5) / 3)
     assert found.recall_at_1.mean == pytest.approx(1 / 3)
+    above, best = against_others(cosine, EYE)
+    assert above.tolist() == [1.0, 0.5, 0.5] and best.tolist() == [True, False, False]
+    alone, _ = against_others(cosine[:1, :1], EYE[:1, :1])
+    assert math.isnan(alone[0])  # no other output to be above of
     same = EYE.copy()
     same[1, 0] = same[0, 1] = True
     assert alignment_report(cosine, same, ["a", "a", "c"], 1.0, 0.0).recall_at_1.mean == (
@@ -82,6 +86,10 @@ def test_a_run_leaves_a_model_that_the_reward_loads(tmp_path):
     reward = make_reward("alignment", path=str(path), device="cpu")
     given = reward([row["prompt"] for row in rows], [row["output"] for row in rows])
     assert given == pytest.approx([row["score"] for row in rows], abs=1e-5)
+    above = [row["above_others"] for row in rows]
+    best = [row["is_best"] for row in rows]
+    assert outcome.summary["eval/pair_accuracy/mean"] == pytest.approx(sum(above) / len(rows))
+    assert outcome.summary["eval/recall_at_1"] == pytest.approx(sum(best) / len(rows))
     assert "use: alignment" in (path / "reward_model" / "README.md").read_text()
     assert "own output" in said[1] and "| measured on | the test split" in said[1]
     task = make_task(str(tmp_path / "demonstrations.jsonl"), split="test", **HELD_OUT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import pytest
@@ -101,6 +102,48 @@ def test_a_task_shows_what_the_answers_earn(capsys: pytest.CaptureFixture[str]) 
     assert "tiny@1: " in out and "tiny@2: " in out
     first, second = (line for line in out.splitlines() if line.startswith("[parity-test"))
     assert first != second
+
+
+class Counter:
+    """A policy that tells its answer in pieces, with what could steer a terminal among them."""
+
+    def __init__(self, word: str) -> None:
+        self.name = self.word = word
+
+    def respond(self, prompts: Any, columns: Any = None, sampling: Any = None) -> Responses:
+        return Responses([f"{self.word}-one {self.word}-two [bold]\x1b[2J" for _ in prompts])
+
+
+def test_two_answers_stand_beside_each_other_where_the_terminal_is_wide(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "100"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    plan = evaluate_policy.make_plan("tiny@1", EvaluateConfig(), None)
+    speakers = [Speaker(name, Counter(name)) for name in ("left", "right")]
+    Chat(speakers, plan, io.StringIO("Hi\n")).run()
+    printed = capsys.readouterr().out
+    assert "\x1b[2J" not in printed
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", printed).splitlines()
+    head, answer = (lines[max(i for i, line in enumerate(lines) if word in line)]
+                    for word in ("left  ", "left-one"))  # fmt: skip
+    middle = head.index("right")
+    assert 45 <= middle <= 55 and 45 <= answer.index("right-one") <= middle
+    assert answer.count("[bold]\\x1b[2J") == 2  # markup and control characters as they are
+    assert sum("(left: " in line or "(right: " in line for line in lines) == 2
+
+
+def test_two_answers_follow_each_other_where_it_is_narrow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("FORCE_COLOR", "1"), ("COLUMNS", "50"), ("TERM", "xterm")):
+        monkeypatch.setenv(name, value)
+    plan = evaluate_policy.make_plan("tiny@1", EvaluateConfig(), None)
+    Chat([Speaker(n, Counter(n)) for n in ("left", "right")], plan, io.StringIO("Hi\n")).run()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "-one" in line] == [
+        f"{name}: {name}-one {name}-two [bold]\\x1b[2J" for name in ("left", "right")
+    ]
 
 
 def test_mistakes_end_a_command_and_not_the_conversation(

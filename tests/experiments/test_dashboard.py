@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,15 @@ from instructrec.errors import TrackingError
 from instructrec.experiments.cli import main
 from instructrec.experiments.dashboard import DashboardConfig, make
 
-IS_INSTALLED = importlib.util.find_spec("wandb_workspaces") is not None
-needs_package = pytest.mark.skipif(not IS_INSTALLED, reason="wandb-workspaces is not installed")
+needs_package = pytest.mark.skipif(
+    importlib.util.find_spec("wandb_workspaces") is None, reason="wandb-workspaces is not installed"
+)
 
 
-@pytest.mark.skipif(IS_INSTALLED, reason="wandb-workspaces is installed")
-def test_a_missing_package_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_package_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     assert main(["dashboard"]) == 2
     assert "instructrec[dashboard]" in capsys.readouterr().err
 
@@ -39,6 +44,9 @@ def test_the_view_is_written_without_a_network(tmp_path: Path) -> None:
     assert (held_out["groupAgg"], held_out["groupArea"]) == ("mean", "minmax")
     assert panels["total by KL to the reference"]["config"]["xAxis"] == "ppo/kl_ref"
     assert panels["reward parts of the rollouts"]["config"]["metricRegex"] == "reward/.*/mean"
+    tasks = re.compile(panels["tasks of a mixture"]["config"]["metricRegex"])
+    assert all(map(tasks.fullmatch, ("eval/task/arithmetic/mean", "rollout/task/parity/total")))
+    assert not tasks.fullmatch("eval/total/mean")
     kinds = {panel["viewType"] for panel in panels.values()}
     assert "Run Comparer" in kinds
     assert "samples" in json.dumps(section)

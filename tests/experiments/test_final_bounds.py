@@ -16,8 +16,8 @@ from instructrec.experiments.playing import SINGLE_ANSWERS
 from instructrec.experiments.report import report
 from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.seeds import SeedRun, SeedsOutcome
-from instructrec.experiments.seeds import report as report_on_seeds
 from instructrec.experiments.stats import Interval
+from instructrec.experiments.train_seeds import report as report_on_seeds
 from instructrec.rewards import make_rewards
 
 TINY = ["--policy.model", "tiny", "--policy.train", "full", "--policy.device", "cpu"]

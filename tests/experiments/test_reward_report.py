@@ -34,6 +34,7 @@ FOUND = {
     "score_std": 1.2,
     "cut_texts": 1,
     "texts": 40,
+    "train_rows": 12,
     "measured_on": "test",
     "measured_pairs_chose_the_weights": False,
 }
@@ -99,10 +100,12 @@ def test_a_reward_model_is_reported_with_what_it_learned_and_its_worst_pairs(
     markdown = (run / "report" / "report.md").read_text()
     for text in (said[0], markdown):
         assert "0.750 (0.550 to 0.900) of 8 pairs" in text and "1 of 40" in text
+        assert "12 pairs" in text
         assert "the model of number 3" in markdown and "instructrec train letters" in text
     page = (run / "report" / "report.html").read_text()
     for part in ("What it has learned", "Calibration: how sure", "Learning curves", "Accuracy"):
         assert part in page
+    assert "<tr><th>loss</th><td>0.500 nats (0.693 knows nothing)</td></tr>" in page
     assert "8 of 8 rows, what it got most wrong first" in page
     assert page.index("yes 0") < page.index("yes 1") < page.index("yes 7")
 
@@ -131,6 +134,22 @@ def test_an_alignment_is_reported_with_tables_of_its_own(
     assert "flatters these numbers" in markdown
     page = (run / "report" / "report.html").read_text()
     assert "flatters these numbers" in page and page.index("out 7") < page.index("out 0")
+    beaten = [row | {"above_others": 0.25 if i == 3 else 1.0} for i, row in enumerate(rows)]
+    scores.write_text("".join(json.dumps(row) + "\n" for row in beaten))
+    report(str(run), say=lambda text: None)
+    page = (run / "report" / "report.html").read_text()
+    assert page.index("<td>0.250</td>") < page.index("out 3") < page.index("out 7")
+
+
+def test_settings_without_effect_are_left_out(tmp_path: Path, write_reward_run: Write) -> None:
+    run = write_reward_run(tmp_path / "rm", FOUND)
+    for validates, margins in ((3, True), (0, False)):
+        fit = f"fit: {{eval_every: {validates}, best_by: loss}}\n"
+        preference = f"preference: {{margins: {str(margins).lower()}, margin_scale: 2.0}}\n"
+        (run / "config.yaml").write_text(fit + preference)
+        settings = report(str(run), say=lambda text: None)["settings"]
+        assert ("fit.best_by" in settings) is margins
+        assert ("preference.margin_scale" in settings) is margins
 
 
 @pytest.mark.parametrize(

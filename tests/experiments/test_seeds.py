@@ -15,7 +15,8 @@ from instructrec.experiments.cli import main
 from instructrec.experiments.config import OutputConfig, TrainConfig
 from instructrec.experiments.contenders import read_comparison
 from instructrec.experiments.runfolder import RunFolder
-from instructrec.experiments.seeds import SeedsOutcome, for_one_seed, run_seeds
+from instructrec.experiments.seeds import SeedsOutcome, for_one_seed
+from instructrec.experiments.train_seeds import run_seeds
 from instructrec.policies.config import PolicyConfig
 from instructrec.rl.config import PPOConfig
 

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import logging
+
+import pytest
+
 from instructrec.policies.quiet import without_wandb_note
 
 
@@ -19,3 +23,25 @@ def test_what_was_printed_before_an_error_comes_out(capsys):
     except ValueError:
         pass
     assert capsys.readouterr().out == "a real message\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "chatter"),
+    [
+        ("torchao", "Failed to load /somewhere/_C_mxfp8.so: no such library"),
+        ("torch.utils._pytree", "Calling register_constant() on Enum subclasses is deprecated"),
+        ("bitsandbytes.backends.cpu.ops", "please install kernels-community/quantization"),
+    ],
+)
+def test_optional_libraries_do_not_talk_of_what_is_never_used(name: str, chatter: str) -> None:
+    heard: list[str] = []
+    listener = logging.Handler()
+    listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(name)
+    logger.addHandler(listener)
+    try:
+        logger.warning(chatter)
+        logger.warning("Something real")
+    finally:
+        logger.removeHandler(listener)
+    assert heard == ["Something real"]

@@ -113,10 +113,37 @@ def test_the_first_loss_is_that_of_the_embeddings():
     fresh = load_scorer(TINY, head="none", seed=0, markers=MARKERS)
     instructions, outputs = embed_matches(fresh, matches, 8)
     cosine = torch.tensor(instructions @ outputs.T)
-    expected = sigmoid_alignment_loss(cosine, torch.eye(8, dtype=torch.bool), 10.0, -math.log(7))
+    own = torch.eye(8, dtype=torch.bool)
+    bias = -math.log(7) - 10.0 * float(cosine[~own].mean())
+    expected = sigmoid_alignment_loss(cosine, own, 10.0, bias)
     assert log[0]["rm/val_loss"] == pytest.approx(float(expected), rel=1e-5)
     trained = next(row for row in log if "rm/loss" in row)
     assert trained["rm/loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_bias_that_is_given_is_where_it_starts_and_else_mismatches_have_the_odds_of_a_batch():
+    scorer = load_scorer(TINY, head="none", seed=0, markers=MARKERS)
+    cosine = torch.tensor([[1.0, 0.9, 0.8], [0.7, 1.0, 0.6], [0.9, 0.8, 1.0]])
+    same = torch.eye(3, dtype=torch.bool)
+    same[0, 1] = same[1, 0] = True  # no mismatch: not counted
+    dual = DualEncoder(scorer, AlignmentConfig(scale=20.0), 32)
+    dual.start_at_odds_of(cosine, same)
+    mean = float(cosine[~same].mean())
+    odds = math.exp(20.0 * mean + float(dual.bias))
+    assert odds == pytest.approx(1 / 31, rel=1e-4)
+    assert float(DualEncoder(scorer, AlignmentConfig(bias=-2.0), 32).bias) == -2.0
+
+
+def test_new_markers_start_as_the_tokens_that_spell_them_whatever_the_seed():
+    base = PolicyConfig("tiny@1", device="cpu", dtype="float32")
+    first, second = (load_scorer(base, head="none", seed=s, markers=MARKERS) for s in (0, 1))
+    tokenizer = first.tokenizer
+    for marker, word in zip(MARKERS, ("instruction", "output"), strict=True):
+        spelled = tokenizer(word, add_special_tokens=False)["input_ids"]
+        place = tokenizer.convert_tokens_to_ids(marker)
+        weight, other = (s.model.get_input_embeddings().weight for s in (first, second))
+        assert torch.allclose(weight[place], weight[spelled].mean(0))
+        assert torch.equal(weight[place], other[place])
 
 
 def test_markers_are_single_tokens_behind_the_text_and_tell_the_sides_apart():
