@@ -69,13 +69,16 @@ def add_config_file(parser: jsonargparse.ArgumentParser, *, recipes: bool = True
     )
 
 
-def add_allow_change(parser: jsonargparse.ArgumentParser, example: str, data: str) -> None:
+def add_allow_change(
+    parser: jsonargparse.ArgumentParser, example: str, data: str, more: str = ""
+) -> None:
     """Adds ``--allow_change``.
 
     Args:
         parser: The command's.
         example: A key of it.
         data: What its data is.
+        more: What else may differ, each with a comma behind it.
     """
     parser.add_argument(
         "--allow_change",
@@ -83,7 +86,7 @@ def add_allow_change(parser: jsonargparse.ArgumentParser, example: str, data: st
         default=[],
         metavar="KEY",
         help="With --resume: go on although these differ from the start of the run: keys such as "
-        f"{example}, data ({data}), versions (of libraries).",
+        f"{example}, data ({data}), {more}versions (of libraries).",
     )
 
 

@@ -217,11 +217,18 @@ def verdict(signal: Signal, sampled: Evaluation, config: TrainConfig) -> str:
             f"none of {number} responses has a usable reward: nothing can be learned. {shown} "
             "Check the rewards' conditions with `instructrec evaluate`."
         )
+    cut = ""
+    if signal.cut > 0.5:
+        cut = (
+            f"{signal.cut:.0%} of the responses were cut at ppo.response_length = "
+            f"{config.ppo.response_length}: raise it, or set ppo.stop_strings."
+        )
     if len(set(scores)) == 1:
         advice = "Start from a supervised warm start (`instructrec sft`), ease the reward, or"
         raise RewardError(
             f"the reward was {scores[0]:g} for all {len(scores)} responses: there is nothing to "
-            f"learn from. {shown} {advice} look whether the form of the answer is the trouble."
+            f"learn from. {' '.join(filter(None, (shown, cut, advice)))} look whether the form of "
+            "the answer is the trouble."
         )
     mixed = 1 - signal.flat
     lines = [f"{mixed:.0%} of the instructions got different rewards for different responses."]
@@ -233,11 +240,8 @@ def verdict(signal: Signal, sampled: Evaluation, config: TrainConfig) -> str:
         lines.append(
             "That is little to learn from: most of a rollout will say nothing about what was good."
         )
-    if signal.cut > 0.5:
-        lines.append(
-            f"{signal.cut:.0%} of the responses were cut at ppo.response_length = "
-            f"{config.ppo.response_length}: raise it, or set ppo.stop_strings."
-        )
+    if cut:
+        lines.append(cut)
     if len(lines) == 1:
         lines.append("There is something to learn.")
     return " ".join(lines)

@@ -35,7 +35,8 @@ def build_train(parser: ArgumentParser) -> None:
     command_line.add_config_file(parser)
     parser.add_class_arguments(TrainConfig)
     _add_folder_flags(parser)
-    command_line.add_allow_change(parser, "ppo.learning_rate", "the instructions")
+    more = "weights (of the start), "
+    command_line.add_allow_change(parser, "ppo.learning_rate", "the instructions", more)
     seed_flags.add(parser)
     parser.add_argument(
         "--sanity",

@@ -119,6 +119,7 @@ def train_supervised(
         checkpoint_dir=folder.checkpoints,
         resume_from=checkpoint,
         allow_change=allow_change,
+        start=policy.weights_hash(),
         should_stop=lambda: stop.requested,
         attended=stop.attended,
     )

@@ -243,9 +243,13 @@ def _trains(module: nn.Module) -> bool:
 
 def _layers_from(base: Any, first: int) -> nn.Module:
     """A second view of the same weights that holds only the layers from ``first`` on."""
-    view = copy.copy(base)
+    view: Any = copy.copy(base)
     view._modules = dict(base._modules)
     view._modules["layers"] = nn.ModuleList(list(base.layers)[first:])
+    types = getattr(base.config, "layer_types", None)
+    if types is not None:  # models look up what a layer may see by its place
+        view.config = copy.copy(base.config)
+        view.config.layer_types = types[first:]
     return view
 
 

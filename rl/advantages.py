@@ -142,7 +142,11 @@ def rloo_advantages(returns_BT: Tensor, action_mask_BT: Tensor, group_B: Tensor)
 
 
 def group_advantages(
-    returns_BT: Tensor, action_mask_BT: Tensor, group_B: Tensor, eps: float = 1e-4
+    returns_BT: Tensor,
+    action_mask_BT: Tensor,
+    group_B: Tensor,
+    eps: float = 1e-4,
+    std_floor: float = 0.0,
 ) -> Tensor:
     """Return minus the group's mean return, divided by the group's standard deviation.
 
@@ -155,6 +159,9 @@ def group_advantages(
         group_B: int64 from 0 on; episodes of one number answered the same prompt.
         eps: Added to the standard deviation (of the group's responses, divided by their number
             less one).
+        std_floor: Smallest standard deviation to divide by, in reward units. Where a KL stands in
+            the reward, responses with the same score differ by it alone; divided by that tiny
+            spread it would weigh as much as the score, whatever its coefficient.
 
     Returns:
         (B, T); 0 where masked, and for a response that is alone in its group.
@@ -163,7 +170,7 @@ def group_advantages(
     sum_B, count_B = (_group_sum(x_B, group_B) for x_B in (score_B, member_B))
     mean_B = sum_B / count_B.clamp(min=1)
     squares_B = _group_sum(member_B * (score_B - mean_B).square(), group_B)
-    std_B = (squares_B / (count_B - 1).clamp(min=1)).sqrt()
+    std_B = (squares_B / (count_B - 1).clamp(min=1)).sqrt().clamp(min=std_floor)
     usable_B1 = (count_B > 1)[:, None]
     scaled_BT = (returns_BT - mean_B[:, None]) / (std_B[:, None] + eps)
     return torch.where(action_mask_BT & usable_B1, scaled_BT, 0.0)
@@ -206,6 +213,20 @@ def explained_variance(values_BT: Tensor, returns_BT: Tensor, action_mask_BT: Te
     if variance < 1e-12:
         return float("nan")
     return float(1 - (returns - values).var() / variance)
+
+
+def is_nearer_than_mean(values_BT: Tensor, returns_BT: Tensor, action_mask_BT: Tensor) -> bool:
+    """Whether ``E (G - V)² < Var(G)`` over the action tokens: V beats every constant baseline.
+
+    What a baseline leaves of the returns decides the noise of the gradient. ``explained_variance``
+    forgives values that are off by a constant, as those of a head that starts at zero are while the
+    returns are not around zero. Never where all returns are equal.
+    """
+    values, returns = values_BT[action_mask_BT].double(), returns_BT[action_mask_BT].double()
+    if returns.numel() < 2:
+        return False
+    variance = returns.var(correction=0)
+    return bool(variance >= 1e-12 and (returns - values).square().mean() < variance)
 
 
 def _episode_returns(returns_BT: Tensor, action_mask_BT: Tensor) -> tuple[Tensor, Tensor]:

@@ -111,7 +111,7 @@ class PPOConfig:
     whiten_advantages: Literal["none", "scale", "whiten"] = "scale"
     """Once per rollout: leave as they are, divide by their root mean square, or centre as well."""
     advantage_std_floor: float = 0.2
-    """Smallest divisor of the whitening, in reward units: a solved task stays solved."""
+    """Smallest divisor of whitening and group, in reward units: a solved task stays solved."""
     cliprange: float = 0.2
     """Lower clip of the probability ratio: 1 - cliprange."""
     cliprange_high: float = 0.28

@@ -70,9 +70,8 @@ def _useless(config: PPOConfig) -> Iterator[str]:
                 f"{', '.join(f'ppo.{name}' for name in changed)} would set one up: expected "
                 "ppo.advantage = 'gae', or their defaults."
             )
-    if config.whiten_advantages == "none" and (
-        config.advantage_std_floor != default["advantage_std_floor"]
-    ):
+    divides = config.whiten_advantages != "none" or config.advantage == "group"
+    if not divides and config.advantage_std_floor != default["advantage_std_floor"]:
         yield (
             f"ppo.advantage_std_floor = {config.advantage_std_floor} has no effect with "
             "ppo.whiten_advantages = 'none': expected 'scale' or 'whiten'."

@@ -22,8 +22,9 @@ def estimate_advantages(
 
     There is no explained variance when all returns are equal: nothing was there to explain.
 
-    While the critic explains nothing of the returns (its explained variance is not above 0), the
-    mean return of the batch stands in for it: a useless baseline would only add noise.
+    While the critic is no nearer to the returns than their mean, the mean return of the batch
+    stands in for it: a useless baseline would only add noise. Explained variance alone does not
+    tell, as it is blind to values that are off by the same amount everywhere.
 
     Args:
         experience: A rollout behind the trainer's pass.
@@ -38,7 +39,8 @@ def estimate_advantages(
     zeros_BT = torch.zeros_like(rewards_BT)
     returns_BT = _generalised(experience, rewards_BT, zeros_BT, config, 1.0)[0]
     variance = estimators.explained_variance(experience.values_BT, returns_BT, mask_BT)
-    critic_used = config.advantage == "gae" and variance > 0
+    is_nearer = estimators.is_nearer_than_mean(experience.values_BT, returns_BT, mask_BT)
+    critic_used = config.advantage == "gae" and is_nearer
     if not critic_used:  # nor is its word on what an unfinished episode would have earned
         experience.final_values_B = torch.zeros_like(experience.final_values_B)
         returns_BT = _generalised(experience, rewards_BT, zeros_BT, config, 1.0)[0]
@@ -76,7 +78,8 @@ def _advantages(
     if config.advantage == "rloo":
         return estimators.rloo_advantages(returns_BT, mask_BT, group_B)
     if config.advantage == "group":
-        return estimators.group_advantages(returns_BT, mask_BT, group_B)
+        floor = config.advantage_std_floor
+        return estimators.group_advantages(returns_BT, mask_BT, group_B, std_floor=floor)
     if not critic_used:
         return estimators.batch_mean_advantages(returns_BT, mask_BT)
     values_BT = experience.values_BT

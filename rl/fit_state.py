@@ -15,7 +15,7 @@ from instructrec.errors import CheckpointError
 from instructrec.rl.checkpoint import Snapshot, read_checkpoint
 from instructrec.rl.global_generators import global_states, set_global_states
 from instructrec.rl.optim import go_to_step
-from instructrec.rl.resuming import check_versions, versions
+from instructrec.rl.resuming import check_start, check_versions, versions
 from instructrec.rl.reward_config import MAY_CHANGE
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def capture(fit: Fit) -> Snapshot:
         "config": dataclasses.asdict(fit.config),
         "best": [fit.best_score, fit.best_step, fit.without_gain],
         "loss": fit.loss,
+        "start": fit.around.start,
         "versions": versions(),
     }
     return Snapshot(tensors, state)
@@ -92,6 +93,8 @@ def _check_same(fit: Fit, checkpoint: Path, state: Mapping[str, Any]) -> None:
             f"the checkpoint {checkpoint} was written with other settings ({', '.join(changed)}): "
             "continue the run as it was started, or start another one."
         )
+    if fit.around.start is not None and state.get("start") is not None:
+        check_start(state, fit.around.start, allowed)
     if "versions" not in allowed:
         check_versions(state.get("versions"))
 

@@ -68,7 +68,9 @@ class Surroundings:
     resume_from: Path | None = None
     """Checkpoint to go on from."""
     allow_change: Collection[str] = ()
-    """Settings that may differ from the checkpoint's all the same, and ``versions``."""
+    """What may differ from the checkpoint's all the same: settings, ``weights``, ``versions``."""
+    start: str | None = None
+    """Hash of all weights before training, which a run that goes on has to begin with as well."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after each step whether to stop behind a checkpoint."""
     attended: Callable[[], AbstractContextManager[None]] = nullcontext

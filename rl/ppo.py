@@ -85,6 +85,8 @@ class PPOTrainer(RolloutTrainer):
         self.env, self.hooks, self.checkpoint_dir = env, hooks, checkpoint_dir
         self.progress = Progress(**resume.state["progress"]) if resume else Progress()
         self.stopped: Stopped = "finished"
+        self.start_hash = policy.weights_hash()
+        """Of the weights that the run starts from, on a resumed run too."""
         self.resumed_from: Snapshot | None = None
         """What the first update still has to put back."""
         self.save_clock = CheckpointClock(config.save_minutes)
@@ -316,7 +318,7 @@ def train_ppo(
         should_prune: Asked after each evaluation; True in any process ends the run there.
         learner: What learns; a subclass learns in another way from the same rollouts.
         allow_change: What may differ from the checkpoint: settings (``ppo.learning_rate``),
-            ``data``, ``versions``.
+            ``data``, ``weights``, ``versions``.
 
     Raises:
         ConfigError: The processes cannot share a rollout equally, or a reward keeps a state.
@@ -326,7 +328,7 @@ def train_ppo(
         RewardError: Rewards cannot be trusted.
         CheckpointError: A checkpoint cannot be read or written.
     """
-    resume = training_state.read(resume_from, config, env.task, allow_change)
+    resume = training_state.read(resume_from, policy, config, env.task, allow_change)
     config = _resolved(policy, env, config, resume)
     if resume is not None and (ended := training_state.ended(resume, config)):
         return training_state.take_result(policy, resume, ended, checkpoint_dir)

@@ -110,6 +110,30 @@ def _check_processes(before: int) -> None:
         )
 
 
+def check_start(
+    state: Mapping[str, Any], weights_hash: str, allow_change: Collection[str] = ()
+) -> None:
+    """Refuses to continue a run from another start, whose frozen weights and reference differ.
+
+    Args:
+        state: What the checkpoint says; an older one says nothing of the start, and passes.
+        weights_hash: Hash of the policy as it was loaded now, before the checkpoint is put into it.
+        allow_change: What may differ all the same: ``weights``.
+
+    Raises:
+        CheckpointError: The weights that the run started from were others.
+    """
+    before = state.get("start", weights_hash)
+    if before != weights_hash and "weights" not in allow_change:
+        raise CheckpointError(
+            f"the policy starts from different weights (hash {weights_hash[:12]}) than the run did "
+            f"({before[:12]}): a checkpoint holds only what trains, so all other weights, and a "
+            "reference, would be those of another model. Was the model replaced, or policy.train "
+            "changed? Put it back, start a new run, or go on all the same with --allow_change "
+            "weights."
+        )
+
+
 def check_versions(before: Mapping[str, str] | None) -> None:
     """Refuses to continue a run with other packages than it was started with.
 

@@ -25,7 +25,7 @@ from instructrec.rl.checkpoint import (
 from instructrec.rl.checkpoint_keeping import prune_checkpoints
 from instructrec.rl.config import PPOConfig
 from instructrec.rl.global_generators import GLOBAL, global_states, set_global_states
-from instructrec.rl.resuming import check_compatible, versions
+from instructrec.rl.resuming import check_compatible, check_start, versions
 from instructrec.rl.run_state import Progress, Stopped, TrainingResult
 from instructrec.rl.trained import copy_into
 
@@ -67,6 +67,7 @@ def capture(trainer: PPOTrainer) -> Snapshot:
         "processes": processes.world_size(),
         "versions": versions(),
         "data": trainer.env.task.fingerprint,
+        "start": trainer.start_hash,
         "progress": dataclasses.asdict(trainer.progress),
         "config": dataclasses.asdict(trainer.config),
         "rewards": trainer.env.reward.state_dict(),
@@ -79,15 +80,20 @@ def capture(trainer: PPOTrainer) -> Snapshot:
 
 
 def read(
-    folder: Path | None, config: PPOConfig, task: Task, allow_change: Sequence[str] = ()
+    folder: Path | None,
+    policy: CausalLMPolicy,
+    config: PPOConfig,
+    task: Task,
+    allow_change: Sequence[str] = (),
 ) -> Snapshot | None:
     """Reads the checkpoint that a run of these settings goes on from; None for none.
 
     Args:
         folder: The checkpoint.
+        policy: The policy as it starts.
         config: Settings of the run now.
         task: Its instructions now.
-        allow_change: What may differ; see `check_compatible`.
+        allow_change: What may differ; see `check_compatible` and `check_start`.
 
     Raises:
         CheckpointError: It cannot be read, or belongs to another run.
@@ -96,6 +102,7 @@ def read(
         return None
     snapshot = sharing.read_shared(folder)
     check_compatible(snapshot.state, config, task, allow_change)
+    processes.together(lambda: check_start(snapshot.state, policy.weights_hash(), allow_change))
     said = snapshot.state["progress"]["update"]
     if said != update_of(folder):
         raise CheckpointError(

@@ -82,6 +82,14 @@ def test_equal_rewards_are_nothing_to_learn_from(score: float) -> None:
         check({"a": [score, score], "b": [score, score]})
 
 
+def test_where_nothing_is_right_the_cut_responses_are_named_as_well() -> None:
+    with pytest.raises(RewardError, match=r"100% of the responses were cut .* warm start"):
+        check({"a": [0.0, 0.0]})
+    with pytest.raises(RewardError, match=r"warm start") as refused:
+        check({"a": [1.0, 1.0]})
+    assert "cut" not in str(refused.value)
+
+
 def test_no_usable_reward_is_nothing_to_learn_from() -> None:
     with pytest.raises(RewardError, match="none of 2 responses has a usable reward"):
         check({"a": [None, None]})

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import LoraSettings, PolicyConfig
+from instructrec.policies.training_parts import train_last_layers
 from instructrec.policies.trunk import CutStates, Trunk
 
 SETTINGS = [
@@ -68,6 +70,30 @@ def test_the_layers_above_the_cut_give_the_states_of_all_layers(shared):
     assert expected.keys() == actual.keys() and expected
     for name, gradient in expected.items():
         torch.testing.assert_close(actual[name], gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_the_layers_above_the_cut_see_as_far_as_they_do_in_the_model():
+    """Also beyond the window of those of its layers that have one."""
+    kinds = ["full_attention", "sliding_attention", "full_attention", "sliding_attention"]
+    config = Qwen2Config(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=len(kinds),
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        use_sliding_window=True,
+        sliding_window=16,
+        layer_types=kinds,
+    )
+    model = Qwen2ForCausalLM(config).eval()
+    train_last_layers(model.requires_grad_(False), 3)
+    trunk = Trunk(model)
+    assert trunk.num_frozen == 1
+    with torch.no_grad():
+        final, cut = trunk.full(torch.arange(2 * 40).reshape(2, 40) % 64)
+        torch.testing.assert_close(trunk.upper(cut), final)
+    assert model.config.layer_types == kinds
 
 
 def test_shared_columns_are_cut_from_one_row():

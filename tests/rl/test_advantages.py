@@ -11,6 +11,7 @@ from instructrec.rl.advantages import (
     explained_variance,
     gae,
     group_advantages,
+    is_nearer_than_mean,
     rloo_advantages,
     turn_gae,
     whiten,
@@ -183,6 +184,14 @@ def test_group_advantages_by_hand():
     assert group_advantages(RETURNS, MEMBERS, GROUPS)[3:].tolist() == [[0.0, 0.0]] * 3
 
 
+def test_a_group_with_hardly_any_spread_is_divided_by_the_floor():
+    returns = torch.tensor([[1.01], [0.99], [1.0], [0.0]])
+    mask, groups = torch.ones(4, 1, dtype=torch.bool), torch.tensor([0, 0, 1, 1])
+    advantages = group_advantages(returns, mask, groups, eps=0.0, std_floor=0.2)
+    half = math.sqrt(0.5)  # 0.5 by the spread of 1 and 0, which is above the floor
+    torch.testing.assert_close(advantages, torch.tensor([[0.05], [-0.05], [half], [-half]]))
+
+
 def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
     generator = torch.Generator().manual_seed(1)
     returns = torch.randn(8, 1, generator=generator)
@@ -193,3 +202,15 @@ def test_leave_one_out_baselines_do_not_depend_on_the_response_itself():
     assert difference[2].item() == pytest.approx(5.0)
     torch.testing.assert_close(difference[[0, 1, 3]], torch.full((3, 1), -5 / 3))
     assert not difference[4:].any()
+
+
+def test_values_that_are_off_by_a_constant_are_no_baseline_whatever_they_explain():
+    returns = torch.tensor([[4.0, 5.0, 6.0, 9.0]])
+    mask = torch.tensor([[True, True, True, False]])
+    for off, is_nearer in ((0.0, True), (0.5, True), (1.0, False), (-5.0, False)):
+        values = returns + off
+        assert explained_variance(values, returns, mask) == pytest.approx(1.0)
+        assert is_nearer_than_mean(values, returns, mask) == is_nearer
+    assert not is_nearer_than_mean(torch.full_like(returns, 5.0), returns, mask)
+    assert not is_nearer_than_mean(returns, torch.ones_like(returns), mask)
+    assert not is_nearer_than_mean(returns, returns, torch.zeros_like(mask))

@@ -51,6 +51,13 @@ def test_a_setting_out_of_its_range_is_refused(settings, message):
         PPOConfig(**settings)
 
 
+def test_the_floor_under_a_divisor_is_refused_where_nothing_is_divided():
+    unscaled = {"whiten_advantages": "none", "advantage_std_floor": 0.1}
+    with pytest.raises(ConfigError, match=r"advantage_std_floor = 0\.1 has no effect"):
+        PPOConfig(**unscaled)
+    assert PPOConfig(**unscaled, advantage="group", num_generations=4).advantage_std_floor == 0.1
+
+
 def test_the_policy_learns_in_one_update_at_least():
     assert PPOConfig(critic_warmup_updates=15).critic_warmup_updates == 15
 

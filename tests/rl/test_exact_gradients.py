@@ -215,7 +215,7 @@ def test_the_expected_gradient_is_that_of_the_objective(changes, baseline):
     logits, reference = table(1).requires_grad_(), table(2)
     values = None
     if baseline == "critic":
-        values = good_values()
+        values = good_values(penalty=config.missing_eos_penalty or 0.0)
     else:
         config = dataclasses.replace(config, advantage="batch_mean")
     gradient, metrics = trainer_gradient(config, logits, reference, values=values)

@@ -157,6 +157,21 @@ def test_what_differs_is_named_and_may_be_allowed(
     check_compatible(state | changed, config, task, [key])
 
 
+@pytest.mark.parametrize("how", ["last_layers", "lora"])
+def test_a_run_does_not_go_on_from_another_start(toy, tmp_path, how):
+    """The frozen weights and the reference of the KL would be another model's."""
+    config = dataclasses.replace(toy.fast, num_updates=2, kl_coef=0.1)
+    changes = {"train": how, "num_layers": 1}
+    stop = {"should_stop": lambda: True, "checkpoint_dir": tmp_path}
+    _, result, _ = toy.train(config, policy=toy.policy(**changes), **stop)
+    assert result.stopped == "interrupted"
+    on = {"resume_from": checkpoint_path(tmp_path, 1)}
+    with pytest.raises(CheckpointError, match=r"different weights .*--allow_change weights"):
+        toy.train(config, policy=toy.policy(seed=1, **changes), **on)
+    toy.train(config, policy=toy.policy(seed=1, **changes), **on, allow_change=["weights"])
+    toy.train(config, policy=toy.policy(**changes), **on)
+
+
 def test_a_setting_may_be_allowed_to_change_by_name(levelled, finished, tmp_path):
     config = dataclasses.replace(settings(levelled), learning_rate=1e-5)
     start = checkpoint_path(finished, 2)

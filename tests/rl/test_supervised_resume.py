@@ -194,3 +194,13 @@ def test_a_checkpoint_of_another_run_is_refused_unless_it_is_allowed(tmp_path: P
         run_sft(policy, rows, rows, config, seed=0, around=around)
     rarely = dataclasses.replace(config, save_every=3, keep_checkpoints=1)
     assert run(rarely, **start).steps == STEPS
+
+
+def test_a_run_does_not_go_on_from_another_start(tmp_path: Path) -> None:
+    """What does not train is in no checkpoint: it would be that of another model."""
+    train("lora", make_policy("lora"), [], checkpoint_dir=tmp_path, start="a" * 64)
+    on = {"resume_from": tmp_path / "update-000002"}
+    with pytest.raises(CheckpointError, match=r"different weights .*--allow_change weights"):
+        train("lora", make_policy("lora"), [], **on, start="b" * 64)
+    for allowed in ({"start": "a" * 64}, {"start": "b" * 64, "allow_change": ["weights"]}):
+        assert train("lora", make_policy("lora"), [], **on, **allowed).steps == STEPS
