@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -199,7 +199,7 @@ def table(curves: dict[int, dict[str, list[dict[str, float]]]], target: float) -
         ratios.append(value)
         cells = (str(seed), _shown(ours), _shown(peer), f"{peer.best:.3f}", f"{sign} {value:.2f}")
         lines.append(f"| {' | '.join(cell.strip() for cell in cells)} |")
-    middle = sorted(ratios)[math.ceil(len(ratios) / 2) - 1]
+    middle = statistics.median(ratios)
     lines.append(f"\nMedian ratio (a bound where a side did not arrive): {middle:.2f}")
     return "\n".join(lines) + "\n"
 

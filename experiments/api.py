@@ -73,8 +73,10 @@ def train(
         The run with its policy; of several seeds their folders and scores, but no policies.
 
     Raises:
-        InstructRecError: As for the command, with its message.
+        InstructRecError: As for the command, with its message; so where neither recipes nor
+            settings say what to train.
     """
+    command_line.refuse_bare("train", [*map(str, recipes), *as_options(settings)])
     config = train_config(*recipes, settings=settings)
     if seeds is not None:
         from instructrec.experiments.train_seeds import run_seeds

@@ -8,15 +8,15 @@ counts: the same instructions, rewards and way to answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from instructrec.errors import CheckpointError, DataError
-from instructrec.experiments.compare_stats import SIGNIFICANT
+from instructrec.experiments.compare_stats import SIGNIFICANT, holm
 from instructrec.experiments.contenders import Member
 from instructrec.experiments.evaluation import Evaluation, cluster_of, load_evaluation
 from instructrec.experiments.jsonl import read_json
@@ -43,9 +43,11 @@ class Change:
     high: float
     """Upper end."""
     p: float
-    """Two-sided p-value of "no difference"."""
+    """Two-sided p-value of "no difference", corrected for the ``judged`` rewards."""
     n: int
     """Instructions."""
+    judged: int = 1
+    """How many rewards are judged beside each other; the total is judged by itself."""
 
     @property
     def verdict(self) -> Verdict:
@@ -78,6 +80,10 @@ def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> l
         after: Of the end.
         rewards: Whether single rewards are compared beside the total. What no instruction has a
             score of both times is left out.
+
+    Returns:
+        The total, whose test was meant from the start, and the rewards, whose p-values are
+        corrected for their number (Holm): one of many changes by chance.
     """
     first, last = Member(Path(), before), Member(Path(), after)
     ids = [key for key in last.by_instruction if key in first.by_instruction]
@@ -93,12 +99,27 @@ def changes(before: Evaluation, after: Evaluation, *, rewards: bool = True) -> l
             found.append(
                 Change(part, pair.mean_b, pair.mean_a, pair.low, pair.high, pair.p, pair.n)
             )
-    return found
+    total = [change for change in found if change.part == "total"]
+    single = found[len(total) :]
+    p_values = holm([change.p for change in single])
+    return total + [
+        replace(change, p=p, judged=len(single)) for change, p in zip(single, p_values, strict=True)
+    ]
+
+
+def verdict_head(judged: Iterable[int]) -> str:
+    """Head of the column of verdicts.
+
+    Args:
+        judged: Of each change, how many are judged beside each other.
+    """
+    return "verdict (rewards: Holm)" if max(judged, default=1) > 1 else "verdict"
 
 
 def table(found: Sequence[Change]) -> str:
     """The changes as a table of plain text, a line each."""
-    rows = [("score", "before", "after", "difference, 95 % interval", "verdict")]
+    verdict = verdict_head(change.judged for change in found)
+    rows = [("score", "before", "after", "difference, 95 % interval", verdict)]
     for change in found:
         difference = f"{change.after - change.before:+.3f}"
         if math.isfinite(change.low) and math.isfinite(change.high):

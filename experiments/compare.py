@@ -33,7 +33,7 @@ from instructrec.experiments.contenders import Comparison, Contender, read_compa
 from instructrec.experiments.env_commands import shown
 from instructrec.experiments.jsonl import write_atomic, write_json
 from instructrec.experiments.stats import mean_interval, seeds_interval
-from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.tracking import TrackingConfig, note_unused
 
 LENGTHS_DIFFER = 1.25
 """Ratio of mean response lengths from which a reader is told."""
@@ -74,6 +74,7 @@ def compare(
         DataError: The policies cannot be compared; see `read_comparison`.
     """
     config = config or CompareConfig()
+    note_unused(config.tracking, say)
     comparison = read_comparison(named, common=config.common)
     _check_metric(config.metric, comparison)
     names = [contender.name for contender in comparison.contenders]

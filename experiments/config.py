@@ -45,11 +45,17 @@ _SECTIONS = ("ppo", "sft", "dpo")
 
 
 @dataclass(frozen=True)
-class OutputConfig:
-    """Where the run is written and how much of it."""
+class PlaceConfig:
+    """Where the run is written."""
 
     dir: str = "runs"
     """Folder of the run folders."""
+
+
+@dataclass(frozen=True)
+class OutputConfig(PlaceConfig):
+    """Where the run is written and how much of it."""
+
     samples_per_update: int = 8
     """Responses of each update that samples.jsonl keeps; 0 keeps none."""
     export_policy: bool = True
@@ -335,12 +341,12 @@ class EvaluateConfig:
     """Most instructions; None takes the whole split, or those that a file of responses has."""
     samples: int | None = None
     """Responses per instruction; None takes 1, or all that a file of responses has."""
-    temperature: float = 0.0
-    """Softmax temperature; 0 is greedy decoding."""
-    top_p: float = 1.0
-    """Nucleus: smallest set of tokens with this much probability."""
-    top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
+    temperature: float | None = None
+    """Softmax temperature; 0 is greedy. None: as a file's responses were drawn, else 0."""
+    top_p: float | None = None
+    """Nucleus: smallest set of tokens with this probability; None: as in a file, else 1 (all)."""
+    top_k: int | None = None
+    """Keep the k likeliest tokens; 0 keeps all. None: as in a file of responses, else 0."""
     max_new_tokens: int | None = None
     """Most tokens in one response; None takes that of the policy's run folder, else 64."""
     batch_size: int = 64
@@ -363,7 +369,7 @@ class EvaluateConfig:
     """System message; None takes that of the policy's run folder, else none."""
     endpoint: EndpointConfig = EndpointConfig()
     """The model, where the policy is the address of a server."""
-    output: OutputConfig = OutputConfig()
+    output: PlaceConfig = PlaceConfig()
     """Where the run folder goes."""
     tracking: TrackingConfig = TrackingConfig(mode="disabled")
     """Where it is mirrored to; nowhere unless tracking.mode is given."""

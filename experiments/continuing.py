@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from instructrec.crash_points import crash_point
-from instructrec.errors import ConfigError, RunInterrupted
+from instructrec.errors import CheckpointError, ConfigError, RunInterrupted
 from instructrec.experiments import data_lock, telling
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.jsonl import write_json
@@ -56,6 +56,7 @@ def continued(
 
     Raises:
         ConfigError: A setting has changed that must not, or there are fewer updates than done.
+        CheckpointError: The run has finished, and what it could go on from was deleted.
     """
     if resume and not config.folder.exists():
         say(f"nothing to resume in {config.folder}: starting from the beginning")
@@ -72,15 +73,33 @@ def continued(
                 f"{key} = {config.steps}: the run has done {done} {unit} already. Give at least as "
                 "many, or start another run."
             )
+        if not saved:
+            _refuse_lost(config)
         if allow_change:
             say(f"allowed to differ from here on: {', '.join(allow_change)}")
     return config, resume
 
 
+def _refuse_lost(config: TrainConfig) -> None:
+    """Refuses to train a finished run again because its checkpoints were deleted to save space."""
+    folder = RunFolder.open(config.folder)
+    if config.supervised is not None or folder.record().get("status") != "finished":
+        return
+    before = (folder.config().get("ppo") or {}).get("num_updates")
+    if before == config.ppo.num_updates and folder.policy.is_dir():
+        return
+    other = f"Start a new run from its policy (--policy.model {folder.path}), or train"
+    raise CheckpointError(
+        f"{folder.path} has finished its {before} updates and holds no checkpoints any more: "
+        f"expected some to go on from to ppo.num_updates = {config.ppo.num_updates}. "
+        f"{other if folder.policy.is_dir() else 'Train'} it anew with --overwrite."
+    )
+
+
 def finished(
     config: TrainConfig, load_policy: LoadPolicy, say: telling.Say
 ) -> tuple[RunFolder, dict[str, Any], ModelPolicy] | None:
-    """What a run of supervised training left that came to its end.
+    """What a run left that came to its end, and has nothing to go on from to further updates.
 
     Args:
         config: The run, resolved.
@@ -89,11 +108,11 @@ def finished(
 
     Returns:
         Its folder, its summary and its policy; None where it has not finished, or has left no
-        policy, and for algorithms that may go on to more updates.
+        policy, and where training by rewards left checkpoints, from which it may be extended.
     """
-    if config.supervised is None:
-        return None
     folder = RunFolder.open(config.folder)
+    if config.supervised is None and list_checkpoints(folder.checkpoints):
+        return None
     if folder.record().get("status") != "finished" or not folder.policy.is_dir():
         return None
     say(f"{folder.path} has finished already")
@@ -105,20 +124,20 @@ def finished(
 
 
 @contextmanager
-def behind_training(folder: RunFolder, *, is_saved: bool) -> Iterator[None]:
-    """Measures what was trained: whoever stops that is told how it goes on, where it can.
+def resumable(folder: RunFolder) -> Iterator[None]:
+    """Trains and measures: whoever stops that at once is told how it goes on, where it can.
 
     Args:
         folder: The run folder.
-        is_saved: Whether there is a checkpoint for certain; else the folder says it.
 
     Raises:
+        KeyboardInterrupt: It was stopped inside of the block, and there is no checkpoint.
         RunInterrupted: It was stopped inside of the block, and there is a checkpoint.
     """
     try:
         yield
     except KeyboardInterrupt as error:
-        if not is_saved and not list_checkpoints(folder.checkpoints):
+        if not list_checkpoints(folder.checkpoints):
             raise
         raise RunInterrupted(
             "stopped before all that was trained was measured and written. The same "

@@ -21,8 +21,8 @@ class Draws(Protocol):
         """Responses per instruction."""
 
     @property
-    def temperature(self) -> float:
-        """0 is greedy decoding."""
+    def temperature(self) -> float | None:
+        """0 is greedy decoding; None is not known yet."""
 
     @property
     def max_new_tokens(self) -> int | None:

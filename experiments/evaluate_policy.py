@@ -24,6 +24,7 @@ from instructrec.experiments.evaluation_report import report, track
 from instructrec.experiments.playing import Episodes
 from instructrec.experiments.recorded import Recorded, read_recorded
 from instructrec.experiments.runfolder import RunFolder
+from instructrec.experiments.tracking import note_unused
 from instructrec.policies import scripted
 from instructrec.policies.base import Policy
 from instructrec.policies.config import EndpointConfig, LoraSettings, PolicyConfig, Sampling
@@ -91,6 +92,7 @@ def run_evaluation(
     _check_policy(policy, config)
     with processes.joined(config.device), ExitStack() as stack:
         say = say if processes.is_main() else telling.say_nothing
+        note_unused(config.tracking, say)
         run = RunFolder.open(policy) if (Path(policy) / "run.json").is_file() else None
         plan, task, reward, answering = processes.together(lambda: _prepare(policy, config, run))
         _share(answering, task, reward, config.seed)
@@ -282,13 +284,14 @@ def _sampling(
     """How responses are drawn: as asked for, the budget else as in the run; or as they were."""
     if recorded is not None:
         return recorded.sampling(config)
+    config = replace(config, temperature=config.temperature or 0.0)  # refuses several greedy ones
     tokens = config.max_new_tokens or before.get("eval", {}).get("max_new_tokens")
     tokens = tokens or before.get("ppo", {}).get("response_length") or _DEFAULT_TOKENS
     return Sampling(
         max_new_tokens=tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        top_k=config.top_k,
+        temperature=config.temperature or 0.0,
+        top_p=1.0 if config.top_p is None else config.top_p,
+        top_k=config.top_k or 0,
         stop_strings=tuple(before.get("ppo", {}).get("stop_strings", ())),
     )
 

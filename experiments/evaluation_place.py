@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from instructrec.errors import ConfigError
+from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments import telling
-from instructrec.experiments.config import EvaluateConfig
+from instructrec.experiments.config import EvaluateConfig, PlaceConfig
 from instructrec.experiments.jsonl import plain
 from instructrec.experiments.locks import held
 from instructrec.experiments.runfolder import RunFolder, RunInfo
@@ -48,13 +48,19 @@ def place(
         The evaluation's own run folder, if any, and the file of its rows.
 
     Raises:
-        CheckpointError: Another process writes there, or it holds something else.
-        ConfigError: No folder name can be made of the policy's.
+        CheckpointError: Another process writes there, or it holds this one or something else.
+        ConfigError: No folder name can be made of the policy's, or a place was given that is none.
     """
     decoding = telling.decoding(plan.sampling, plan.samples, plan.limit, config.seed, plan.episodes)
     if run is None or config.name is not None:
         folder = _new_folder(policy, plan, config, decoding, overwrite, command, hold)
         return folder, folder.eval_path(plan.task, plan.split, decoding, 0)
+    asked = config.output.dir
+    if asked != PlaceConfig.dir and Path(asked).resolve() != run.path.resolve().parent:
+        raise ConfigError(
+            f"output.dir = {asked!r} given, but the evaluation of a run goes into its "
+            f"own folder, {run.path}: leave it out, or give --name as well for a folder there."
+        )
     update = int(run.summary().get("best_update", 0))
     file = run.eval_path(plan.task, plan.split, decoding, update)
     hold(held(run.path, "evaluate", shared=True))  # others may measure it otherwise meanwhile
@@ -110,15 +116,26 @@ def _new_folder(
         path,
         info,
         resolved,
-        resume=not overwrite and _was_interrupted(path, resolved),
+        resume=not overwrite and _goes_on(path, resolved),
         overwrite=overwrite,
         command=None if command is None else ["instructrec", *command],
     )
 
 
-def _was_interrupted(path: Path, resolved: dict[str, Any]) -> bool:
-    """Whether the folder holds the same evaluation, which did not come to its end."""
+def _goes_on(path: Path, resolved: dict[str, Any]) -> bool:
+    """Whether the folder holds the same evaluation, which did not come to its end.
+
+    Raises:
+        CheckpointError: It holds one that did, or another run.
+    """
     if not (path / "run.json").is_file():
         return False
     before = RunFolder.open(path)
-    return before.record().get("status") != "finished" and before.config() == plain(resolved)
+    is_same = before.config() == plain(resolved)
+    if is_same and before.record().get("status") != "finished":
+        return True
+    what = "this evaluation, finished" if is_same else "another run, or other settings"
+    raise CheckpointError(
+        f"{path} exists already and holds {what}: give another --name, or --overwrite to delete "
+        "what is there and measure anew."
+    )

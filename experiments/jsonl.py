@@ -8,8 +8,11 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import Any, BinaryIO
 
 from instructrec.crash_points import crash_point
@@ -17,6 +20,7 @@ from instructrec.errors import CheckpointError, ConfigError, DataError
 from instructrec.redaction import known_secrets, without
 
 Row = dict[str, Any]
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def plain(value: Any) -> Any:
@@ -57,14 +61,41 @@ def dump_line(row: Mapping[str, Any]) -> bytes:
 
 
 def write_atomic(path: Path, content: str) -> None:
-    """Writes a text file so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
+    """Writes a text file so that a reader sees the old content or the new, never a part.
+
+    Of several processes that write the same file, one after the other takes the place as a whole.
+    """
+    with (
+        replacing(path) as temporary,
+        open(temporary, "x", encoding="utf-8", newline="\n") as file,
+    ):
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
     flush_folder(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name for a new file beside another, whose place it takes behind the block.
+
+    Nobody else has that name; where the block fails, what it wrote is deleted.
+    """
+    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def drop_leftovers(*folders: Path) -> None:
+    """Deletes the new files that a killed process had begun in folders nobody else writes to."""
+    for folder in folders:
+        for path in folder.glob(".*.tmp"):
+            if _LEFTOVER.fullmatch(path.name) and path.is_file() and not path.is_symlink():
+                path.unlink(missing_ok=True)
 
 
 def output_file(named: str | Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from instructrec.experiments.jsonl import replacing
 
 _TRAIN, _EVAL = "#2a6f97", "#c1121f"
 _BASELINES = ("#5c677d", "#b07d2b", "#386641", "#7b5ea7")
@@ -140,9 +141,8 @@ def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
 
 def _save(figure: Figure, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    figure.savefig(temporary, format="png")
-    os.replace(temporary, out)
+    with replacing(out) as temporary:
+        figure.savefig(temporary, format="png")
     return out
 
 

@@ -27,19 +27,13 @@ from instructrec.experiments.quickstart_stages import (
     measure_base,
     train_stage,
 )
+from instructrec.experiments.quickstart_time import expected_s
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy
 from instructrec.policies.base import Policy, Prompt
 from instructrec.policies.config import Sampling
 
-_COSTS = {"rollout": 1.0, "epoch": 0.6, "example": 1.6, "validated": 0.4, "measured": 0.28}
-"""Cost of an episode, a pass over it, an SFT example, a validated and a measured response.
-
-In units of a response of the untouched model, which rambles up to the limit, in a small batch.
-"""
-_SETUP_S = 20.0
-"""Seconds that a stage takes besides: loading, writing, imports."""
-_PROBE = 24
+_PROBE, _PROBES = 24, 3
 
 
 def run_quickstart(
@@ -93,7 +87,9 @@ def _base(run: Quickstart) -> None:
     _title(run, "base", "the untouched model")
     policy = load_base(run)
     run.say(describe(policy.device, policy.compute_dtype))
-    run.say(f"about {format_duration(_estimate(run, policy))} for all four stages on this machine")
+    run.expected = expected_s(run.config, len(run.test), _response_s(run, policy))
+    total = format_duration(sum(run.expected.values()))
+    run.say(f"about {total} for all four stages, at the speed that this machine has just now")
     measure_base(run, policy)
 
 
@@ -118,27 +114,13 @@ def _train(run: Quickstart, name: str, model: str) -> str:
         ) from error
 
 
-def _estimate(run: Quickstart, policy: Policy) -> float:
-    """Seconds that everything will take, from the speed of a few responses."""
-    config = run.config
+def _response_s(run: Quickstart, policy: Policy) -> float:
+    """Seconds of one response in a small batch, as busy as the machine is now."""
     number = min(_PROBE, len(run.test))
     prompts = [run.test[i].prompt for i in range(number)]
-    sampling = Sampling(config.ppo.response_length, 0.0)
+    sampling = Sampling(run.config.ppo.response_length, 0.0)
     policy.respond(prompts[:2], sampling=sampling)  # the first call pays for set-up
-    each = min(_seconds(policy, prompts, sampling) for _ in range(3)) / number
-    measured = min(config.eval.limit, len(run.test))
-    measured += config.eval.samples * min(config.eval.sampled_limit, len(run.test))
-    episodes = config.ppo.num_updates * config.ppo.episodes_per_update
-    best = config.best_sft
-    validations = 1 + best.max_steps // best.eval_every if best.eval_every else 0
-    work = {
-        "rollout": episodes,
-        "epoch": episodes * config.ppo.num_ppo_epochs,
-        "example": config.sft.max_steps * config.sft.batch_size + best.max_steps * best.batch_size,
-        "validated": validations * (best.validation_demonstrations + config.eval.validation_limit),
-        "measured": len(STAGES) * measured,
-    }
-    return len(STAGES) * _SETUP_S + each * sum(_COSTS[name] * n for name, n in work.items())
+    return sum(_seconds(policy, prompts, sampling) for _ in range(_PROBES)) / (_PROBES * number)
 
 
 def _seconds(policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> float:

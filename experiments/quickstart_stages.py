@@ -16,6 +16,7 @@ from instructrec.experiments.evaluation import Evaluation, evaluate, load_evalua
 from instructrec.experiments.progress import format_duration
 from instructrec.experiments.quickstart_config import QuickstartConfig
 from instructrec.experiments.quickstart_report import TITLES, Stage
+from instructrec.experiments.quickstart_time import left_s
 from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.experiments.setup_run import LoadPolicy
 from instructrec.experiments.train import run_training
@@ -44,6 +45,8 @@ class Quickstart:
     """Receives lines for people."""
     stages: dict[str, Stage] = field(default_factory=dict)
     """Stages that are measured."""
+    expected: dict[str, float] = field(default_factory=dict)
+    """Seconds that each stage was guessed to take; empty where nobody did."""
     tracking: str = ""
     """Where the mirror of the last stage is; empty when there is none."""
     started: float = field(default_factory=time.perf_counter)
@@ -166,10 +169,12 @@ def _measure(
     sampled = _evaluate(run, policy, folder, update, run.sampled, samples, limit)
     run.stages[name] = Stage(name, greedy, sampled, train_s)
     found = greedy.interval("exact_match")
+    so_far = time.perf_counter() - run.started
+    left = left_s(run.expected, run.stages, so_far)
     run.say(
         f"{TITLES[name]}: exact match {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}] on "
-        f"{found.n} held-out instructions; {format_duration(time.perf_counter() - run.started)} "
-        "so far"
+        f"{found.n} held-out instructions; {format_duration(so_far)} so far"
+        + (f", about {format_duration(left)} left at this pace" if left else "")
     )
 
 

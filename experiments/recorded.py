@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from instructrec.envs.tasks.base import DATA_SUFFIXES, Task
 from instructrec.errors import ConfigError, DataError
@@ -92,16 +91,23 @@ class Recorded:
         known = self.header.get("sampling")
         names = {field.name for field in fields(Sampling)}
         asked = {key: getattr(config, key) for key in _DRAWS}
-        given = {key: value for key, value in asked.items() if value != _default(key)}
+        given = {key: value for key, value in asked.items() if value is not None}
         if not isinstance(known, dict) or not known.keys() <= names:
-            return Sampling(**{"temperature": config.temperature, **given})
-        wrong = [f"{key} = {value}" for key, value in given.items() if value != known.get(key)]
+            return Sampling(**{"temperature": 0.0, **given})
+        drawn = Sampling(**known | {"stop_strings": tuple(known.get("stop_strings", ()))})
+        wrong = [f"{key} = {value}" for key, value in given.items() if value != getattr(drawn, key)]
         if wrong:
             raise ConfigError(
                 f"{', '.join(wrong)} given, but the responses in {self.file} were drawn already "
-                f"({', '.join(f'{key} {known.get(key)}' for key in _DRAWS)}): leave that out."
+                f"({', '.join(f'{key} {getattr(drawn, key)}' for key in _DRAWS)}): leave that out, "
+                "or evaluate the policy itself."
             )
-        return Sampling(**known | {"stop_strings": tuple(known.get("stop_strings", ()))})
+        return drawn
+
+
+def is_recorded(policy: str) -> bool:
+    """Whether a policy of this name is a file of responses."""
+    return policy.endswith(".jsonl")
 
 
 def read_recorded(policy: str) -> Recorded | None:
@@ -115,7 +121,7 @@ def read_recorded(policy: str) -> Recorded | None:
         DataError: It cannot be read, or has no row.
     """
     file = Path(policy)
-    if file.suffix != ".jsonl":
+    if not is_recorded(policy):
         if file.suffix in DATA_SUFFIXES and file.is_file():
             raise ConfigError(
                 f"{policy} is a data file: expected a policy, or the .jsonl of an evaluation. Data "
@@ -138,7 +144,3 @@ def read_recorded(policy: str) -> Recorded | None:
     header = read_json(side) if side.exists() else {}
     fewest, most = min(answers.values()), max(answers.values())
     return Recorded(file, len(answers), fewest, most, header)
-
-
-def _default(key: str) -> Any:
-    return next(field.default for field in fields(EvaluateConfig) if field.name == key)

@@ -7,6 +7,7 @@ from typing import Any
 
 from instructrec.envs.tasks.base import render_prompt
 from instructrec.experiments import classes, reward_report, speeds
+from instructrec.experiments.before_after import verdict_head
 from instructrec.experiments.jsonl import Row
 from instructrec.experiments.listing import inert, markdown_table, table
 from instructrec.experiments.progress import format_duration
@@ -150,7 +151,8 @@ def score_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
     """The final evaluation, beside the start where one was found."""
     by_part = {change["part"]: change for change in results["changes"]}
     head: tuple[str, ...] = ("held-out", "score", "95 % interval")
-    rows = [(*head, "before", "difference", "95 % interval", "verdict") if by_part else head]
+    verdict = verdict_head(change["judged"] for change in results["changes"])
+    rows = [(*head, "before", "difference", "95 % interval", verdict) if by_part else head]
     for name, found in shown_scores(results).items():
         row: tuple[str, ...] = (name, _number(found["mean"]), _between(found["low"], found["high"]))
         if by_part and (change := by_part.get(name)):

@@ -47,10 +47,21 @@ def verdict(report: Mapping[str, Any]) -> str:
     outcome = "undecided, which may be chance"
     if found["low"] > 0.5 or found["high"] < 0.5:
         outcome = "better than chance" if found["low"] > 0.5 else "worse than chance"
-    return (
+    said = (
         f"{outcome}: accuracy {found['mean']:.3f} where 0.5 is chance, 95 % interval "
         f"{found['low']:.3f} to {found['high']:.3f}, on {measured_on(report)}."
     )
+    if "length" in report:
+        right, rule = _by_length(report["length"])
+        if right >= found["mean"]:
+            said += f" Always preferring {rule} is right in {right:.3f} of the same pairs."
+    return said
+
+
+def _by_length(length: Mapping[str, Any]) -> tuple[float, str]:
+    """Accuracy of the better rule of length on the same pairs, and which one that is."""
+    longer = length["longer_wins"]["mean"]
+    return (longer, "the longer one") if longer > 0.5 else (1 - longer, "the shorter one")
 
 
 def measured_on(report: Mapping[str, Any]) -> str:
@@ -79,11 +90,12 @@ def of_the_choice(report: Mapping[str, Any]) -> str:
 
 def _of_preferences(report: Mapping[str, Any]) -> list[Table]:
     accuracy, length = report["accuracy"], report["length"]
-    ranks = _share(length["rank_correlation"])
+    ranks, (right, rule) = _share(length["rank_correlation"]), _by_length(length)
     rows = [
         *_learned_from(report, "pairs"),
         ("measured on", measured_on(report)),
         ("accuracy", f"{_told(accuracy)} of {accuracy['n']} pairs"),
+        ("accuracy of length alone", f"{right:.3f}, preferring {rule}"),
         ("loss", f"{report['loss']:.3f} nats (0.693 knows nothing)"),
         ("calibration error", f"{report['calibration_error']:.3f}"),
         ("longer response preferred", f"in the data {_told(length['longer_wins'])}"),

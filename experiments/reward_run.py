@@ -183,7 +183,7 @@ def _train(
         warn=progress.note,
         say=say,
     )
-    with recorder, continuing.behind_training(folder, is_saved=False):
+    with recorder, continuing.resumable(folder):
         around = Surroundings(
             on_step=recorder.on_step,
             on_save=recorder.flush_step,

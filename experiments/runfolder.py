@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
@@ -28,7 +27,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 
 from instructrec import processes
@@ -38,6 +36,7 @@ from instructrec.experiments import machine
 from instructrec.experiments.jsonl import (
     JsonlWriter,
     Row,
+    drop_leftovers,
     flush_folder,
     keep_rows,
     plain,
@@ -46,8 +45,8 @@ from instructrec.experiments.jsonl import (
     write_atomic,
     write_json,
 )
+from instructrec.experiments.metrics_log import MetricsLog, read_metrics
 from instructrec.experiments.yaml_files import read_config
-from instructrec.metrics import axis_value
 from instructrec.redaction import redacted
 
 __all__ = ["MetricsLog", "RunFolder", "RunInfo", "RunStatus", "read_metrics", "read_rows"]
@@ -313,6 +312,7 @@ def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         place.mkdir(mode=0o700, exist_ok=True)  # private: whoever wants to share it, opens it
+        drop_leftovers(place, place / "eval")
         write_json(place / "run.json", record)
         if not isinstance(config, str):
             config = yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
@@ -325,67 +325,6 @@ def _begin(path: Path, record: Row, config: Mapping[str, Any] | str) -> None:
             f"the run folder {path} cannot be made or written to ({error.strerror or error}): "
             "expected a place that can be written to. Choose another one with output.dir."
         ) from error
-
-
-class MetricsLog:
-    """Writes ``metrics.jsonl``: one line per update, on the disk before ``write`` returns.
-
-    Args:
-        path: The file; existing lines are kept.
-        resumed_update: Update that the run continues from: lines of later updates are dropped,
-            because these updates are done again.
-    """
-
-    def __init__(self, path: Path, resumed_update: int | None = None) -> None:
-        if resumed_update is not None:
-            keep_rows(path, lambda row: _position(row) <= resumed_update)
-        self._writer = JsonlWriter(path)
-
-    def write(self, metrics: Mapping[str, Any]) -> None:
-        """Appends one line; a number that is not finite becomes null, with a warning."""
-        broken = [key for key, value in metrics.items() if _not_finite(value)]
-        if broken:
-            warnings.warn(
-                f"update {metrics.get('train/update', '?')}: {', '.join(broken)} is not a finite "
-                f"number; written as null to {self._writer.path}.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        self._writer.write(metrics)
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._writer.close()
-
-    def __enter__(self) -> MetricsLog:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def read_metrics(path: str | Path) -> list[Row]:
-    """Reads the metrics of a run in the order of its updates.
-
-    Args:
-        path: A run folder, or a ``metrics.jsonl``.
-
-    Raises:
-        DataError: The file is missing, or a line other than a torn last one is not JSON.
-    """
-    path = Path(path)
-    return sorted(read_rows(path / "metrics.jsonl" if path.is_dir() else path), key=_position)
-
-
-def _position(row: Mapping[str, Any]) -> float:
-    return axis_value(row) or 0.0
-
-
-def _not_finite(value: Any) -> bool:
-    try:
-        return value is not None and not np.isfinite(float(value))
-    except (TypeError, ValueError):
-        return False
 
 
 def _is_run(path: Path) -> bool:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from instructrec.errors import CheckpointError, ConfigError, unknown_name
+from instructrec.errors import ConfigError, unknown_name
 from instructrec.experiments import offline_sync, runs_table
 from instructrec.experiments.runs_reading import (
     Filters,
     RunLine,
     Skipped,
     is_named,
-    read_run,
     read_runs,
-    size_of,
 )
-from instructrec.experiments.runs_table import human_bytes
+from instructrec.experiments.runs_removal import chosen_for_space, chosen_runs, remove
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
@@ -43,11 +39,13 @@ def build(parser: ArgumentParser) -> None:
     listing = add("list", "A table of the runs with their final numbers and sizes.", "*")
     listing.add_class_arguments(Filters)
     listing.add_argument("--json", action="store_true", help="Print it as JSON.")
-    remove = add("rm", "Delete run folders, or their checkpoints alone.", "+")
+    remove = add("rm", "Delete run folders, or their checkpoints alone.", "*")
+    remove.add_class_arguments(Filters)
     remove.add_argument(
         "--checkpoints",
         action="store_true",
-        help="Delete only the checkpoints: numbers, responses and policy stay, --resume does not.",
+        help="Delete only the checkpoints: numbers, responses and policy stay, --resume does not. "
+        "Without names, those of all runs that have finished.",
     )
     remove.add_argument("--yes", action="store_true", help="Do not ask.")
     remove.add_argument(
@@ -112,101 +110,17 @@ def _sync(values: Namespace) -> None:
 
 
 def _remove(values: Namespace) -> None:
-    root = Path(values.dir)
-    lines = chosen_runs(root, values.names, force=values.force)
-    remove(lines, checkpoints=values.checkpoints, ask=None if values.yes else _ask)
+    from instructrec.experiments import command_line
 
-
-def chosen_runs(root: Path, names: Sequence[str], *, force: bool = False) -> list[RunLine]:
-    """Finds the runs that are to be deleted.
-
-    Args:
-        root: Folder of the run folders.
-        names: Names, paths or patterns.
-        force: Take runs that say they are running, too.
-
-    Returns:
-        Each of them once.
-
-    Raises:
-        ConfigError: A name means no run, or something outside of the folder.
-        CheckpointError: What a name means is no run folder of ours, a link, or still running.
-    """
-    known, _ = read_runs(root)
-    chosen: dict[Path, RunLine] = {}
-    for name in names:
-        found = [line for line in known if name.rstrip("/") in (line.name, str(line.path))]
-        # Only then those deeper down that happen to be called the same.
-        found = found or [line for line in known if is_named(line, name)]
-        for line in found or [_by_path(root, name, known)]:
-            if line.status == "running" and not force:
-                raise CheckpointError(
-                    f"{line.path} says that it is running: expected a run that has ended. Stop it "
-                    "first; a killed one says so for ever, and --force deletes it."
-                )
-            chosen[line.path.resolve()] = line
-    return list(chosen.values())
-
-
-def _by_path(root: Path, name: str, known: Sequence[RunLine]) -> RunLine:
-    """The run that a path means, which the table does not show; or why it must stay."""
-    path = next((p for p in (root / name, Path(name)) if p.is_symlink() or p.exists()), None)
-    if path is None:
-        raise ConfigError(unknown_name("run", name, [line.name for line in known]))
-    if path.is_symlink():
-        raise CheckpointError(f"{path} is a link: expected a run folder itself. It stays.")
-    if root.resolve() not in (path.resolve(), *path.resolve().parents):
-        raise ConfigError(
-            f"{path} lies outside of {root}: expected a run in there. Name the folder of the run "
-            "folders with --dir."
-        )
-    return read_run(root / path.resolve().relative_to(root.resolve()), root)
-
-
-def remove(
-    lines: Sequence[RunLine],
-    *,
-    checkpoints: bool = False,
-    ask: Callable[[str], bool] | None = None,
-    say: Callable[[str], None] = print,
-) -> None:
-    """Deletes run folders.
-
-    Args:
-        lines: The runs.
-        checkpoints: Delete only their checkpoints.
-        ask: Asked whether to go on; None goes on.
-        say: Receives lines for people.
-    """
-    targets = [line.path / "checkpoints" if checkpoints else line.path for line in lines]
-    sizes = [size_of(target) for target in targets]
-    for line, size in zip(lines, sizes, strict=True):
-        say(f"{line.name}  {line.status}  {human_bytes(size)}")
-    if not checkpoints:
-        for note in _losses(lines):
-            say(f"note: {note}")
-    what = "the checkpoints of " if checkpoints else ""
-    many = "run folder" if len(lines) == 1 else f"{len(lines)} run folders"
-    which = f"this {many}" if len(lines) == 1 else f"these {many}"
-    if ask is not None and not ask(f"delete {what}{which} ({human_bytes(sum(sizes))})? [y/N] "):
-        say("nothing was deleted.")
+    root, filters = Path(values.dir), command_line.as_dataclass(Filters, values)
+    if values.checkpoints:
+        lines = chosen_for_space(root, values.names, filters, force=values.force)
+    else:
+        lines = chosen_runs(root, values.names, filters, force=values.force)
+    if not lines:
+        print("nothing to delete.")
         return
-    for target in targets:
-        if target.is_symlink():  # a checkpoints/ that lies elsewhere is somebody's decision
-            raise CheckpointError(f"{target} is a link: it stays. Delete it yourself.")
-        if target.exists():
-            shutil.rmtree(target)
-    say(f"deleted: {human_bytes(sum(sizes))}.")
-
-
-def _losses(lines: Sequence[RunLine]) -> list[str]:
-    """What would be lost that is not in the table."""
-    found = offline_sync.find_offline({line.name: line.path for line in lines})
-    unsent = {files.run for files in found if not files.is_sent}
-    return [
-        f"what {name} has kept for W&B was not sent; `instructrec runs sync` sends it."
-        for name in sorted(unsent)
-    ]
+    remove(lines, checkpoints=values.checkpoints, ask=None if values.yes else _ask)
 
 
 def _ask(question: str) -> bool:

@@ -68,6 +68,8 @@ class RunLine:
     """Seconds since something was written to the record."""
     size_bytes: int
     """All files of the folder together."""
+    checkpoint_bytes: int
+    """Those of its checkpoints, which ``instructrec runs rm --checkpoints`` frees."""
     problem: str = ""
     """What of it could not be read."""
 
@@ -94,7 +96,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which runs are listed (``instructrec runs list``)."""
+    """Which runs are meant (``instructrec runs list``, ``instructrec runs rm``)."""
 
     status: str | None = None
     """Only runs of this status: running, finished, failed or interrupted; a pattern may say it."""
@@ -112,6 +114,10 @@ class Filters:
             if wanted is not None and not fnmatchcase(getattr(line, key), wanted):
                 return False
         return not names or any(is_named(line, name) for name in names)
+
+
+ALL = Filters()
+"""Lets every run pass."""
 
 
 def is_named(line: RunLine | Skipped, pattern: str) -> bool:
@@ -187,6 +193,7 @@ def read_run(path: Path, root: Path | None = None) -> RunLine:
         duration_s=None if started is None else max(0.0, end - started),
         silent_s=max(0.0, now - latest),
         size_bytes=size_of(path),
+        checkpoint_bytes=size_of(path / "checkpoints"),
         problem=problem,
     )
 

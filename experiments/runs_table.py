@@ -17,7 +17,7 @@ def to_text(lines: Sequence[RunLine], skipped: Sequence[Skipped]) -> str:
     """The table, and below it what needs a word."""
     head = (
         *("run", "status", "algorithm", "task", "model", "seed", "updates", "held-out total"),
-        *("took", "size", "started"),
+        *("took", "size", "checkpoints", "started"),
     )
     rows = [head, *(_cells(line) for line in lines)]
     notes = [
@@ -30,6 +30,11 @@ def to_text(lines: Sequence[RunLine], skipped: Sequence[Skipped]) -> str:
     notes += [f"not a run: {other.path} ({other.reason})" for other in skipped]
     total = human_bytes(sum(line.size_bytes for line in lines))
     count = f"{len(lines)} run{'' if len(lines) == 1 else 's'}, {total}"
+    if saved := sum(line.checkpoint_bytes for line in lines):
+        count += (
+            f", of it {human_bytes(saved)} of checkpoints (`instructrec runs rm --checkpoints` "
+            "frees those of finished runs)"
+        )
     blocks = [table(rows), count] if lines else ["no run matches."]
     return "\n\n".join([*blocks, *(["\n".join(notes)] if notes else [])])
 
@@ -68,6 +73,7 @@ def _cells(line: RunLine) -> tuple[str, ...]:
         score_text(line),
         "-" if line.duration_s is None else format_duration(line.duration_s),
         human_bytes(line.size_bytes),
+        human_bytes(line.checkpoint_bytes) if line.checkpoint_bytes else "-",
         "-" if started is None else human_age(time.time() - started),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -84,6 +84,27 @@ class TrackingConfig:
         if given and given not in _MODES:
             raise ConfigError(f"WANDB_MODE = {given!r}: expected online, offline or disabled")
         return _MODES.get(given, "auto")
+
+
+def note_unused(config: TrackingConfig, say: Callable[[str], None]) -> None:
+    """Says which settings do nothing, for commands that are mirrored only where a mode is given.
+
+    Args:
+        config: Their settings; training mirrors without being asked and has no use for this.
+        say: Receives one line for people, where there is something to say.
+    """
+    given = [
+        f"tracking.{field.name}"
+        for field in fields(config)
+        if field.name != "mode" and getattr(config, field.name) != field.default
+    ]
+    if config.mode == "disabled" and given:
+        say(
+            f"note: {', '.join(given)} given, but nothing is mirrored: add --tracking.mode auto "
+            "(or online, offline)."
+        )
+    elif config.log_policy:
+        say("note: tracking.log_policy does nothing here: the run that trained a policy sends it.")
 
 
 @dataclass(frozen=True)

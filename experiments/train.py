@@ -103,8 +103,8 @@ def run_training(
     """Trains, evaluates on the test split, and writes everything to the run folder.
 
     A first SIGINT, SIGTERM, SIGHUP or SIGUSR1 ends training after the update or step at hand,
-    behind a checkpoint, and the evaluation behind it at once; any other ends the run at once. The
-    folder stays readable.
+    behind a checkpoint, and the evaluation behind it at once; any other ends the run at once, which
+    then goes on from an earlier checkpoint, if there is one. The folder stays readable.
 
     Args:
         config: The run.
@@ -120,7 +120,8 @@ def run_training(
 
     Raises:
         InstructRecError: Settings, data, model or rewards cannot be used; nothing was overwritten.
-        RunInterrupted: The run was stopped behind a checkpoint; ``resume`` continues it.
+        RunInterrupted: The run was stopped and has a checkpoint; ``resume`` continues it.
+        KeyboardInterrupt: It was stopped and has none.
         SystemExit: Either of them, in another process than the main one of several.
     """
     continuing.check_flags(resume, overwrite, allow_change)
@@ -203,25 +204,21 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
     if record is None:
         _measure_start(run)
         trained = _ppo(run, checkpoint, train_ppo)
-        with continuing.behind_training(run.folder, is_saved=True):
+        with continuing.resumable(run.folder):
             _finish(run, trained, telling.say_nothing)
         return {}, ""
     recorder, progress = record
-    with recorder:
+    with recorder, continuing.resumable(run.folder):
         if checkpoint is None:
             try_judges(run.config, run.materials, run.say, recorder.on_warning)
         _measure_start(run)
         with progress:
             if run.config.supervised is not None:
-                with continuing.behind_training(run.folder, is_saved=False):
-                    trained = _supervised(run, checkpoint, recorder)
+                trained = _supervised(run, checkpoint, recorder)
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
         trained["train_s"] = time.perf_counter() - start
-        # What learns from rollouts has saved its last update; given answers may be too few for it.
-        is_saved = run.config.supervised is None
-        with continuing.behind_training(run.folder, is_saved=is_saved):
-            recorder.summary = _finish(run, trained, recorder.on_warning)
+        recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where
 

@@ -66,7 +66,7 @@ class WorkerSettings:
     timeout: float = 60.0
     """Seconds that one call may take."""
     memory_mb: int | None = None
-    """Most address space of a process in MiB; None for no limit."""
+    """Most address space of a process in MiB, of which CUDA takes tens of GiB; None: no limit."""
     environment: tuple[str, ...] = ()
     """Environment variables that it gets beside ``ENVIRONMENT``."""
     chunk: int = 64
@@ -303,9 +303,14 @@ class _Worker:
         try:
             answer = self._exchange(self._order, START_SECONDS)
         except (EOFError, OSError):
+            limit = self._settings.memory_mb
+            cause = (
+                f" memory_mb = {limit} may be too small: it limits address space, of which a model "
+                "on a GPU needs far more than memory (leave it out there)."
+            )
             raise RewardError(
                 f"the worker of a reward did not start: its process {self.kill()}. What it printed "
-                "stands above; a memory_mb that is too small is one possible cause."
+                f"stands above.{cause * (limit is not None)}"
             ) from None
         if "fatal" in answer:
             self.kill()

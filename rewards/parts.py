@@ -50,7 +50,7 @@ class RewardSpec:
     workers: int = 1
     """Processes that score side by side (isolation: worker)."""
     memory_mb: int | None = None
-    """Most address space of a worker in MiB; None sets no limit."""
+    """Most address space of a worker in MiB; None sets no limit, as a worker on a GPU needs it."""
     environment: tuple[str, ...] = ()
     """Environment variables that a worker gets beside the usual ones, e.g. [MY_API_KEY]."""
     cache: str | None = None

@@ -88,6 +88,8 @@ class AugmentedTask:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of the task and of everything that decides the wordings."""
         own = {name: wording.identity for name, wording in self._own.items()}
+        order = list(self.kinds)  # a draw goes to the first kind that it falls to
+        is_usual = order == [*(kind for kind in KINDS if kind in self.kinds), *sorted(own)]
         return fingerprint_of(
             task=self.task.fingerprint,
             augmentation=_VERSION,
@@ -95,6 +97,7 @@ class AugmentedTask:
             seed=self.seed,
             epochs=self.epochs,
             **({"own": own} if own else {}),
+            **({} if is_usual else {"order": order}),
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

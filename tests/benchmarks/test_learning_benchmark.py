@@ -38,6 +38,8 @@ def test_a_side_that_did_not_arrive_gives_a_bound() -> None:
     assert learning.ratio(never, slow)[1] == "<=" and learning.ratio(never, never)[1] == "?"
     text = learning.table({0: {"ours": points(0.8), "trl112": points(0.1, 0.2)}}, 0.78)
     assert "| 0 | 10 s | not in 20 s | 0.200 | >= 2.00 |" in text
+    sides = [{"ours": points(0.8), "trl112": points(*before, 0.8)} for before in ((), (0.1,))]
+    assert "): 1.50\n" in learning.table(dict(enumerate(sides)), 0.78)  # of 1 and 2
 
 
 def test_our_seconds_add_up_to_the_evaluations(tmp_path: Path) -> None:

@@ -119,6 +119,19 @@ def test_a_wording_is_a_function_of_seed_epoch_and_index():
     assert len(prints) == 5
 
 
+def test_the_order_of_kinds_is_part_of_the_fingerprint_as_it_is_of_the_data():
+    task = make_task("parity", size=60)
+    shares = {"typos": 0.5, "vague": 0.5}
+    usual, other = (
+        AugmentedTask(task, kinds=kinds) for kinds in (shares, dict(reversed(shares.items())))
+    )
+    assert [i.columns["augmentation"] for i in iterate(usual)] != [
+        i.columns["augmentation"] for i in iterate(other)
+    ]
+    assert usual.fingerprint != other.fingerprint
+    assert usual.fingerprint == AugmentedTask(task, kinds=shares).fingerprint
+
+
 def test_the_last_message_of_a_conversation_is_reworded():
     item = always("paraphrase", Conversations())[1]
     assert item.prompt[0] == Conversations()[1].prompt[0]

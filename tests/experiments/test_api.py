@@ -49,6 +49,17 @@ def test_mistakes_are_those_of_the_command_line() -> None:
         instructrec.train("tiny_smok")
 
 
+@pytest.mark.parametrize("settings", [None, {"seed": 3, "output.dir": "elsewhere"}])
+def test_nothing_is_trained_that_nobody_asked_for(
+    settings: dict[str, object] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seeds in (None, [0, 1]):
+        with pytest.raises(ConfigError, match="says nothing of what to train: expected a recipe"):
+            instructrec.train(settings=settings, seeds=seeds)  # type: ignore[call-overload]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_package_loads_them_only_when_asked() -> None:
     code = "import sys, instructrec; assert 'torch' not in sys.modules; instructrec.compare; "
     code += "assert 'torch' not in sys.modules and 'instructrec.experiments.api' in sys.modules"

@@ -18,6 +18,7 @@ from instructrec.experiments.compare import CompareConfig, compare
 from instructrec.experiments.compare_charts import curves
 from instructrec.experiments.contenders import read_comparison
 from instructrec.experiments.jsonl import write_json
+from instructrec.experiments.tracking import TrackingConfig
 
 HEADER = {
     "task": "letters",
@@ -113,7 +114,11 @@ def test_a_clear_difference_is_decided_and_said_in_words(tmp_path: Path) -> None
 def test_equal_policies_are_undecided(tmp_path: Path) -> None:
     a = evaluation(tmp_path / "one.jsonl", good)
     b = evaluation(tmp_path / "two.jsonl", lambda i: good(i + 2 * (i % 8 < 4)))
-    results = compare([str(a), str(b)], CompareConfig(out=str(tmp_path / "out")), say=silent)
+    said: list[str] = []
+    tracking = TrackingConfig(mode="disabled", project="mine")
+    config = CompareConfig(out=str(tmp_path / "out"), tracking=tracking)
+    results = compare([str(a), str(b)], config, say=said.append)
+    assert said[0].startswith("note: tracking.project given, but nothing is mirrored")
     assert results["verdicts"][0].startswith("undecided")
     assert results["parts"]["total"]["pairs"][0]["decided"] == "no"
 

@@ -11,17 +11,18 @@ from instructrec.experiments import api, command_line
 from instructrec.experiments.cli import command_parser
 from instructrec.experiments.config import EvaluateConfig
 from instructrec.experiments.decoding_words import evaluate_config
+from instructrec.experiments.evaluate_policy import run_evaluation
 
 
-def config_of(*options: str) -> EvaluateConfig:
-    arguments = ["oracle", *options]
+def config_of(*options: str, policy: str = "oracle") -> EvaluateConfig:
+    arguments = [policy, *options]
     return evaluate_config(command_line.parse(command_parser("evaluate"), arguments), arguments)
 
 
 @pytest.mark.parametrize(
     ("options", "temperature", "samples"),
     [
-        ([], 0.0, None),
+        ([], None, None),
         (["--decoding", "greedy"], 0.0, None),
         (["--decoding", "greedy", "--temperature", "0", "--n", "1"], 0.0, 1),
         (["--decoding", "sample"], 1.0, None),
@@ -55,6 +56,12 @@ def test_contradictions_are_refused_in_words(options: list[str], expected: str) 
         config_of(*options)
 
 
+def test_fewer_responses_of_a_file_need_no_word_about_how_they_were_drawn() -> None:
+    assert config_of("--samples", "2", policy="drawn.jsonl") == EvaluateConfig(samples=2)
+    with pytest.raises(ConfigError, match="add --decoding sample"):
+        config_of("--samples", "2", "--temperature", "0", policy="drawn.jsonl")
+
+
 def test_a_file_of_settings_may_use_the_words_too(tmp_path: Path) -> None:
     file = tmp_path / "sampled.yaml"
     file.write_text("temperature: 0.0\ndecoding: sample\nn: 3\n")
@@ -68,6 +75,8 @@ def test_an_evaluation_from_python_knows_the_same_words(
     asked = {"task": "parity", "limit": 2, "bounds": False}
     with pytest.raises(ConfigError, match="add --decoding sample"):
         api.evaluate("oracle", {**asked, "n": 2})
+    with pytest.raises(ConfigError, match="greedy decoding gives the same response"):
+        run_evaluation("oracle", EvaluateConfig(task="parity", samples=2))
     found = api.evaluate("oracle", {**asked, "n": 2, "decoding": "sample"}, say=lambda line: None)
     again = {**asked, "samples": 2, "temperature": 1}
     same = api.evaluate("oracle", {**again, "name": "same"}, say=lambda line: None)

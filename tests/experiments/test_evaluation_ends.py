@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from instructrec.errors import ConfigError
-from instructrec.experiments.config import EvaluateConfig, OutputConfig
-from instructrec.experiments.evaluate_policy import run_evaluation
-from instructrec.experiments.runfolder import RunFolder
+from instructrec.errors import CheckpointError, ConfigError
+from instructrec.experiments.cli import main
+from instructrec.experiments.config import EvaluateConfig, OutputConfig, PlaceConfig
+from instructrec.experiments.evaluate_policy import make_plan, run_evaluation
+from instructrec.experiments.evaluation_place import place
+from instructrec.experiments.runfolder import RunFolder, RunInfo
 from instructrec.rewards import register_reward
 
 ENDS: list[type[BaseException]] = []
@@ -42,3 +47,40 @@ def test_it_says_how_it_ended_and_the_same_command_goes_on(
     assert record["status"] == status and record["finished"] is not None
     run_evaluation("random", config, say=str)
     assert RunFolder.open(tmp_path / "mine").record()["status"] == "finished"
+
+
+def test_what_is_there_already_is_told_in_the_words_of_this_command(tmp_path: Path) -> None:
+    output = OutputConfig(dir=str(tmp_path))
+    config = EvaluateConfig(task="parity", limit=4, name="mine", output=output, bounds=False)
+    run_evaluation("random", config, say=str)
+    with pytest.raises(CheckpointError, match="holds this evaluation, finished") as found:
+        run_evaluation("random", config, say=str)
+    assert "--overwrite" in str(found.value) and "--resume" not in str(found.value)
+    other = dataclasses.replace(config, temperature=1.0)
+    with pytest.raises(CheckpointError, match="another run, or other settings"):
+        run_evaluation("random", other, say=str)
+    run_evaluation("random", other, overwrite=True, say=str)
+
+
+def test_a_place_that_the_rows_of_a_run_do_not_go_to_is_refused(tmp_path: Path) -> None:
+    info = RunInfo("train", "ppo", "v", 0, "tiny", "parity")
+    run = RunFolder.create(tmp_path / "runs" / "mine", info, {"task": {"name": "parity"}})
+    run.policy.mkdir()
+
+    def file(**given: Any) -> Path:
+        config = EvaluateConfig(**given)
+        plan = make_plan(str(run.path), config, run)
+        with ExitStack() as stack:
+            return place(str(run.path), plan, config, run, False, None, stack.enter_context)[1]
+
+    elsewhere = PlaceConfig(str(tmp_path / "elsewhere"))
+    with pytest.raises(ConfigError, match=r"goes into its own folder, .*mine.* give --name"):
+        file(output=elsewhere)
+    assert file(output=PlaceConfig(str(tmp_path / "runs"))).parent == run.path / "eval"
+    assert file().parent == run.path / "eval"
+    assert file(output=elsewhere, name="apart").is_relative_to(tmp_path / "elsewhere" / "apart")
+
+
+def test_settings_of_training_are_none_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "oracle", "--output.samples_per_update", "3"]) == 2
+    assert "unknown key 'output.samples_per_update'" in capsys.readouterr().err

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from instructrec.experiments.config import EvaluateConfig, OutputConfig
+from instructrec.experiments.config import EvaluateConfig, OutputConfig, PlaceConfig
 from instructrec.experiments.evaluate_policy import run_evaluation
 from instructrec.experiments.evaluation import Evaluation
 from instructrec.experiments.evaluation_report import track
-from instructrec.experiments.tracking import TrackingConfig
+from instructrec.experiments.tracking import TrackingConfig, note_unused
 
 
 def silent(text: str) -> None:
@@ -43,6 +43,22 @@ def test_an_evaluation_is_a_run_with_its_numbers_and_responses(
     families = sent.tables["families"]
     assert dict(zip(families.columns, families.data[0], strict=True))["mean"] == 1.0
     assert len(sent.tables["samples"].data) == 12
+
+
+def test_settings_of_tracking_that_do_nothing_are_told(tmp_path: Path) -> None:
+    told: list[str] = []
+    tracking = TrackingConfig(mode="disabled", project="mine", tags=("a",))
+    config = EvaluateConfig(
+        task="parity", limit=4, output=PlaceConfig(str(tmp_path)), tracking=tracking
+    )
+    run_evaluation("oracle", config, say=told.append)
+    assert told[0].startswith("note: tracking.project, tracking.tags given, but nothing is mirror")
+    told.clear()
+    note_unused(TrackingConfig(mode="disabled"), told.append)
+    note_unused(TrackingConfig(mode="offline", project="mine"), told.append)
+    assert told == []
+    note_unused(TrackingConfig(mode="offline", log_policy=True), told.append)
+    assert len(told) == 1 and "the run that trained a policy sends it" in told[0]
 
 
 def test_an_evaluation_is_tracked_on_request(tmp_path: Path) -> None:

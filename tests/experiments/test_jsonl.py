@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from instructrec.experiments.jsonl import (
     plain,
     read_json,
     read_rows,
+    write_atomic,
     write_json,
 )
 from instructrec.policies.base import StopReason
@@ -90,10 +92,23 @@ def test_a_missing_file_is_named(tmp_path):
 def test_a_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "summary.json"
     write_json(path, {"a": 1})
-    (tmp_path / ".summary.json.tmp").mkdir()  # the new content cannot be written
-    with pytest.raises(OSError, match="directory"):
-        write_json(path, {"a": 2})
-    assert read_json(path) == {"a": 1}
+    with pytest.raises(UnicodeEncodeError):  # half of a surrogate pair
+        write_atomic(path, "{" + "x" * 100_000 + "\ud800")
+    assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == [path.name]
+
+
+def test_several_writers_of_one_file_never_meet(tmp_path):
+    path = tmp_path / "run.json"
+    contents = [str(writer) * 50_000 for writer in range(4)]
+
+    def write(content):
+        for _ in range(25):
+            write_atomic(path, content)
+            assert path.read_text() in contents
+
+    with ThreadPoolExecutor(len(contents)) as pool:
+        list(pool.map(write, contents))
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_what_was_written_is_forced_to_the_disk(tmp_path, monkeypatch):

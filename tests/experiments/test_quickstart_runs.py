@@ -101,6 +101,8 @@ def test_it_ends_with_table_differences_samples_and_paths(
     text = "\n".join(said)
     for part in ("about ", "zero-shot", "best SFT", "PPO - short SFT: ", "pass@k"):
         assert part in text
+    told = [line for line in said if " left at this pace" in line]
+    assert len(told) == 2 * 3  # of two quickstarts, behind all stages but the last
     folder = base / "quickstart-1"
     assert (folder / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     assert "PPO - best SFT: " in (folder / "report.md").read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ def test_all_responses_of_a_file_are_scored_as_they_were_drawn(drawn: Path, agai
 
 
 def test_fewer_can_be_asked_for(drawn: Path, again: Again) -> None:
-    found = again(drawn, limit=4, samples=2, temperature=0.7)
+    found = again(drawn, limit=4, samples=2)
     rows = [row for row in read_rows(drawn) if row["sample"] < 2][:8]
     # By prompt, in the file's order: the first two responses of each of the first four.
     assert [row["response"] for row in found.rows] == [row["response"] for row in rows]
@@ -67,6 +67,7 @@ def test_fewer_can_be_asked_for(drawn: Path, again: Again) -> None:
         ({"limit": 11}, DataError, "limit = 11, but .* has responses to 10 instructions"),
         ({"samples": 4, "temperature": 0.7}, DataError, "samples = 4, but .* none can count twice"),
         ({"temperature": 1.0}, ConfigError, r"temperature = 1.0 given, .* drawn already .*0\.7"),
+        ({"temperature": 0.0}, ConfigError, r"temperature = 0.0 given, .* evaluate the policy its"),
         ({"top_k": 3}, ConfigError, "top_k = 3 given"),
     ],
 )
@@ -83,7 +84,7 @@ def test_a_file_that_was_cut_short_says_how_many_responses_can_be_taken(
     drawn.write_text("".join(drawn.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(DataError, match=r"has 2 to 3 responses .* --samples 2 takes"):
         again(drawn)
-    assert len(again(drawn, samples=2, temperature=0.7).rows) == 20
+    assert len(again(drawn, samples=2).rows) == 20
 
 
 def test_a_task_that_is_another_one_by_now_is_refused_unless_it_is_named(

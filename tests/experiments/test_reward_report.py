@@ -82,6 +82,13 @@ def _finish(path: Path, found: dict[str, Any], rejected: str) -> None:
     RunFolder(path).finish("finished", summary)
 
 
+def test_a_model_below_the_rule_of_length_is_told_so() -> None:
+    shorter = {**FOUND["length"], "longer_wins": {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 8}}
+    told = verdict({**FOUND, "length": shorter})
+    assert told.endswith("Always preferring the shorter one is right in 0.800 of the same pairs.")
+    assert "Always" not in verdict(FOUND)
+
+
 def test_a_reward_model_is_reported_with_what_it_learned_and_its_worst_pairs(
     tmp_path: Path, write_reward_run: Write
 ) -> None:
@@ -100,7 +107,7 @@ def test_a_reward_model_is_reported_with_what_it_learned_and_its_worst_pairs(
     markdown = (run / "report" / "report.md").read_text()
     for text in (said[0], markdown):
         assert "0.750 (0.550 to 0.900) of 8 pairs" in text and "1 of 40" in text
-        assert "12 pairs" in text
+        assert "12 pairs" in text and "0.500, preferring the shorter one" in text
         assert "the model of number 3" in markdown and "instructrec train letters" in text
     page = (run / "report" / "report.html").read_text()
     for part in ("What it has learned", "Calibration: how sure", "Learning curves", "Accuracy"):

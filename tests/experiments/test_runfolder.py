@@ -287,3 +287,14 @@ def test_an_evaluation_outside_the_folder_is_not_read(tmp_path, named):
     run.finish("finished", {"eval_file": named})
     with pytest.raises(CheckpointError, match="eval_file"):
         run.summary()
+
+
+def test_what_a_killed_writer_had_begun_is_gone_when_the_run_goes_on(tmp_path):
+    run = RunFolder.create(tmp_path / "run", INFO, {"seed": 1})
+    (run.path / "eval").mkdir()
+    begun = [run.path / ".run.json.0123abcd.tmp", run.path / "eval" / ".a.json.0123abcd.tmp"]
+    mine = [run.path / ".notes.tmp", run.path / "eval" / "a.jsonl"]
+    for path in (*begun, *mine):
+        path.write_text("half")
+    RunFolder.create(run.path, INFO, {"seed": 1}, resume=True)
+    assert [path.exists() for path in (*begun, *mine)] == [False, False, True, True]

@@ -12,9 +12,10 @@ import pytest
 
 from instructrec.errors import CheckpointError, ConfigError
 from instructrec.experiments.cli import main
+from instructrec.experiments.locks import held
 from instructrec.experiments.runfolder import RunFolder, RunInfo
-from instructrec.experiments.runs_commands import chosen_runs, remove
 from instructrec.experiments.runs_reading import SILENT_S, Filters, read_run, read_runs
+from instructrec.experiments.runs_removal import chosen_for_space, chosen_runs, remove
 from instructrec.experiments.runs_table import human_age, human_bytes, to_text
 
 
@@ -29,6 +30,7 @@ def make_run(
             log.write({"train/update": float(update)})
     (run.checkpoints / "update-3").mkdir(parents=True)
     (run.checkpoints / "update-3" / "weights").write_bytes(b"0" * 5000)
+    run.policy.mkdir()
     numbers = {"eval/total/mean": score, "eval/total/ci_low": 0.4, "eval/total/ci_high": 0.6}
     if status != "running":
         run.finish(status, {**numbers, "updates": 3} if score is not None else None)
@@ -63,6 +65,8 @@ def test_a_run_is_told_in_one_line(runs: Path) -> None:
     shown = to_text([line], [])
     assert "0.812 [0.400, 0.600]" in shown
     assert "quickstart-1/ppo  finished  ppo" in shown
+    assert line.checkpoint_bytes == 5000
+    assert "5.0 kB" in shown and "of it 5.0 kB of checkpoints (`instructrec runs rm" in shown
 
 
 def test_a_run_without_an_end_shows_what_it_has(runs: Path) -> None:
@@ -179,6 +183,57 @@ def test_checkpoints_alone_are_deleted(runs: Path) -> None:
     assert before.size_bytes - after.size_bytes == 5000
     assert not (runs / "sft-s1" / "checkpoints").exists()
     remove([after], checkpoints=True)  # nothing to do is no mistake
+
+
+def test_checkpoints_go_where_they_are_not_needed_any_more(runs: Path) -> None:
+    make_run(runs, "going", status="running", score=None)
+    (make_run(runs, "unsaved").path / "policy").rmdir()
+    said = list[str]()
+    chosen = chosen_for_space(runs, [], say=said.append)
+    assert sorted(line.name for line in chosen) == ["ppo-parity-s1", "quickstart-1/ppo"]
+    assert len(said) == 3 and all(text.startswith("left out: ") for text in said)
+    assert any("sft-s1 (failed) goes on from its checkpoints" in text for text in said)
+    assert any("unsaved has left no policy" in text for text in said)
+    remove(chosen, checkpoints=True)
+    for line in chosen:
+        kept = {path.name for path in line.path.iterdir()}
+        assert kept >= {"policy", "metrics.jsonl", "run.json", "summary.json"}
+        assert "checkpoints" not in kept
+    assert all((runs / name / "checkpoints").is_dir() for name in ("sft-s1", "going", "unsaved"))
+    assert chosen_for_space(runs, ["*"], say=said.append) == []
+
+
+def test_its_own_name_takes_the_checkpoints_of_an_unfinished_run(runs: Path) -> None:
+    (chosen,) = chosen_for_space(runs, ["sft-s1"])
+    assert chosen.name == "sft-s1"
+    make_run(runs, "going", status="running", score=None)
+    with pytest.raises(CheckpointError, match="says that it is running"):
+        chosen_for_space(runs, ["going"])
+
+
+def test_a_run_at_work_is_not_touched_whatever_its_record_says(runs: Path) -> None:
+    lines = chosen_runs(runs, ["sft-s1"])
+    with (
+        held(runs / "sft-s1", "ppo"),
+        pytest.raises(CheckpointError, match=r"in use.*process is at work"),
+    ):
+        remove(lines)
+    assert (runs / "sft-s1" / "checkpoints" / "update-3" / "weights").exists()
+    remove(lines)
+    assert not list(runs.glob(".*.lock"))
+
+
+def test_filters_say_what_is_deleted(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["runs", "rm", "--yes"]) == 2
+    assert "nothing says which runs" in capsys.readouterr().err
+    assert main(["runs", "rm", "--checkpoints", "--task", "closed*", "--yes"]) == 0
+    assert "deleted: 5.0 kB" in capsys.readouterr().out
+    assert not (runs / "quickstart-1" / "ppo" / "checkpoints").exists()
+    assert (runs / "ppo-parity-s1" / "checkpoints").exists()
+    assert main(["runs", "rm", "--status", "failed", "--yes"]) == 0
+    assert names_of(runs) == ["ppo-parity-s1", "quickstart-1/ppo"]
+    assert main(["runs", "rm", "ppo*", "--status", "failed", "--yes"]) == 0
+    assert "nothing to delete" in capsys.readouterr().out
 
 
 def test_a_no_deletes_nothing(runs: Path) -> None:

@@ -322,7 +322,7 @@ def test_a_second_signal_stops_at_once_and_the_folder_stays_readable(tmp_path: P
             os.kill(os.getpid(), signal.SIGINT)
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RunInterrupted):
         train(small(tmp_path), FakeLearner(insist))
     folder = RunFolder.open(tmp_path / "run")
     assert folder.record()["status"] == "interrupted" and updates(folder.path) == [1]

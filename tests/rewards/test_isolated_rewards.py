@@ -214,8 +214,13 @@ def test_a_worker_that_cannot_start_is_an_error_and_not_a_fault_of_the_samples(
         "'ONLY_HERE' in os.environ or os._exit(3)\n"
         "def f(completions, **columns):\n    return [1.0] * len(completions)\n"
     )
-    combined = make_rewards({"r": {"use": f"{tmp_path}/ends.py:f", "isolation": "worker"}})
-    with pytest.raises(RewardError, match="did not start: its process ended with exit status 3"):
+    spec = {"use": f"{tmp_path}/ends.py:f", "isolation": "worker"}
+    with pytest.raises(RewardError, match=r"memory_mb = 4096 may be too small.*on a GPU"):
+        score(make_rewards({"r": {**spec, "memory_mb": 4096}}), ["a"])
+    combined = make_rewards({"r": spec})
+    with pytest.raises(
+        RewardError, match=r"did not start: its process ended with exit status 3 .*above\.$"
+    ):
         score(combined, ["1"])
 
 
