@@ -111,8 +111,7 @@ def train_supervised(
     """
     from instructrec.rl.fitting import Surroundings
 
-    taken = _taken(config, materials.train)
-    learn = _dpo if config.algorithm == "dpo" else _sft
+    learn, taken = _dpo if config.algorithm == "dpo" else _sft, _taken(config, materials.train)
     around = Surroundings(
         on_step=recorder.on_step,
         on_save=recorder.flush_step,
