@@ -12,6 +12,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from instructrec.devices import describe
 from instructrec.errors import RunInterrupted
@@ -120,7 +121,7 @@ def _response_s(run: Quickstart, policy: Policy) -> float:
     prompts = [run.test[i].prompt for i in range(number)]
     sampling = Sampling(run.config.ppo.response_length, 0.0)
     policy.respond(prompts[:2], sampling=sampling)  # the first call pays for set-up
-    return sum(_seconds(policy, prompts, sampling) for _ in range(_PROBES)) / (_PROBES * number)
+    return median(_seconds(policy, prompts, sampling) for _ in range(_PROBES)) / number
 
 
 def _seconds(policy: Policy, prompts: Sequence[Prompt], sampling: Sampling) -> float:

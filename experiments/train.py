@@ -110,8 +110,7 @@ def run_training(
         config: The run.
         resume: Continue the folder's newest checkpoint; begin anew where there is no folder yet.
         overwrite: Delete an existing run of this name.
-        allow_change: What may differ when a run is resumed: keys, ``data``,
-            ``weights`` (of the start), ``versions``.
+        allow_change: What may differ on resume: keys, ``data``, ``weights`` (start), ``versions``.
         command: The command line after the program's name, for the record.
         load_policy: Makes the policy.
         train_ppo: The learner; None takes that of the algorithm, ``train_ppo`` or ``train_raft``.
