@@ -201,7 +201,10 @@ def _train(
                 f"stopped after step {learned.result.steps} of {config.fit.max_steps}, which is "
                 f"saved in {folder.checkpoints}. The same command with --resume goes on from there."
             )
-        recorder.summary = _finish(config, folder, items, learned, time.perf_counter() - start)
+        before = update_of(checkpoint)
+        before_s = speeds.seconds_until(read_metrics(folder.path), before) if before else 0.0
+        seconds = before_s + time.perf_counter() - start
+        recorder.summary = _finish(config, folder, items, learned, seconds)
     say(reward_report.in_markdown(learned.report))
     if told := speeds.in_words(recorder.summary):
         say(f"speed: {told}.")

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from instructrec.metrics import axis_value
+
 
 def median_speeds(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The median of each ``speed/…`` metric over the updates, or steps, that have it."""
@@ -35,3 +37,14 @@ def in_words(speeds: Mapping[str, Any]) -> str:
     if max(speeds.get(f"speed/{name}") or 0 for name in ("limit_frac", "update_limit_frac")) > 1:
         text += " (more than all of it: its rates were measured too low, as when it was busy)"
     return text
+
+
+def seconds_until(rows: Sequence[Mapping[str, Any]], update: int) -> float:
+    """Seconds that the updates (or steps) up to one took, in whatever process they were done.
+
+    Args:
+        rows: Rows of ``metrics.jsonl``.
+        update: The last one that counts.
+    """
+    done = [row for row in rows if (axis_value(row) or 0.0) <= update]
+    return sum(float(row.get("time/total_s") or row.get("time/update_s") or 0.0) for row in done)

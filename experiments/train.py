@@ -39,7 +39,7 @@ from instructrec.experiments.locks import held
 from instructrec.experiments.recording import Recorder, open_record
 from instructrec.experiments.runfolder import RunFolder, RunInfo, read_metrics
 from instructrec.experiments.setup_run import LoadPolicy, Materials
-from instructrec.experiments.speeds import median_speeds
+from instructrec.experiments.speeds import median_speeds, seconds_until
 from instructrec.experiments.staging import staged
 from instructrec.experiments.supervised_run import prepared, train_supervised
 from instructrec.rl.checkpoint import update_of
@@ -211,12 +211,14 @@ def _train(run: _Run, resume: bool, train_ppo: TrainPPO | None) -> tuple[dict[st
         if checkpoint is None:
             try_judges(run.config, run.materials, run.say, recorder.on_warning)
         _measure_start(run)
+        before = update_of(checkpoint)
+        before_s = seconds_until(read_metrics(run.folder.path), before) if before else 0.0
         with progress:
             if run.config.supervised is not None:
                 trained = _supervised(run, checkpoint, recorder)
             else:
                 trained = _ppo(run, checkpoint, train_ppo, recorder)
-        trained["train_s"] = time.perf_counter() - start
+        trained["train_s"] = before_s + time.perf_counter() - start
         recorder.summary = _finish(run, trained, recorder.on_warning)
     telling.conclude(run.config, run.folder, recorder.summary, recorder.where, run.say)
     return recorder.summary, recorder.where

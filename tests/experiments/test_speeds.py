@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from instructrec.experiments.speeds import in_words, median_speeds
+from instructrec.experiments.speeds import in_words, median_speeds, seconds_until
 
 
 def test_the_median_is_over_the_rows_that_have_the_number() -> None:
@@ -32,3 +32,13 @@ def test_what_is_not_known_is_not_said() -> None:
         "120% of its matrix rate (more than all of it: its rates were measured too low, as when it "
         "was busy)"
     )
+
+
+def test_the_time_of_a_run_that_goes_on_has_the_updates_before_in_it() -> None:
+    rows = [
+        {"train/update": float(i), "time/update_s": 1.0, "time/total_s": 10.0} for i in range(1, 5)
+    ]
+    assert seconds_until(rows, 3) == 30.0
+    steps = [{"sft/step": 0.0, "sft/val_loss": 1.0}]
+    steps += [{"sft/step": float(i), "time/update_s": 2.0} for i in range(1, 4)]
+    assert seconds_until(steps, 2) == 4.0 and seconds_until([], 2) == 0.0
