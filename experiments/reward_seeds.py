@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from instructrec.experiments import reward_report
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.jsonl import Row, read_rows
 from instructrec.experiments.preference_data import canonical
 from instructrec.experiments.preference_stats import won
 from instructrec.experiments.report_reading import read_learned
 from instructrec.experiments.reward_model_config import RewardModelConfig, refuse_changed
 from instructrec.experiments.reward_run import run_reward_training
-from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.seeds import (
     Job,
     Scores,
@@ -36,10 +36,9 @@ def is_done(config: RewardModelConfig) -> bool:
     Raises:
         ConfigError: It was, under other ones.
     """
-    folder = config.folder
-    if not folder.exists() or RunFolder.open(folder).record()["status"] != "finished":
+    if not is_finished(config.folder):
         return False
-    refuse_changed(config, folder)
+    refuse_changed(config, config.folder)
     return True
 
 

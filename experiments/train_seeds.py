@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from instructrec.experiments import telling
+from instructrec.experiments.child_runs import is_finished
 from instructrec.experiments.config import TrainConfig, keep_chosen, refuse_changed
 from instructrec.experiments.contenders import read_policy
-from instructrec.experiments.runfolder import RunFolder
 from instructrec.experiments.seeds import (
     Job,
     Scores,
@@ -85,7 +85,7 @@ def is_done(config: TrainConfig) -> bool:
         ConfigError: It was, under other ones.
     """
     folder = config.folder
-    if not folder.exists() or RunFolder.open(folder).record()["status"] != "finished":
+    if not is_finished(folder):
         return False
     config = keep_chosen(config, folder)
     refuse_changed(config, folder)

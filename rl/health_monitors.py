@@ -98,8 +98,8 @@ def _idle_critic(seen: Seen) -> str | None:
     if idle < max(seen.threshold, 1):
         return None
     return (
-        f"the critic has explained nothing of the returns for {idle} updates in a row "
-        "(ppo/explained_variance); the mean return of the batch stands in for it, which costs "
+        f"the critic has been no nearer to the returns than their mean for {idle} updates in a row "
+        "(ppo/critic_used); the mean return of the batch stands in for it, which costs "
         "little: leave it so, or give the critic more to learn with: ppo.critic_warmup_updates, "
         "ppo.critic_detach = false, another ppo.critic_learning_rate."
     )

@@ -81,7 +81,7 @@ class MonitorsConfig:
     drift: MonitorRule = MonitorRule(0.05)
     """Nats per token between sampler and trainer."""
     idle_critic: MonitorRule = MonitorRule(10.0)
-    """Updates in a row in which the critic explained nothing of the returns: from this many on."""
+    """Updates in a row in which the mean return was the better baseline: from this many on."""
     no_spread: MonitorRule = MonitorRule(10.0)
     """Updates in a row in which all rewards were equal: from this many on."""
     no_variance: MonitorRule = MonitorRule(0.9)

@@ -27,7 +27,7 @@ class Memory:
     first_length: float | None = None
     """Mean length of the responses of the first update, tokens."""
     updates_without_critic: int = 0
-    """Updates in a row in which the critic explained nothing."""
+    """Updates in a row in which the mean return, and not the critic, was the baseline."""
     updates_without_spread: int = 0
     """Updates in a row in which all rewards were equal."""
     latest: list[list[float]] = field(default_factory=list)
