@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def learn_alignment(
     """
     calibrating, measured = _held_out(items)
     scorer = load_scorer(policy_of(config, base), head="none", seed=config.seed, markers=MARKERS)
+    around = replace(around, start=scorer.frozen_hash())
     (train, limit), (validation, _), (first, _), (second, _) = (
         encode_matches(scorer, _texts(part), config.fit.max_length)
         for part in (items.train, items.validation, calibrating, measured)

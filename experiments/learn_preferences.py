@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def learn_preferences(
         DataError: Margins are asked for and missing, or two responses are the same to the model.
     """
     scorer = load_scorer(policy_of(config, base), head="score", seed=config.seed)
+    around = replace(around, start=scorer.frozen_hash())
     train, validation, test = (
         encode_preferences(scorer, _preferences(part, config), config.fit.max_length)
         for part in (items.train, items.validation, items.test)

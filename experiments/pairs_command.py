@@ -66,10 +66,10 @@ class PairsConfig:
     """Share of the pairs in which a simulated mentor errs, from 0 to 0.5."""
     bradley_terry: float | None = None
     """Temperature of a mentor who errs the more often, the closer the scores are."""
-    temperature: float = 1.0
-    """Softmax temperature of the samples."""
-    top_p: float = 1.0
-    """Nucleus: smallest set of tokens with this much probability."""
+    temperature: float | None = None
+    """Softmax temperature of the samples; None takes that of a file of samples, else 1."""
+    top_p: float | None = None
+    """Nucleus: smallest set of tokens with this much probability; None as for the temperature."""
     max_new_tokens: int | None = None
     """Most tokens in one response; None takes that of the policy's run folder, else 64."""
     batch_size: int = 64
@@ -89,7 +89,7 @@ class PairsConfig:
             raise ConfigError(f"out = {self.out!r}: expected the name of a .jsonl file.")
         if self.n is not None and self.n < 2:
             raise ConfigError(f"n = {self.n}: a pair needs 2 responses or more.")
-        if not self.temperature > 0:
+        if self.temperature is not None and not self.temperature > 0:
             raise ConfigError(
                 f"temperature = {self.temperature}: greedy decoding gives the same response every "
                 "time; expected more than 0."
@@ -116,6 +116,7 @@ class PairsConfig:
             *("max_new_tokens", "batch_size", "seed", "dtype", "device", "system_prompt"),
         ]
         given = {name: getattr(self, name) for name in same}
+        given |= {name: 1.0 for name in ("temperature", "top_p") if given[name] is None}
         return EvaluateConfig(samples=self.n or _SAMPLES, **given)
 
 
@@ -191,6 +192,7 @@ def _completed(policy: str, config: PairsConfig) -> PairsConfig:
 
     Raises:
         DataError: It has a single response to an instruction.
+        ConfigError: The settings ask for samples of another kind.
     """
     recorded = read_recorded(policy)
     if recorded is None:
@@ -203,12 +205,19 @@ def _completed(policy: str, config: PairsConfig) -> PairsConfig:
         )
     known = recorded.header if config.task is None else {}
     drawn = recorded.header.get("sampling", {})
-    names = ("temperature", "top_p", "max_new_tokens")
+    names = [name for name in ("temperature", "top_p", "max_new_tokens") if name in drawn]
+    for name in names:
+        asked = getattr(config, name)
+        if asked not in (None, drawn[name]):
+            raise ConfigError(
+                f"{name} = {asked}: the samples of {policy} are there already and were drawn with "
+                f"{drawn[name]}. Leave it out, or name a policy, which is then sampled anew."
+            )
     return replace(
         config,
         n=config.n or recorded.fewest,
         split=known.get("split", config.split),
-        **{name: drawn[name] for name in names if name in drawn},
+        **{name: drawn[name] for name in names},
     )
 
 

@@ -19,6 +19,7 @@ from instructrec.errors import PolicyError
 from instructrec.policies.causal_lm import CausalLMPolicy
 from instructrec.policies.embedding import quick_embedding
 from instructrec.policies.loading import load_source, reward_model_folder
+from instructrec.policies.norms import quick_norms
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.trunk import base_causal_lm, states_from_ids
 
@@ -94,6 +95,7 @@ class SeparateCritic(Critic):
 
     @functools.cached_property  # where the backbone lives by the first pass is what counts
     def _embedding(self) -> nn.Embedding | None:
+        quick_norms(self.backbone)
         return quick_embedding(self.backbone)
 
     def forward(

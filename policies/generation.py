@@ -18,9 +18,9 @@ from instructrec.devices import free_memory, is_out_of_memory, release_memory
 from instructrec.errors import NonFiniteLogitsError, PolicyError
 from instructrec.faults import Fault, note
 from instructrec.phases import phase
-from instructrec.policies.attention import attention_dtype, quick_attention
 from instructrec.policies.base import StopReason
 from instructrec.policies.config import Sampling
+from instructrec.policies.cpu_passes import attention_dtype, quick_passes
 from instructrec.policies.decode_copy import DecodeCopy, keep_head_in_float32
 from instructrec.policies.kv_cache import attention_widths, select_rows
 from instructrec.policies.prefill import Forward, Prefilled, prefill
@@ -323,7 +323,7 @@ class CachedDecoder:
         try:
             with (
                 self._autocast(),
-                quick_attention(self._forward.device),
+                quick_passes(self._forward.device),
                 self._forward.compact_head_input(),
             ):
                 yield

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from instructrec.policies.attention import attention_dtype
+from instructrec.policies.cpu_passes import attention_dtype
 
 
 class RoomyLayer(DynamicLayer):

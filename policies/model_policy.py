@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from instructrec.errors import PolicyError
 from instructrec.policies import quantized
@@ -121,12 +122,17 @@ class ModelPolicy(ABC):
 
     def weights_hash(self) -> str:
         """Returns the SHA-256 of all weights and their names, adapters included."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.model.state_dict().items()):
-            flat = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
-            digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return hash_of(self.model.state_dict())
+
+
+def hash_of(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 of weights and their names, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)}\n".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def let_others_read(folder: Path) -> None:

@@ -21,9 +21,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from instructrec.devices import pick_device, pick_dtype
 from instructrec.errors import ConfigError, PolicyError
-from instructrec.policies.attention import quick_attention
 from instructrec.policies.chat import ChatEncoder
 from instructrec.policies.config import PolicyConfig
+from instructrec.policies.cpu_passes import quick_passes
 from instructrec.policies.loading import (
     KNOWN_NAMES,
     Loaded,
@@ -31,7 +31,7 @@ from instructrec.policies.loading import (
     put_adapter,
     reward_model_folder,
 )
-from instructrec.policies.model_policy import let_others_read
+from instructrec.policies.model_policy import hash_of, let_others_read
 from instructrec.policies.quiet import quiet_transformers
 from instructrec.policies.training_parts import choose_trained_weights
 from instructrec.template_trial import try_template
@@ -63,8 +63,22 @@ class Scorer:
         if self.dtype == torch.float32:
             yield
             return
-        with torch.autocast(self.device.type, dtype=self.dtype), quick_attention(self.device):
+        with torch.autocast(self.device.type, dtype=self.dtype), quick_passes(self.device):
             yield
+
+    def frozen_hash(self) -> str:
+        """Returns the SHA-256 of the weights that do not train, and of their names.
+
+        What was drawn anew is left out, as not all machines draw the same; it trains.
+        """
+        trained = {name for name, weight in self.model.named_parameters() if weight.requires_grad}
+        return hash_of(
+            {
+                name: weight
+                for name, weight in self.model.state_dict().items()
+                if name not in trained and "original_module" not in name.split(".")
+            }
+        )
 
     def finish(self) -> None:
         """Ends training: adapters become weights, and passes are in float32, as after loading."""

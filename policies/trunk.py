@@ -23,10 +23,11 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from instructrec.errors import PolicyError
-from instructrec.policies.attention import quick_attention
+from instructrec.policies.cpu_passes import quick_passes
 from instructrec.policies.embedding import look_up, quick_embedding
 from instructrec.policies.kv_cache import new_cache
-from instructrec.policies.logits import float32_logits
+from instructrec.policies.logits import chosen_logprobs, float32_logits
+from instructrec.policies.norms import quick_norms
 from instructrec.policies.tape import on_input
 
 
@@ -59,6 +60,7 @@ class Trunk:
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
         self._embedding = quick_embedding(self.base)
+        quick_norms(self.base)
         self.can_share = (
             causal.config._attn_implementation == "sdpa" and new_cache(causal.config)[1]
         )
@@ -122,11 +124,12 @@ class Trunk:
         """
         logits_NV = float32_logits(self.lm_head, hidden_NH)
         if temperature != 1.0:
-            logits_NV = logits_NV / temperature
+            logits_NV = logits_NV.div_(temperature)
+        if not (entropy_gradient and torch.is_grad_enabled()):
+            return chosen_logprobs(logits_NV, tokens_N)
         all_logprobs_NV = logits_NV.log_softmax(-1)
         logprobs_N = all_logprobs_NV.gather(-1, tokens_N[:, None]).squeeze(-1)
-        with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
-            entropy_N = -(all_logprobs_NV.exp() * all_logprobs_NV).sum(-1)
+        entropy_N = -(all_logprobs_NV.exp() * all_logprobs_NV).sum(-1)
         return logprobs_N, entropy_N
 
     @torch.no_grad()
@@ -192,7 +195,7 @@ def _run(base: Any, name: str, own: Tensor, shared: Tensor | None) -> Tensor:
         own: The rows' own columns.
         shared: The columns before them (one row), which all rows share.
     """
-    with quick_attention(own.device):
+    with quick_passes(own.device):
         return _states(base, name, own, shared)
 
 

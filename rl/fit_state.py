@@ -93,10 +93,10 @@ def _check_same(fit: Fit, checkpoint: Path, state: Mapping[str, Any]) -> None:
             f"the checkpoint {checkpoint} was written with other settings ({', '.join(changed)}): "
             "continue the run as it was started, or start another one."
         )
-    if fit.around.start is not None and state.get("start") is not None:
-        check_start(state, fit.around.start, allowed)
     if "versions" not in allowed:
         check_versions(state.get("versions"))
+    if fit.around.start is not None and state.get("start") is not None:
+        check_start(state, fit.around.start, allowed)
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

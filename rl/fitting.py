@@ -70,7 +70,8 @@ class Surroundings:
     allow_change: Collection[str] = ()
     """What may differ from the checkpoint's all the same: settings, ``weights``, ``versions``."""
     start: str | None = None
-    """Hash of all weights before training, which a run that goes on has to begin with as well."""
+    """Hash of the weights before training (of models that score, of those that stay as they are),
+    which a run that goes on has to begin with as well."""
     should_stop: Callable[[], bool] = lambda: False
     """Asked after each step whether to stop behind a checkpoint."""
     attended: Callable[[], AbstractContextManager[None]] = nullcontext

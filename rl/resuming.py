@@ -126,11 +126,11 @@ def check_start(
     before = state.get("start", weights_hash)
     if before != weights_hash and "weights" not in allow_change:
         raise CheckpointError(
-            f"the policy starts from different weights (hash {weights_hash[:12]}) than the run did "
-            f"({before[:12]}): a checkpoint holds only what trains, so all other weights, and a "
-            "reference, would be those of another model. Was the model replaced, or policy.train "
-            "changed? Put it back, start a new run, or go on all the same with --allow_change "
-            "weights."
+            f"the model starts from different weights (hash {weights_hash[:12]}) than the run did "
+            f"({before[:12]}): a checkpoint holds only what trains, so all other weights, and the "
+            "reference of a policy, would be those of another model. Was the model replaced, or "
+            "policy.train changed? Put it back, start a new run, or go on all the same with "
+            "--allow_change weights."
         )
 
 

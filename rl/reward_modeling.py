@@ -18,8 +18,8 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from instructrec.errors import DataError
-from instructrec.policies.attention import Float32Attention
 from instructrec.policies.base import Prompt
+from instructrec.policies.cpu_passes import CPUPasses
 from instructrec.policies.flops import reader_cost
 from instructrec.policies.quiet import without_wandb_note
 from instructrec.policies.scorer import Scorer
@@ -202,7 +202,7 @@ class _Trainer(RewardTrainer):
         """Returns the context in which the loss is computed."""
         stack = super().compute_loss_context_manager()
         if self.args.bf16 and self.args.use_cpu:
-            stack.enter_context(Float32Attention())
+            stack.enter_context(CPUPasses())
         return stack
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -183,6 +183,13 @@ def test_samples_are_paired_again_by_another_reward_without_naming_what_they_wer
             other.rejected.text,
             other.chosen.text,
         )
+    for changes, message in (
+        ({"temperature": 0.7}, r"temperature = 0\.7: .*were drawn with 1\.0"),
+        ({"top_p": 0.9}, r"top_p = 0\.9: "),
+        ({"max_new_tokens": 9}, "max_new_tokens = 9: "),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run_pairs(samples, replace(again, **changes), say=print)
     for overwrite in (False, True):  # which would delete what is read
         with pytest.raises(ConfigError, match="take the place of"):
             run_pairs(samples, config(tmp_path, rewards=few), overwrite=overwrite, say=print)

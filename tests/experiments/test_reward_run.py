@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from instructrec.envs.tasks.base import make_task
 from instructrec.errors import CheckpointError, ConfigError, DataError, RunInterrupted
@@ -33,6 +34,7 @@ from instructrec.experiments.runfolder import RunFolder, read_metrics
 from instructrec.experiments.setup_run import run_info
 from instructrec.experiments.tracking import TrackingConfig
 from instructrec.metrics import is_wall_clock, lookup
+from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
 from instructrec.rewards import make_reward
 from instructrec.rl.reward_config import FitConfig, PreferenceConfig
@@ -166,6 +168,29 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(tmp_path, monkeypatch):
     assert unclocked(resumed.folder) == unclocked(whole.folder)
     again = run_reward_training(config, resume=True, say=str)
     assert again.summary == resumed.summary
+
+
+def test_a_run_that_goes_on_has_to_begin_with_the_same_model(tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    load_policy(TINY).save(base)
+    config = config_of(tmp_path, policy=dataclasses.replace(TINY, model=str(base), train="lora"))
+
+    def interrupted(config, base, items, around):
+        around = dataclasses.replace(around, should_stop=lambda: True)
+        return learn_preferences(config, base, items, around)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(reward_run, "_learner", lambda config: interrupted)
+        with pytest.raises(RunInterrupted, match="step 1 of 6"):
+            run_reward_training(config, say=str)
+    other = load_policy(TINY)
+    with torch.no_grad():
+        other.model.get_input_embeddings().weight.add_(0.1)
+    other.save(base)
+    with pytest.raises(CheckpointError, match="starts from different weights"):
+        run_reward_training(config, resume=True, say=str)
+    allowed = run_reward_training(config, resume=True, allow_change=["weights"], say=str)
+    assert allowed.summary["updates"] == 6
 
 
 @pytest.mark.slow

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from instructrec.policies.attention import quick_attention
+from instructrec.policies import logits as logits_module
 from instructrec.policies.causal_lm import load_policy
 from instructrec.policies.config import PolicyConfig
+from instructrec.policies.cpu_passes import quick_passes
 from instructrec.policies.critic import make_critic
 from instructrec.policies.embedding import look_up, quick_embedding
-from instructrec.policies.logits import float32_logits
+from instructrec.policies.logits import chosen_logprobs, float32_logits
 from instructrec.policies.trunk import Trunk
 
 IDS = torch.tensor([[5, 6, 7, 8, 9, 9, 2], [5, 6, 2, 20, 21, 5, 2]])
@@ -102,13 +107,123 @@ def test_attention_runs_in_float32_under_autocast_on_a_cpu(masked):
     mask = torch.ones(5, 5).tril().log() if masked else None
     attend = torch.nn.functional.scaled_dot_product_attention
     expected = attend(query.float(), key.float(), value.float(), attn_mask=mask)
-    with torch.autocast("cpu", dtype=torch.bfloat16), quick_attention(query.device):
+    with torch.autocast("cpu", dtype=torch.bfloat16), quick_passes(query.device):
         actual = attend(query, key, value, attn_mask=mask)
         product = query @ key.transpose(-1, -2)
     assert torch.equal(actual, expected) and actual.dtype == torch.float32
     assert product.dtype == torch.bfloat16
-    with quick_attention(query.device):  # nothing is lowered, nothing is raised
+    with quick_passes(query.device):  # nothing is lowered, nothing is raised
         assert attend(query, key, value).dtype == torch.bfloat16
+
+
+class Casts(TorchDispatchMode):
+    """Counts the casts of tensors of a shape to bfloat16."""
+
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.count = torch.Size(shape), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        lowers = "_to_copy" in str(func) and (kwargs or {}).get("dtype") == torch.bfloat16
+        self.count += lowers and args[0].shape == self.shape
+        return func(*args, **(kwargs or {}))
+
+
+def test_what_several_linear_layers_read_is_cast_once_and_gives_their_gradients():
+    torch.manual_seed(0)
+    layers = [nn.Linear(16, 16, bias=False) for _ in range(3)]
+    x = torch.randn(5, 16)
+    found = []
+    for quick in (False, True):
+        given = x.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            context = quick_passes(given.device) if quick else nullcontext()
+            read = given * 1.0  # autocast keeps what it cast of leaves, as weights are
+            with context, Casts((5, 16)) as casts:
+                outputs = [layer(read) for layer in layers]
+                with torch.no_grad():
+                    outputs.append(layers[0](read))  # not the cast that has a gradient
+            sum(output.float().pow(2).sum() for output in outputs[:3]).backward()
+        found.append((outputs, given.grad, casts.count))
+    (theirs, expected, many), (ours, gradient, few) = found
+    assert (many, few) == (4, 2)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not ours[3].requires_grad and ours[0].dtype == torch.bfloat16
+    torch.testing.assert_close(gradient, expected, atol=0.05, rtol=0.02)
+
+
+def test_a_tensor_that_changed_is_cast_anew():
+    layer, x = nn.Linear(4, 4, bias=False), torch.ones(2, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad(), quick_passes(x.device):
+        first = layer(x)
+        x.mul_(2.0)
+        assert torch.equal(layer(x), 2 * first)
+    with torch.inference_mode():
+        y = torch.ones(2, 4)
+        with torch.autocast("cpu", dtype=torch.bfloat16), quick_passes(y.device):
+            assert torch.equal(layer(y), first)
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_chosen_logprobs_and_their_gradient_are_those_of_a_log_softmax(rows, monkeypatch):
+    torch.manual_seed(0)
+    monkeypatch.setattr(logits_module, "_CACHED", 3 * 40 * 4)  # three rows at a time
+    logits = 10 * torch.randn(rows, 40)
+    tokens, direction = torch.randint(40, (rows,)), torch.randn(rows)
+    found = []
+    for chosen in (False, True):
+        given = logits.clone().requires_grad_()
+        if chosen:
+            logprobs, entropy = chosen_logprobs(given * 1.0, tokens)
+        else:
+            whole = given.log_softmax(-1)
+            logprobs = whole.gather(-1, tokens[:, None])[:, 0]
+            entropy = -(whole.exp() * whole).sum(-1)
+        (logprobs * direction).sum().backward()
+        found.append((logprobs, entropy, given.grad))
+    assert not found[1][1].requires_grad
+    for mine, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_logprobs_of_any_output_layer_have_its_gradients(bias, adapter):
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"head": nn.Linear(16, 40, bias=bias)})
+    if adapter:
+        config = LoraConfig(target_modules=["head"], r=2, init_lora_weights=False)
+        model = inject_adapter_in_model(config, model)
+    hidden, tokens, direction = torch.randn(6, 16), torch.arange(6), torch.randn(6)
+    found = []
+    for chosen in (False, True):
+        model.zero_grad()
+        given = hidden.clone().requires_grad_()
+        logits = float32_logits(model["head"], given)
+        if chosen:
+            logprobs, _ = chosen_logprobs(logits, tokens)  # in the tensor that the layer made
+        else:
+            logprobs = logits.log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        (logprobs * direction).sum().backward()
+        grads = [p.grad for p in model.parameters() if p.requires_grad]
+        found.append([logprobs, given.grad, *grads])
+    for mine, expected in zip(found[1], found[0], strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_chosen_logprobs_cannot_be_differentiated_twice():
+    logits = torch.randn(3, 5, requires_grad=True)
+    loss = chosen_logprobs(logits * 1.0, torch.tensor([0, 1, 2]))[0].sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="before"):
+        loss.backward()
+
+
+def test_logits_that_are_not_finite_give_logprobs_that_are_not():
+    logits = torch.zeros(2, 5)
+    logits[0, 3] = float("nan")
+    logprobs, entropy = chosen_logprobs(logits, torch.tensor([0, 1]))
+    assert logprobs.isnan().tolist() == entropy.isnan().tolist() == [True, False]
 
 
 def test_logits_are_float32_and_their_gradient_is_that_of_autocast():
