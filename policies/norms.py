@@ -73,9 +73,11 @@ def forward(module: Any, hidden_states: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _is_plain(module: Any) -> bool:
-    weight, eps = getattr(module, "weight", None), getattr(module, "variance_epsilon", None)
-    if eps is None or [*module.state_dict()] != ["weight"] or "forward" in vars(module):
+    if [*module.state_dict()] != ["weight"] or not hasattr(module, "variance_epsilon"):
         return False
+    if "forward" in vars(module):
+        return False
+    weight, eps = module.weight, module.variance_epsilon
     if weight.device.type != "cpu" or weight.dtype != torch.float32 or weight.ndim != 1:
         return False
     x_1H = torch.linspace(-1.0, 2.0, len(weight))[None]
