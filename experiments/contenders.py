@@ -296,13 +296,21 @@ def _add_bounds(groups: dict[str, list[Member]]) -> None:
 
 def _settings(file: Path) -> Row:
     """Settings of the run that a file of responses lies in; empty for one that lies elsewhere."""
+    run = _run_of(file)
+    return {} if run is None else run.config()
+
+
+def _run_of(file: Path) -> RunFolder | None:
+    """The run that a file of responses lies in."""
     folder = file.parent.parent
-    return RunFolder.open(folder).config() if (folder / "run.json").is_file() else {}
+    return RunFolder.open(folder) if (folder / "run.json").is_file() else None
 
 
 def _member(path: Path) -> Member:
     if path.is_file():
-        return Member(path, load_evaluation(path), variant=path.stem)
+        run = _run_of(path)
+        seed = None if run is None else run.info().seed
+        return Member(path, load_evaluation(path), seed, variant=path.stem)
     folder = RunFolder.open(path)
     record, summary = folder.record(), folder.summary()
     if "eval_file" not in summary:

@@ -86,14 +86,17 @@ def _new_folder(
     derived = f"eval-{label}-{task}-{plan.split}-{decoding}".replace("_", "-")
     if not re.fullmatch(r"[A-Za-z0-9.-]+", derived):
         raise ConfigError(f"no folder name can be made of {policy!r}: give one with --name.")
+    parent = policy if (Path(policy) / "run.json").is_file() else None
+    trained_with = None if parent is None else RunFolder.open(parent).info().seed
     info = RunInfo(
         job_type="eval",
         algorithm="none",
         variant=label,
-        seed=None if plan.sampling.greedy else config.seed,
+        # Greedy answers of a run are those of its seed, by which runs are compared pair by pair.
+        seed=trained_with if plan.sampling.greedy else config.seed,
         base_model=who,
         task=plan.task,
-        parent=policy if (Path(policy) / "run.json").is_file() else None,
+        parent=parent,
     )
     resolved = {
         "policy": {"model": policy, "system_prompt": plan.policy.system_prompt},

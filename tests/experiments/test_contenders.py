@@ -65,3 +65,15 @@ def test_a_run_named_like_a_scripted_policy_does_not_vanish(
             read_comparison(named)
     found = read_comparison([f"oracle={a}", b])
     assert [contender.name for contender in found.contenders] == ["oracle", "b"]
+
+
+def test_a_file_in_the_folder_of_a_run_has_its_seed(
+    tmp_path: Path, write_evaluation: Write, write_run: Write
+) -> None:
+    runs = [write_run(tmp_path / f"run-{seed}", variant="run", seed=seed) for seed in (3, 1)]
+    files = [str(write_evaluation(run / "eval" / "best.jsonl", 20)) for run in runs]
+    elsewhere = str(write_evaluation(tmp_path / "elsewhere" / "x.jsonl", 20))
+    found = read_comparison([*map(str, runs), f"best={','.join(files)}", elsewhere])
+    assert [contender.seeds for contender in found.contenders] == [[1, 3], [1, 3], [None]]
+    with pytest.raises(DataError, match="a run or a seed twice"):
+        read_comparison([f"best={files[0]},{runs[0]}", elsewhere])

@@ -63,7 +63,7 @@ def test_what_is_there_already_is_told_in_the_words_of_this_command(tmp_path: Pa
 
 
 def test_a_place_that_the_rows_of_a_run_do_not_go_to_is_refused(tmp_path: Path) -> None:
-    info = RunInfo("train", "ppo", "v", 0, "tiny", "parity")
+    info = RunInfo("train", "ppo", "v", 7, "tiny", "parity")
     run = RunFolder.create(tmp_path / "runs" / "mine", info, {"task": {"name": "parity"}})
     run.policy.mkdir()
 
@@ -79,6 +79,11 @@ def test_a_place_that_the_rows_of_a_run_do_not_go_to_is_refused(tmp_path: Path) 
     assert file(output=PlaceConfig(str(tmp_path / "runs"))).parent == run.path / "eval"
     assert file().parent == run.path / "eval"
     assert file(output=elsewhere, name="apart").is_relative_to(tmp_path / "elsewhere" / "apart")
+    # Greedy answers are those of the run's seed; others are as well of what was drawn for them.
+    greedy = RunFolder.open(tmp_path / "elsewhere" / "apart").info()
+    assert (greedy.seed, greedy.parent) == (7, str(run.path))
+    file(output=elsewhere, name="drawn", temperature=1.0, seed=4)
+    assert RunFolder.open(tmp_path / "elsewhere" / "drawn").info().seed == 4
 
 
 def test_settings_of_training_are_none_of_an_evaluation(capsys: pytest.CaptureFixture[str]) -> None:
