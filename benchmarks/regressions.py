@@ -72,6 +72,8 @@ def write_baseline(result: Mapping[str, Any], path: Path) -> None:
     parts = dict(read_json(path)["parts"]) if path.is_file() else {}
     origin = {key: result[key] for key in _ORIGIN}
     for name, part in result["parts"].items():
+        if not part["ratios"]:  # ours alone: there is nothing to hold a later run against
+            continue
         work = {side: without_places(found["workload"]) for side, found in part["sides"].items()}
         parts[name] = {**origin, "workloads": work, "ratios": part["ratios"]}
     path.parent.mkdir(parents=True, exist_ok=True)

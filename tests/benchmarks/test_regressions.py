@@ -108,6 +108,12 @@ def test_what_the_baseline_does_not_have_is_told_and_fails_nothing(tmp_path: Pat
     assert compare(kept(tmp_path / "b.json"), result("grpo")).status == 2  # nothing at all
 
 
+def test_a_part_of_one_side_is_kept_in_no_baseline(tmp_path: Path) -> None:
+    alone = result("full")
+    alone["parts"]["small_passes"] = {**alone["parts"]["full"], "ratios": {}}
+    assert list(kept(tmp_path / "b.json", alone)["parts"]) == ["full"]
+
+
 def test_sides_that_are_missing_or_new_are_other_work(tmp_path: Path) -> None:
     now = result("full")
     now["parts"]["full"]["sides"]["a third"] = now["parts"]["full"]["sides"].pop("peer")
