@@ -17,6 +17,7 @@ from instructrec.errors import PolicyError
 from instructrec.policies import quantized
 from instructrec.policies.base import Prompt, Responses
 from instructrec.policies.config import PolicyConfig, Sampling
+from instructrec.policies.norms import quick_norms
 from instructrec.policies.quiet import quiet_transformers
 
 _UNLIMITED = 2**31
@@ -54,6 +55,7 @@ class ModelPolicy(ABC):
     ) -> None:
         self.name = config.model
         self.model = model
+        quick_norms(model)  # before any pass: those of a resumed run add up in the same order
         self.tokenizer = tokenizer
         self.config = config
         self.compute_dtype = compute_dtype

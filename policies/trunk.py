@@ -27,7 +27,6 @@ from instructrec.policies.cpu_passes import quick_passes
 from instructrec.policies.embedding import look_up, quick_embedding
 from instructrec.policies.kv_cache import new_cache
 from instructrec.policies.logits import chosen_logprobs, float32_logits
-from instructrec.policies.norms import quick_norms
 from instructrec.policies.tape import on_input
 
 
@@ -60,7 +59,6 @@ class Trunk:
         """Layers below the cut; 0 means that passes start at the token ids."""
         self._upper = _layers_from(self.base, self.num_frozen) if self.num_frozen else None
         self._embedding = quick_embedding(self.base)
-        quick_norms(self.base)
         self.can_share = (
             causal.config._attn_implementation == "sdpa" and new_cache(causal.config)[1]
         )
