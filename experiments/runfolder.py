@@ -67,7 +67,7 @@ class RunInfo:
     variant: str
     """Name of the setting, the same for all its seeds."""
     seed: int | None
-    """Seed of the run; None where nothing was drawn."""
+    """Seed of the run, of a greedy evaluation that of the run it asks; None where nobody drew."""
     base_model: str
     """Model that the run started from."""
     task: str

@@ -92,10 +92,10 @@ class SeparateCritic(Critic):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        quick_norms(backbone)
 
     @functools.cached_property  # where the backbone lives by the first pass is what counts
     def _embedding(self) -> nn.Embedding | None:
-        quick_norms(self.backbone)
         return quick_embedding(self.backbone)
 
     def forward(

@@ -106,6 +106,8 @@ def _few_rows(logits_NV: Tensor) -> list[slice]:
 def chosen_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-probs of tokens (N,), and entropies in nats (N,), which have no gradient.
 
+    The gradient of the log-probs can be taken once: it is made in the place of the logits.
+
     Args:
         logits_NV: Logits, which are used up: they hold something else afterwards.
         tokens_N: A token of each row.

@@ -1,7 +1,7 @@
 """RMS norms in fewer steps, which keep their input and one number a token for the gradient.
 
 transformers' own take five operations forward and some twenty backward, and keep two tensors of the
-size of their input. On a CPU that was a tenth of the time of an update with all weights trained.
+size of their input. On a CPU that was a tenth of the time of a pass with all weights trained.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def quick_norms(base: nn.Module) -> int:
     """Makes the RMS norms of a transformer quick where that is the same; returns how many are.
 
     They have to be plain ones of float32 on a CPU, which is tried out; each stays a module of its
-    class, with the weights that it has.
+    class, with the weights that it has, and is as before where its input is anything else.
     """
     found = 0
     for module in base.modules():
@@ -61,10 +61,11 @@ def quick_norms(base: nn.Module) -> int:
 
 def forward(module: Any, hidden_states: Tensor) -> Tensor:
     """The forward pass of a quick norm; of that name, so that a pickled module finds its own."""
-    if hidden_states.dtype != torch.float32 or module.weight.dtype != torch.float32:
+    weight, eps = module.weight, module.variance_epsilon
+    plain = hidden_states.dtype == weight.dtype == torch.float32
+    if not plain or hidden_states.device.type != "cpu":
         own: Tensor = type(module).forward(module, hidden_states)
         return own
-    weight, eps = module.weight, module.variance_epsilon
     if not torch.is_grad_enabled():  # one token of decoding is little work
         return (hidden_states * _scale(hidden_states, eps)).mul_(weight)
     normed: Tensor = _RMSNorm.apply(hidden_states, weight, eps)

@@ -71,9 +71,25 @@ def test_zeros_and_other_precisions_are_normed_as_before():
     ours(zeros).sum().backward()
     assert zeros.grad.isfinite().all() and torch.equal(ours(zeros), torch.zeros(2, 24))
     lowered = torch.randn(2, 24, dtype=torch.bfloat16)
-    assert (
-        torch.equal(ours(lowered), theirs(lowered)) and ours(lowered).dtype == theirs(lowered).dtype
-    )
+    found, expected = ours(lowered), theirs(lowered)
+    assert torch.equal(found, expected) and found.dtype == expected.dtype
+
+
+def test_a_norm_that_moves_to_another_device_is_normed_by_its_own():
+    class CountingRMSNorm(LlamaRMSNorm):
+        calls = 0
+
+        def forward(self, hidden_states):
+            self.calls += 1
+            return super().forward(hidden_states)
+
+    norm = CountingRMSNorm(8)
+    assert quick_norms(norm) == 1
+    tried = norm.calls
+    norm(torch.ones(2, 8))
+    assert norm.calls == tried
+    norm.to("meta")(torch.ones(2, 8, device="meta"))
+    assert norm.calls == tried + 1
 
 
 def test_a_norm_of_another_formula_stays_as_it_is():
